@@ -1,0 +1,43 @@
+"""`instructrec`: the command line."""
+
+from __future__ import annotations
+
+import sys
+
+USAGE = """\
+instructrec: benchmark the ways of tuning a language model for recommendation
+
+  instructrec fit      -c configs/model/lora.yaml -c configs/data/ml_100k.yaml [--model.r 16 ...]   tune, verify, test
+  instructrec validate|test -c MODEL.yaml -c DATA.yaml --ckpt_path RUN/checkpoints/best.ckpt        measure
+  instructrec predict  -c MODEL.yaml -c DATA.yaml --ckpt_path CKPT --data.predict_file users.jsonl  rank for new users
+  instructrec benchmark SUITE.yaml --out DIR [--dry-run]                                            run or continue a grid
+  instructrec report   DIR                                                                          tables, figures, page
+
+  instructrec COMMAND --help explains every option."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 2 the input is wrong, 1 anything else."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    command = arguments[0]
+    if command in ("benchmark", "report"):  # quick: neither needs torch
+        from benchmarks.grid_commands import run_command
+
+        return run_command(command, arguments[1:])
+    if command in ("fit", "validate", "test", "predict"):
+        from benchmarks.lightning_commands import run_command as run_lightning
+
+        return run_lightning(arguments)
+    import difflib
+
+    known = ["fit", "validate", "test", "predict", "benchmark", "report"]
+    near = difflib.get_close_matches(command, known, n=1, cutoff=0)[0]
+    print(f"instructrec: no command {command!r}; the nearest is {near!r}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

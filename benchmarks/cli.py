@@ -1,0 +1,285 @@
+"""The composition root: a LightningCLI over all recommenders, data sets and callbacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+
+import recmodels
+from benchmarks.config_errors import one_line
+from benchmarks.run_folder import RunFolder
+from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
+from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
+from datamodules import *  # noqa: F403
+from datamodules.base import InstructionDataModule
+from datamodules.sources import InputError
+from recmodels.base import NonFiniteError, Recommender
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULTS = ROOT / "configs" / "trainer" / "default.yaml"
+
+# What a config may name. Everything else is refused, so that a config is data and never code.
+ALLOWED_IMPORTS = ("recmodels", "datamodules", "callbacks", "lightning.pytorch", "torch.optim")
+
+
+EXPECTED_FAILURES = (NonFiniteError, GuardError)
+"""Failures whose message says everything, so that no traceback is printed."""
+
+current_run: RunFolder | None = None
+"""The run under way, for whoever must record its failure."""
+
+
+class InstructRecParser(LightningArgumentParser):
+    """A parser whose errors are one line that names the nearest valid choice."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Prints the line and exits with 2."""
+        del ex
+        sys.stderr.write(f"instructrec: {one_line(message, self, sys.argv[1:])}\n")
+        sys.exit(2)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config into the run's own folder and logs it."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Writes once per run, before anything is trained."""
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        (folder / "config.yaml").write_text(text)
+        for logger in trainer.loggers:
+            if isinstance(logger, Logger):
+                logger.log_hyperparams(flatten(self.config.as_dict()))
+        self.already_saved = True
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key, as loggers want them.
+
+    Example:
+        >>> flatten({"model": {"r": 8}, "seed": 1})
+        {'model.r': 8, 'seed': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+    return flat
+
+
+class InstructRecCLI(LightningCLI):
+    """`instructrec fit|validate|test|predict`.
+
+    `fit` trains, proves that the checkpoint gives the trained model back, loads the best one and tests it, so that one
+    command makes one row of a table.
+    """
+
+    subcommand_help: ClassVar[dict[str, str]] = {
+        "fit": "tune, verify the checkpoint, test, and write the run record",
+        "validate": "measure on the validation cases",
+        "test": "measure on the test cases and write the run record",
+        "predict": "rank items for new users (--data.predict_file)",
+    }
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer methods that are commands, with the arguments that are not for the user."""
+        skip = {"model", "datamodule", "dataloaders", "weights_only", "return_predictions", "verbose"}
+        return {
+            "fit": skip | {"train_dataloaders", "val_dataloaders"},
+            "validate": skip,
+            "test": skip,
+            "predict": skip,
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run's folder and name, and the values that model and data share."""
+        parser.add_argument("--out", type=Path, default=Path("results/run"), help="folder of everything the run writes")
+        parser.add_argument("--name", type=str | None, default=None, help="name of the row; default: the model's class")
+        parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
+        parser.link_arguments("model.init_args.objective", "data.init_args.objective")
+        parser.link_arguments("model", "data.init_args.batch_format", compute_fn=batch_format_of)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Fills in what depends on the run's folder and on the machine."""
+        config = self.config[self.subcommand]
+        refuse_unusable_paths(config)
+        trainer = config.trainer
+        trainer.default_root_dir = str(config.out)
+        if trainer.precision is None:
+            trainer.precision = best_precision(str(trainer.accelerator))
+        for logger in trainer.logger if isinstance(trainer.logger, list) else []:
+            if "save_dir" in logger.init_args and logger.init_args.save_dir in (None, "."):
+                logger.init_args.save_dir = str(config.out)
+            if logger.class_path.endswith("WandbLogger") and logger.init_args.get("name") is None:
+                logger.init_args.name = str(config.name or config.model.class_path.rsplit(".", 1)[-1])
+        for callback in trainer.callbacks or []:
+            if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
+                callback.init_args.dirpath = str(config.out / "checkpoints")
+        if self.subcommand in ("fit", "test"):
+            global current_run
+            current_run = self.run_folder
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing: the config, never the checkpoint, says which model is evaluated."""
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where this run writes."""
+        config = self.config[self.subcommand]
+        return RunFolder(
+            Path(config.out), config.as_dict(), str(config.name or config.model.class_path.rsplit(".", 1)[-1])
+        )
+
+    def fit(self, model: Recommender, **kwargs: Any) -> None:
+        """Trains what there is to train."""
+        if model.trains:
+            self.trainer.fit(model, **kwargs)
+
+    def after_fit(self) -> None:
+        """Verifies, loads the best checkpoint, tests and writes the record."""
+        findings: dict[str, Any] = {}
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        if self.model.trains:
+            last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            self.trainer.save_checkpoint(last)
+            batch = self._probe_batch()
+            findings["reloaded_score_difference"] = verify_checkpoint(
+                self.model, last, batch, self.trainer.precision_plugin.forward_context
+            )
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or str(last)
+            load_trained(self.model, Path(best))
+            findings["tested_checkpoint"] = Path(best).name
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
+
+    def _probe_batch(self) -> Any:
+        self.datamodule.setup("test")
+        batch = next(iter(self.datamodule.test_dataloader()))
+        return batch.to(self.model.device)
+
+    def validate(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Measures on the validation cases."""
+        self._load(model, ckpt_path)
+        self.trainer.validate(model, verbose=True, **kwargs)
+
+    def test(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Measures on the test cases."""
+        self._load(model, ckpt_path)
+        self.trainer.test(model, verbose=False, **kwargs)
+        findings = {"tested_checkpoint": str(ckpt_path)} if ckpt_path else {}
+        self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
+
+    def predict(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Ranks items for the users of `data.predict_file`."""
+        if self.datamodule.predict_file is None:
+            raise InputError("predict needs --data.predict_file, a JSONL of users' histories")
+        self._load(model, ckpt_path)
+        self.trainer.predict(model, return_predictions=False, **kwargs)
+        print(f"predictions: {Path(self.trainer.default_root_dir) / 'predictions.jsonl'}")
+
+    def _load(self, model: Recommender, ckpt_path: str | None) -> None:
+        if ckpt_path is None:
+            if model.trains:
+                raise InputError(f"{type(model).__name__} needs --ckpt_path, a checkpoint that fit wrote")
+            return
+        model.trainer = self.trainer
+        load_trained(model, Path(ckpt_path))
+
+
+def batch_format_of(model: Namespace | None) -> str:
+    """The batch format that a configured model class reads; the commonest where no class is named yet."""
+    if model is None or not model.get("class_path"):
+        return "prompt_tree"
+    name = model.class_path.rsplit(".", 1)[-1]
+    return str(getattr(getattr(recmodels, name, None), "batch_format", "prompt_tree"))
+
+
+def best_precision(accelerator: str) -> str:
+    """bfloat16 mixed precision where the hardware has it, else float32."""
+    if torch.cuda.is_available() and accelerator != "cpu":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16-mixed" if fast else "32-true"
+
+
+def refuse_unusable_paths(config: Namespace) -> None:
+    """Refuses an output folder or a checkpoint that cannot be used, before anything is loaded.
+
+    Raises:
+        InputError: the checkpoint is not there or the folder is not writable.
+    """
+    checkpoint = config.get("ckpt_path")
+    if checkpoint and not Path(checkpoint).is_file():
+        raise InputError(f"--ckpt_path {checkpoint}: there is no such file")
+    nearest = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"--out {config.out}: {nearest} is not a writable folder")
+
+
+def quieten() -> None:
+    """Keeps libraries from talking over the run's own lines; errors still come through."""
+    import transformers
+
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for message in (
+        "does not have many workers",  # batches are made faster than they are used; num_workers is an option
+        "exists and is not empty",  # the run's folder holds its config before the first log
+        "is deprecated, use `isinstance",  # inside Lightning 2.6: https://github.com/Lightning-AI/pytorch-lightning/issues/21300
+        "returned `None`, this fit will run with no optimizer",  # popularity counts, it needs none
+        "Found .* module\\(s\\) in eval mode",  # metrics and dropout-free parts
+        "smaller than the logging interval",  # popularity has one batch
+        "Trying to infer the `batch_size`",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
+
+
+def main(args: ArgsType = None) -> InstructRecCLI:
+    """Runs one command.
+
+    Args:
+        args: command line without the program's name; None takes it from `sys.argv`.
+    """
+    os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
+    os.environ.setdefault("WANDB_SILENT", "true")
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=list(ALLOWED_IMPORTS),
+    )
+    quieten()
+    global current_run
+    current_run = None
+    commands = InstructRecCLI.subcommands()
+    return InstructRecCLI(
+        model_class=Recommender,
+        datamodule_class=InstructionDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfig,
+        parser_class=InstructRecParser,
+        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)]} for command in commands},
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=None if args == sys.argv[1:] else args,
+    )

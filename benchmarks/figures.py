@@ -1,0 +1,285 @@
+"""Figures of a report: quality against cost, and learning curves; one row of panels per protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from benchmarks.records import Run, metric_label
+from benchmarks.report import Row, Table, cost_text, fraction
+
+# Okabe and Ito's colours, told apart with any common colour blindness; its yellow is too pale on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 have no common factor: 63 distinct pairs
+DASHES = ("-", "--", "-.", ":")
+GREY = "#5f6670"
+Points = list[tuple[float, float]]
+
+
+def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
+    """Draws the main metric against trainable parameters and against training time, with the Pareto front.
+
+    Untuned and reference rows are dashed lines across both panels. Bars are 95 % intervals.
+
+    Args:
+        tables: one row of panels each; a table without the main metric is left out.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or None where no table has anything to draw.
+
+    >>> draw_quality_cost([], Path("unused.png")) is None
+    True
+    """
+    drawn = [table for table in tables if any(table.main in row.metrics for row in table.rows)]
+    if not drawn:
+        path.unlink(missing_ok=True)
+        return None
+    figure = Figure(figsize=(11.5, 4.9 * len(drawn)), layout="constrained")
+    for part, table in zip(_parts(figure, drawn), drawn, strict=True):
+        left, right = part.subplots(1, 2, sharey=True)
+        rows = [row for row in table.rows if table.main in row.metrics]
+        styles = _styles(table)
+        for axes, cost in ((left, "trainable_parameters"), (right, "train_seconds")):
+            _quality_panel(axes, rows, table.main, cost, styles)
+        left.set_ylabel(metric_label(table.main))
+        _flat_lines((left, right), rows, table)
+        _legend(part, [_handle(row, styles, line=False) for row in rows if not _is_flat(row)], front=True)
+    return _save(figure, path)
+
+
+def draw_learning_curves(tables: Sequence[Table], path: Path) -> Path | None:
+    """Draws the validation metric and the training loss against the step, a line per run.
+
+    Args:
+        tables: one row of panels each; a table whose runs left no curves is left out.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or None where no run left a curve.
+
+    >>> draw_learning_curves([], Path("unused.png")) is None
+    True
+    """
+    drawn = [table for table in tables if any(run.curves for row in table.rows for run in row.runs)]
+    if not drawn:
+        path.unlink(missing_ok=True)
+        return None
+    figure = Figure(figsize=(11.5, 4.6 * len(drawn)), layout="constrained")
+    for part, table in zip(_parts(figure, drawn), drawn, strict=True):
+        rows = [row for row in table.rows if any(run.curves for run in row.runs)]
+        styles = _styles(table)
+        metric = validation_metric([run for row in rows for run in row.runs], table.main)
+        panels = [(metric or "val", metric_label((metric or "val").removeprefix("val/")) + " on validation users")]
+        panels.append(("train/loss", "training loss (running mean)"))
+        for axes, (name, title) in zip(part.subplots(1, 2), panels, strict=True):
+            _curve_panel(axes, rows, name, title, styles)
+        _legend(part, [_handle(row, styles, line=True) for row in rows])
+    return _save(figure, path)
+
+
+def validation_metric(runs: Sequence[Run], main: str) -> str | None:
+    """The validation column to draw: the main metric's if any run has it, else the first by name.
+
+    Args:
+        runs: runs with curves.
+        main: the table's main metric.
+
+    >>> validation_metric([], "hr@5") is None
+    True
+    """
+    names = sorted({name for run in runs for name in run.curves if name.startswith("val/")})
+    return f"val/{main}" if f"val/{main}" in names else next(iter(names), None)
+
+
+def running_mean(points: Points) -> Points:
+    """Points averaged over a centred window of a twentieth of them; short curves are left as they are.
+
+    >>> running_mean([(0.0, 1.0), (1.0, 3.0)])
+    [(0.0, 1.0), (1.0, 3.0)]
+    """
+    half = len(points) // 40
+    if not half:
+        return points
+    total = np.concatenate(([0.0], np.cumsum([value for _, value in points])))
+    places = np.arange(len(points))
+    low, high = np.maximum(places - half, 0), np.minimum(places + half + 1, len(points))
+    means = (total[high] - total[low]) / (high - low)
+    return [(step, float(mean)) for (step, _), mean in zip(points, means, strict=True)]
+
+
+def pareto_front(points: Points) -> Points:
+    """The points that no other beats in both cost (lower) and quality (higher), by rising cost.
+
+    >>> pareto_front([(1.0, 0.3), (2.0, 0.2), (3.0, 0.5)])
+    [(1.0, 0.3), (3.0, 0.5)]
+    """
+    front: Points = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
+
+
+def _parts(figure: Figure, tables: Sequence[Table]) -> list[Any]:
+    parts = list(figure.subfigures(len(tables), 1, squeeze=False)[:, 0])
+    for part, table in zip(parts, tables, strict=True):
+        part.suptitle(table.title, fontsize=11, color=GREY, x=0.01, ha="left")
+    return parts
+
+
+def _is_flat(row: Row) -> bool:
+    return row.kind in ("untuned", "reference")
+
+
+def _styles(table: Table) -> dict[str, tuple[str, str, str]]:
+    """Colour, marker and dash by method; by name, so that both figures agree and new ranks keep them."""
+    rows = sorted(table.rows, key=lambda row: (_is_flat(row), row.name))
+    return {
+        row.name: (COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], DASHES[i // len(COLORS) % len(DASHES)])
+        for i, row in enumerate(rows)
+    }
+
+
+def _quality_panel(
+    axes: Any, rows: Sequence[Row], main: str, cost: str, styles: dict[str, tuple[str, str, str]]
+) -> None:
+    points: Points = []
+    for row in rows:
+        if _is_flat(row) or row.costs.get(cost, 0) <= 0:
+            continue
+        color, marker, _ = styles[row.name]
+        x, y = row.costs[cost], row.metrics[main]
+        low, high = row.intervals.get(main, (y, y))
+        # A mean outside its bootstrap interval is possible for tiny samples; a bar has no negative length.
+        bar = [[max(0.0, y - low)], [max(0.0, high - y)]]
+        axes.errorbar(x, y, yerr=bar, color=color, marker=marker, markersize=8, capsize=3, elinewidth=1.2, zorder=3)
+        points.append((x, y))
+    front = pareto_front(points)
+    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, alpha=0.7) if front else None
+    titles = {"trainable_parameters": "trainable parameters", "train_seconds": "training time"}
+    axes.set_xlabel(titles[cost])
+    _cost_axis(axes, cost, [x for x, _ in points])
+    _tidy(axes)
+
+
+def _cost_axis(axes: Any, cost: str, values: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    if values:
+        pad = max(1.35, (max(values) / min(values)) ** 0.06)
+        axes.set_xlim(min(values) / pad, max(values) * pad)
+        decades = math.log10(max(values) / min(values) * pad * pad)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)))
+    else:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost_text(cost, value).replace(".0 ", " ")))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _flat_lines(panels: Sequence[Any], rows: Sequence[Row], table: Table) -> None:
+    """Dashed lines of the rows without a training cost, and chance; their names right of the last panel."""
+    lines = [(row.metrics[table.main], row.name, "--") for row in rows if _is_flat(row)]
+    lines += [(table.chance[table.main], "chance", ":")] if table.main in table.chance else []
+    for axes in panels:
+        for y, _, dash in lines:
+            axes.axhline(y, color=GREY, linestyle=dash, linewidth=1.1, alpha=0.8, zorder=1)
+    last = panels[-1]
+    low, high = last.get_ylim()
+    heights = spread_apart([(y - low) / (high - low) for y, _, _ in lines], 0.055)
+    for (y, name, _), height in zip(lines, heights, strict=True):
+        last.annotate(
+            f"{name} {fraction(y, 3)}",
+            xy=(1.0, (y - low) / (high - low)),
+            xytext=(1.05, height),
+            xycoords="axes fraction",
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color="#333333",
+            arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
+        )
+
+
+def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Heights moved as little as needed so that sorted neighbours are at least a gap apart.
+
+    >>> [round(h, 2) for h in spread_apart([0.5, 0.5, 0.9], 0.1)]
+    [0.45, 0.55, 0.9]
+    """
+    groups: list[list[int]] = []
+    centers: list[float] = []
+    for place in sorted(range(len(heights)), key=lambda i: (heights[i], i)):
+        groups.append([place])
+        centers.append(heights[place])
+        # A group that would touch the one below joins it; both then stand around their common mean.
+        while len(groups) > 1 and centers[-1] - centers[-2] < gap * (len(groups[-1]) + len(groups[-2])) / 2:
+            upper = groups.pop()
+            groups[-1] += upper
+            centers.pop()
+            centers[-1] = sum(heights[i] for i in groups[-1]) / len(groups[-1])
+    moved = list(heights)
+    for group, center in zip(groups, centers, strict=True):
+        for order, place in enumerate(group):
+            moved[place] = center + gap * (order - (len(group) - 1) / 2)
+    return moved
+
+
+def _curve_panel(
+    axes: Any, rows: Sequence[Row], name: str, title: str, styles: dict[str, tuple[str, str, str]]
+) -> None:
+    smooth: Callable[[Points], Points] = running_mean if name == "train/loss" else list
+    empty = True
+    for row in rows:
+        color, marker, dash = styles[row.name]
+        for run in row.runs:
+            points = smooth(sorted(run.curves.get(name, [])))
+            if points:
+                marks = {"marker": marker, "markersize": 4.5} if len(points) <= 30 else {}
+                alpha = 0.9 if len(row.runs) == 1 else 0.65
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=color,
+                    linestyle=dash,
+                    linewidth=1.6,
+                    alpha=alpha,
+                    **marks,
+                )
+                empty = False
+    if empty:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(title)
+    _tidy(axes)
+
+
+def _handle(row: Row, styles: dict[str, tuple[str, str, str]], line: bool) -> Line2D:
+    color, marker, dash = styles[row.name]
+    return Line2D([], [], color=color, marker=marker, linestyle=dash if line else "", label=row.name)
+
+
+def _legend(part: Any, handles: list[Line2D], front: bool = False) -> None:
+    if front and handles:
+        handles = [*handles, Line2D([], [], color=GREY, linewidth=1, label="Pareto front")]
+    if handles:
+        columns = max(1, min(6, len(handles), 110 // (max(len(str(h.get_label())) for h in handles) + 6)))
+        part.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+
+
+def _tidy(axes: Any) -> None:
+    axes.grid(True, which="major", color="#e3e5e8", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    # Without the "Software" entry the file depends on its inputs, not on matplotlib's version string.
+    figure.savefig(path, dpi=150, metadata={"Software": None})
+    return path

@@ -1,0 +1,71 @@
+"""`instructrec benchmark` and `instructrec report`: the commands that need no torch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from datamodules.sources import InputError
+
+
+def run_command(command: str, arguments: list[str]) -> int:
+    """Runs `benchmark` or `report`.
+
+    Args:
+        command: its name.
+        arguments: what follows it.
+
+    Returns:
+        0 done, 2 the input is wrong, 1 a cell failed or the grid was stopped.
+    """
+    options = _parser(command).parse_args(arguments)
+    try:
+        if command == "benchmark":
+            from benchmarks.runner import run_benchmark
+
+            return run_benchmark(
+                options.suite,
+                options.out,
+                launcher=options.launcher,
+                processes=options.processes,
+                gpus=options.gpus,
+                dry_run=options.dry_run,
+                retry_failed=options.retry_failed,
+                max_cells=options.max_cells,
+            )
+        from benchmarks.report import write_report
+
+        print(write_report(options.directory).text)
+        print(f"report: {options.directory / 'report.html'}")
+    except InputError as error:
+        print(f"instructrec: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Prints the line and exits with 2."""
+        print(f"instructrec: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"instructrec {command}")
+    if command == "report":
+        parser.add_argument("directory", type=Path, help="folder of a grid, as benchmark wrote it")
+        return parser
+    parser.add_argument("suite", type=Path, help="YAML of the grid: axes of configs and overrides")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the results; the same one continues the grid"
+    )
+    parser.add_argument("--launcher", default="local", help="where the cells run: local")
+    parser.add_argument("--processes", type=int, default=1, help="cells that run at a time")
+    parser.add_argument("--gpus", nargs="*", default=(), help="GPUs dealt out to the processes, by number")
+    parser.add_argument("--dry-run", action="store_true", help="print the cells' commands and states; write nothing")
+    parser.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
+    parser.add_argument("--max-cells", type=int, default=10_000, help="refuse a larger grid")
+    return parser

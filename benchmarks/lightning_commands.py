@@ -1,0 +1,76 @@
+"""Runs a Lightning command with the exit codes and one-line errors that users get."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from datamodules.sources import InputError
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs `fit`, `validate`, `test` or `predict`.
+
+    A failure leaves a record with status `failed` in the run's folder, if the config was valid.
+
+    Args:
+        arguments: command line without the program's name.
+
+    Returns:
+        0 done, 2 the input is wrong, 1 anything else.
+    """
+    from benchmarks import cli
+
+    started = time.monotonic()
+    try:
+        made = cli.main(arguments)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        print("instructrec: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # the exit code and the record must say so, whatever it was
+        if (wrong := _input_error(error)) is not None:
+            return _fail(str(wrong), 2)
+        if not isinstance(error, cli.EXPECTED_FAILURES):
+            traceback.print_exc()
+        return _fail(f"{type(error).__name__}: {error}", 1)
+    if arguments[0] in ("fit", "test"):
+        _say_where(made, time.monotonic() - started)
+    return 0
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _fail(message: str, code: int) -> int:
+    from benchmarks import cli
+
+    line = " ".join(message.split())
+    if cli.current_run is not None:
+        cli.current_run.write_failure(line)
+    print(f"instructrec: {line}", file=sys.stderr)
+    return code
+
+
+def _say_where(made: Any, seconds: float) -> None:
+    folder = Path(made.trainer.default_root_dir)
+    values = {k: float(v) for k, v in made.trainer.callback_metrics.items() if k.startswith("test/")}
+    shown = [k for k in ("test/hr@1", "test/hr@5", "test/hr@10", "test/ndcg@10", "test/mrr", "test/auc") if k in values]
+    print(" · ".join(f"{name.removeprefix('test/')} {values[name]:.4f}" for name in shown))
+    print(
+        f"done in {seconds:.0f} s: {folder / 'record.json'} (config, costs, metrics), {folder / 'scores.npz'} (per user)"
+    )
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.exists():
+        print(
+            f"next: instructrec predict -c {folder / 'config.yaml'} --ckpt_path {best} --data.predict_file users.jsonl"
+        )

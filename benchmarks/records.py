@@ -1,0 +1,427 @@
+"""Run folders read into typed rows; anything unreadable becomes a named problem instead of a number.
+
+# U users, N yes/no cases
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from datamodules.sources import InputError
+
+T = TypeVar("T")
+Floats = NDArray[np.float64]
+FORMAT = 1  # of record.json
+KINDS = ("reference", "tuned", "untuned")
+TASKS = ("ranking", "binary")
+
+DEFINITIONS = {
+    "hr": "1 if any relevant item has rank at most k, else 0 (higher is better)",
+    "recall": "relevant items with rank at most k, divided by all relevant items (higher is better)",
+    "precision": "relevant items with rank at most k, divided by k (higher is better)",
+    "ndcg": "sum of gain / log2(rank + 1) over rank at most k, divided by the best one (higher is better)",
+    "mrr": "1 / rank of the best relevant item, 0 beyond k where k is given (higher is better)",
+    "map": "mean over the relevant items of the precision at their rank, 0 beyond k (higher is better)",
+    "auc": "chance that a positive scores above a negative, ties counted half (higher is better)",
+    "uauc": "plain mean of the AUC per user, users with one class left out (higher is better)",
+    "log_loss": "mean of -ln of the probability given to the true label (lower is better)",
+    "brier": "mean squared distance of probability and label (lower is better)",
+    "ece": "expected calibration error over reliability bins (lower is better)",
+    "tie_rate": "share of cases where the relevant item's score ties with another's (lower is better)",
+}
+UNBOUNDED = ("log_loss",)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a run stored of each user or case, in order of user; a user stands there once per case.
+
+    Attributes:
+        user: `[U]` ids; for a binary task `[N]`, or empty where none were stored.
+        values: per-user metric by name, `[U]` each; NaN where a user does not count.
+        probability: `[N]` of a binary task.
+        label: `[N]` of a binary task, 0 or 1.
+    """
+
+    user: NDArray[np.str_]
+    values: dict[str, Floats]
+    probability: Floats | None = None
+    label: Floats | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run. What the record does not say is None or absent from its mapping, never zero.
+
+    Attributes:
+        settings: the cell's place on the grid's axes as `axis=label`, but for the seed.
+        metrics: test metrics by name without the `test/` prefix.
+        costs: as recorded: parameters, bytes, seconds, rates.
+        curves: points `(step, value)` by column of `curves.csv`.
+    """
+
+    folder: Path
+    cell: str
+    name: str
+    kind: str | None
+    model: dict[str, Any]
+    data: str | None
+    fingerprint: str
+    description: dict[str, Any]
+    task: str
+    num_candidates: int | None
+    seed: int | None
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    costs: dict[str, float]
+    metrics: dict[str, float]
+    guards: dict[str, Any]
+    samples: tuple[dict[str, Any], ...]
+    search: dict[str, Any]
+    scores: Scores | None
+    settings: tuple[str, ...] = ()
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    @property
+    def backbone(self) -> str | None:
+        """Name of the language model, None for a classical row."""
+        name = self.model.get("backbone")
+        return None if name is None else str(name)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A run folder, or a file of it, that gives no numbers, and why."""
+
+    cell: str
+    state: Literal["failed", "unfinished", "unreadable", "note"]
+    reason: str
+    log: str | None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A grid folder: finished runs, and the rest by name."""
+
+    name: str
+    description: str
+    runs: tuple[Run, ...]
+    problems: tuple[Problem, ...]
+
+
+def read_suite(directory: Path) -> Suite:
+    """Reads every run below `directory/runs`; a broken one becomes a problem and hides no other.
+
+    Args:
+        directory: a grid's folder, with `suite.yaml` and `runs/`.
+
+    Raises:
+        InputError: there is no `runs` folder, or `suite.yaml` or `cells.json` is damaged.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "runs" / "lora").mkdir(parents=True)
+    >>> read_suite(folder).problems[0].state
+    'unfinished'
+    """
+    if not (directory / "runs").is_dir():
+        raise InputError(f"{directory} has no folder runs/; give the --out folder of `instructrec benchmark`")
+    name, description = _read_suite_file(directory / "suite.yaml", directory.resolve().name)
+    grid = _read_cells(directory / "cells.json")
+    folders = {path.name: path for path in (directory / "runs").iterdir() if path.is_dir()}
+    runs: list[Run] = []
+    problems: list[Problem] = []
+    for cell in sorted(folders.keys() | (grid or {}).keys()):
+        log = f"runs/{cell}/run.log" if cell in folders and (folders[cell] / "run.log").is_file() else None
+        if grid is not None and cell not in grid:
+            problems.append(Problem(cell, "note", "of an earlier version of this suite, not counted", log))
+            continue
+        if cell not in folders or not (folders[cell] / "record.json").is_file():
+            reason = "no record.json yet" if cell in folders else "not started"
+            problems.append(Problem(cell, "unfinished", reason, log))
+            continue
+        try:
+            run = read_run(folders[cell])
+        except RunFailed as error:
+            problems.append(Problem(cell, "failed", str(error), log))
+        except InputError as error:
+            problems.append(Problem(cell, "unreadable", str(error), log))
+        else:
+            curves, complaint = _read_curves(folders[cell] / "curves.csv")
+            settings = _settings(cell) if grid is None else grid[cell]
+            runs.append(replace(run, settings=settings, curves=curves))
+            if complaint:
+                problems.append(Problem(cell, "note", f"{complaint}; its row stays, without curves", log))
+    return Suite(name, description, tuple(runs), tuple(problems))
+
+
+class RunFailed(Exception):
+    """The record says that the run failed; the message is its error."""
+
+
+def read_run(folder: Path) -> Run:
+    """Reads one run's `record.json` and `scores.npz`, and checks that they agree.
+
+    Args:
+        folder: the run's folder. Curves are read by `read_suite`: they never cost a row its place.
+
+    Raises:
+        RunFailed: the record's status is `failed`.
+        InputError: a file is damaged, of another format, or a value has the wrong type.
+
+    >>> read_run(Path("nowhere"))
+    Traceback (most recent call last):
+    datamodules.sources.InputError: record.json cannot be read: No such file or directory
+    """
+    record = _read_json(folder / "record.json")
+    if record.get("format") != FORMAT:
+        raise InputError(f"record.json: format is {record.get('format')!r}, this version reads {FORMAT}")
+    status = record.get("status")
+    if status == "failed":
+        raise RunFailed(_text(record, "error") or "no error recorded")
+    if status != "finished":
+        raise InputError(f"record.json: status is {status!r}, must be 'finished' or 'failed'")
+    protocol, metrics = _mapping(record, "protocol"), _metrics(_numbers(record, "metrics"))
+    fingerprint = _text(protocol, "fingerprint", "protocol.")
+    if not fingerprint:
+        raise InputError("record.json: protocol.fingerprint is missing, so the run can share a table with no other")
+    scores = _read_scores(folder / "scores.npz", _text(record, "scores_sha256"))
+    _check_agreement(metrics, scores)
+    costs = _numbers(record, "costs")
+    for key, cost in costs.items():
+        if cost < 0:
+            raise InputError(f"record.json: costs[{key!r}] is {cost:g}, must not be negative")
+    description = _mapping(protocol, "description", "protocol.")
+    statistics = _mapping(protocol, "statistics", "protocol.")
+    return Run(
+        folder=folder,
+        cell=folder.name,
+        name=_text(record, "name") or folder.name,
+        kind=_text(record, "kind", choices=KINDS),
+        model=_mapping(record, "model"),
+        data=_text(_mapping(record, "data"), "class", "data."),
+        fingerprint=fingerprint,
+        description={**description, **({"statistics": statistics} if statistics else {})},
+        task=_text(protocol, "task", "protocol.", TASKS) or ("binary" if "auc" in metrics else "ranking"),
+        num_candidates=_typed(protocol, "num_candidates", int, "a whole number", "protocol."),
+        seed=_typed(record, "seed", int, "a whole number"),
+        config=_mapping(record, "config"),
+        environment={k: record[k] for k in ("commit", "dirty", "device", "versions") if record.get(k) is not None},
+        costs=costs,
+        metrics=metrics,
+        guards=_mapping(record, "guards"),
+        samples=_samples(record),
+        search=_mapping(record, "search"),
+        scores=scores,
+    )
+
+
+def metric_label(name: str) -> str:
+    """A metric's name as printed.
+
+    >>> metric_label("hr@5"), metric_label("log_loss")
+    ('HR@5', 'log-loss')
+    """
+    words = {"log_loss": "log-loss", "tie_rate": "tie rate", "brier": "Brier"}
+    return words.get(name, name.upper() if metric_base(name) in DEFINITIONS else name)
+
+
+def metric_base(name: str) -> str:
+    """A metric's name without its cut-off.
+
+    >>> metric_base("ndcg@10")
+    'ndcg'
+    """
+    return name.split("@")[0]
+
+
+def _read_suite_file(path: Path, fallback: str) -> tuple[str, str]:
+    if not path.is_file():
+        return fallback, ""
+    try:
+        suite = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
+        raise InputError(f"{where}: not readable as YAML") from error
+    suite = suite if isinstance(suite, dict) else {}
+    return str(suite.get("name") or fallback), " ".join(str(suite.get("description") or "").split())
+
+
+def _read_cells(path: Path) -> dict[str, tuple[str, ...]] | None:
+    """Settings by cell of the grid's present version, None where the runs were started one by one."""
+    if not path.is_file():
+        return None
+    cells = _read_json(path).get("cells")
+    try:
+        found = {str(cell["name"]): [f"{k}={v}" for k, v in dict(cell["labels"]).items()] for cell in cells or []}
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: cells must be a list of mappings with name and labels") from error
+    return {name: _without_seed(parts) for name, parts in found.items()}
+
+
+def _settings(cell: str) -> tuple[str, ...]:
+    """What a cell's name sets, without the seed and the hash at its end."""
+    return _without_seed(part for part in re.sub(r"-[0-9a-f]{8,64}$", "", cell).split(",") if "=" in part)
+
+
+def _without_seed(parts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(part for part in parts if part.split("=")[0] not in ("seed", "seed_everything"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path.name} is not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path.name}:{error.lineno}: not valid JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise InputError(f"{path.name}: nested too deeply") from error
+    if not isinstance(record, dict):
+        raise InputError(f"{path.name}: holds a {type(record).__name__}, must be a mapping")
+    return record
+
+
+def _mapping(record: Mapping[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
+    return _typed(record, key, dict, "a mapping", prefix) or {}
+
+
+def _text(record: Mapping[str, Any], key: str, prefix: str = "", choices: tuple[str, ...] = ()) -> str | None:
+    value = _typed(record, key, str, "text", prefix)
+    if choices and value is not None and value not in choices:
+        raise InputError(f"record.json: {prefix}{key} is {_shown(value)}, must be one of {', '.join(choices)}")
+    return value
+
+
+def _typed(record: Mapping[str, Any], key: str, kind: type[T], noun: str, prefix: str = "") -> T | None:
+    value = record.get(key)
+    # True is an int in Python, but no seed.
+    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+        raise InputError(f"record.json: {prefix}{key} is {_shown(value)}, must be {noun}")
+    return value
+
+
+def _numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for name, value in _mapping(record, key).items():
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"record.json: {key}[{name!r}] is {_shown(value)}, must be a finite number")
+        numbers[name] = float(value)
+    return numbers
+
+
+def _metrics(recorded: dict[str, float]) -> dict[str, float]:
+    metrics = {name.removeprefix("test/"): value for name, value in recorded.items() if name.startswith("test/")}
+    for name, value in metrics.items():
+        base = metric_base(name)
+        if base in DEFINITIONS and (value < 0 or (value > 1 + 1e-6 and base not in UNBOUNDED)):
+            raise InputError(f"record.json: metrics['test/{name}'] is {value:g}, must lie between 0 and 1")
+    return metrics
+
+
+def _samples(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    samples = record.get("samples") or []
+    if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
+        raise InputError("record.json: samples must be a list of mappings")
+    for sample in samples:
+        ranking = sample.get("ranking") or []
+        if not isinstance(ranking, list) or not all(isinstance(answer, dict) for answer in ranking):
+            raise InputError("record.json: samples[].ranking must be a list of mappings")
+    return tuple(samples)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _read_scores(path: Path, sha256: str | None) -> Scores | None:
+    if not path.is_file():
+        return None
+    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise InputError("scores.npz is not the file that record.json was written with (sha256 differs)")
+    try:
+        # numpy leaves a path that it cannot read open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            wanted = [
+                n for n in archive.files if n in ("user", "probability", "label") or metric_base(n) in DEFINITIONS
+            ]
+            arrays = {name: archive[name] for name in wanted}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"scores.npz is damaged: {str(error).splitlines()[0] if str(error) else error!r}") from error
+    user = arrays.pop("user", np.empty(0, dtype=np.str_)).astype(np.str_)
+    columns = {name: _column(name, array) for name, array in arrays.items()}
+    probability, label = columns.pop("probability", None), columns.pop("label", None)
+    if probability is not None or label is not None:
+        if probability is None or label is None or len(probability) != len(label):
+            raise InputError("scores.npz: probability and label must be two arrays of one length")
+        return Scores(user, {}, probability, label)
+    for name, values in columns.items():
+        if len(values) != len(user):
+            raise InputError(f"scores.npz: {name} has {len(values)} values for {len(user)} users")
+    order = np.argsort(user, kind="stable")
+    return Scores(user[order], {name: values[order] for name, values in columns.items()})
+
+
+def _column(name: str, array: NDArray[Any]) -> Floats:
+    if array.ndim != 1 or array.dtype.kind not in "fiub":
+        raise InputError(f"scores.npz: {name} is {array.dtype} of shape {array.shape}, must be one row of numbers")
+    return array.astype(np.float64)
+
+
+def _check_agreement(metrics: Mapping[str, float], scores: Scores | None) -> None:
+    """What is recorded must follow from the scores: a number edited by hand must not reach a table."""
+    if scores is None:
+        return
+    stored = {name: float(v[~np.isnan(v)].mean()) for name, v in scores.values.items() if not np.isnan(v).all()}
+    if scores.probability is not None and scores.label is not None:
+        stored["auc"] = _auc(scores.probability, scores.label)
+    for name, value in stored.items():
+        # Rounding may reorder two probabilities; a mean of stored values may not differ.
+        if name in metrics and abs(value - metrics[name]) > (1e-3 if name == "auc" else 1e-4):
+            raise InputError(f"record.json says test/{name} = {metrics[name]:.4f}, scores.npz gives {value:.4f}")
+
+
+def _auc(probability: Floats, label: Floats) -> float:
+    """Area under the curve by mean ranks; NaN where one class is absent."""
+    _, place, count = np.unique(probability, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[place]
+    positives = float(label.sum())
+    pairs = positives * (len(label) - positives)
+    return (float(rank[label == 1].sum()) - positives * (positives + 1) / 2) / pairs if pairs else math.nan
+
+
+def _read_curves(path: Path) -> tuple[dict[str, list[tuple[float, float]]], str | None]:
+    """Sparse columns of Lightning's CSV logger as points by step, and a complaint if unreadable."""
+    if not path.is_file():
+        return {}, None
+    points: dict[str, list[tuple[float, float]]] = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                step = row.get("step")
+                for name, value in row.items():
+                    if step and value and re.match(r"(train|val)/", name or ""):
+                        points.setdefault(name, []).append((float(step), float(value)))
+    except (ValueError, csv.Error, OSError, TypeError) as error:
+        return {}, f"curves.csv is unreadable ({str(error).splitlines()[0]})"
+    return {name: [point for point in line if math.isfinite(point[1])] for name, line in points.items()}, None

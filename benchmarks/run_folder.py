@@ -1,0 +1,210 @@
+"""What a run leaves behind: the record, and the scores and metrics of every user."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+
+from callbacks import CostMeter, SampleTable, ScoreLog, TrainingGuard
+from datamodules.base import InstructionDataModule
+from recmodels import metrics
+from recmodels.base import Recommender
+from recmodels.training import pad_branches
+
+PACKAGES = (
+    "instructrec",
+    "torch",
+    "lightning",
+    "transformers",
+    "peft",
+    "torchmetrics",
+    "jsonargparse",
+    "polars",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: the folder; its name is the cell's id.
+        config: the whole resolved config.
+        name: of the row in tables.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    name: str
+
+    def write_record(
+        self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: dict[str, Any]
+    ) -> None:
+        """Writes `scores.npz`, then `record.json` as the very last act of a finished run."""
+        if not trainer.is_global_zero:
+            return
+        log = _callback(trainer, ScoreLog)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if log is not None and log.answers:
+            write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
+        guard, samples = _callback(trainer, TrainingGuard), _callback(trainer, SampleTable)
+        record = self.header(model.kind, str(data.cases_kind))
+        record |= {
+            "status": "finished",
+            "error": None,
+            "protocol": {
+                "fingerprint": data.fingerprint,
+                "description": data.sequences.description | data.description,
+                "statistics": data.sequences.description["statistics"],
+                "task": data.cases_kind,
+                "num_candidates": data.num_candidates,
+            },
+            "device": _device(trainer),
+            "costs": self._costs(trainer),
+            "metrics": {
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+            },
+            "guards": (guard.findings if guard else {}) | findings | {"truncated_prompts": data.collator.truncated},
+            "samples": samples.samples if samples else [],
+        }
+        write_json(self.path / "record.json", record)
+        _report_to_loggers(trainer, record)
+
+    def header(self, kind: str | None = None, task: str | None = None) -> dict[str, Any]:
+        """The part of a record that is known before anything has run."""
+        del task
+        model, data = self.config["model"], self.config["data"]
+        return {
+            "format": 1,
+            "name": self.name,
+            "cell": self.path.name,
+            "kind": kind,
+            "model": {
+                "class": model["class_path"].rsplit(".", 1)[-1],
+                "backbone": model.get("init_args", {}).get("backbone"),
+            },
+            "data": {"class": data["class_path"].rsplit(".", 1)[-1]},
+            "seed": self.config.get("seed_everything"),
+            "config": json.loads(json.dumps(self.config, default=str)),
+            "versions": _versions(),
+            **_commit(),
+        }
+
+    def write_failure(self, error: str) -> None:
+        """Records that the run failed, and why."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "record.json", self.header() | {"status": "failed", "error": error})
+
+    def _costs(self, trainer: L.Trainer) -> dict[str, Any]:
+        meter = _callback(trainer, CostMeter)
+        costs: dict[str, Any] = meter.costs() if meter else {}
+        last = self.path / "checkpoints" / "last.ckpt"
+        if last.exists():
+            kept = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
+            costs["checkpoint_bytes"] = last.stat().st_size
+            costs["trained_bytes"] = sum(value.numel() * value.element_size() for value in kept.values())
+        return costs
+
+
+def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:
+    """Flat columns of all scores, and every metric by user."""
+    columns = log.columns()
+    starts = columns["case_start"]
+    owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
+    table, mask = pad_branches(columns["score"], owner, len(starts) - 1, 0.0)
+    relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in columns.items() if name != "case"}
+    arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
+    if log.answers == "fixed":
+        arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
+        arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
+        return arrays
+    for k in metrics.informative_cutoffs(cutoffs, int(mask.sum(1).max())):
+        arrays[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask).numpy()
+        arrays[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask).numpy()
+    arrays["mrr"] = metrics.reciprocal_rank(table, relevance, mask=mask).numpy()
+    return arrays
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is whole or not there: fresh name, fsync, rename."""
+    _write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes arrays without pickle, whole or not at all."""
+    import io
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    _write_atomically(path, buffer.getvalue())
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+def _callback(trainer: L.Trainer, kind: type[Any]) -> Any:
+    return next((c for c in cast("list[L.Callback]", trainer.callbacks) if isinstance(c, kind)), None)  # type: ignore[attr-defined]
+
+
+def _report_to_loggers(trainer: L.Trainer, record: dict[str, Any]) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update({f"cost/{k}": v for k, v in record["costs"].items()})
+            logger.experiment.summary["record"] = json.dumps({k: v for k, v in record.items() if k != "samples"})
+            logger.experiment.summary["protocol"] = record["protocol"]["fingerprint"]
+
+
+def _device(trainer: L.Trainer) -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available() and trainer.strategy.root_device.type == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
+    return {
+        "name": name,
+        "cores": torch.get_num_threads(),
+        "processes": trainer.world_size,
+        "precision": str(trainer.precision),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the checkout this code runs from; absent outside one."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

@@ -1,0 +1,145 @@
+"""Runs or continues a grid from its suite file, and reports it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.grid import MAX_CELLS, Cell, expand
+from benchmarks.launchers.local import Summary, run_local
+from benchmarks.ledger import Ledger, State, write_atomic
+from benchmarks.progress import GridProgress
+from benchmarks.suite import Suite, load_suite
+from datamodules.sources import InputError
+
+__all__ = ["LAUNCHERS", "run_benchmark"]
+
+LAUNCHERS = ("local",)
+
+
+def run_benchmark(
+    suite_path: Path,
+    out: Path,
+    *,
+    launcher: str = "local",
+    processes: int = 1,
+    gpus: Sequence[int | str] = (),
+    dry_run: bool = False,
+    retry_failed: bool = False,
+    max_cells: int = MAX_CELLS,
+) -> int:
+    r"""Run the cells of a suite that are not done yet, then write and print the leaderboard.
+
+    Args:
+        suite_path: The suite file.
+        out: The results folder; the same folder continues a grid.
+        launcher: Where the cells run.
+        processes: Number of cells that run at a time.
+        gpus: Devices dealt out to the processes; none given, every run sees all.
+        dry_run: Only print the commands and which cells are done; write nothing.
+        retry_failed: Run the cells that failed before once more.
+        max_cells: Largest number of cells.
+
+    Returns:
+        The exit status: 0, or 1 if a cell failed or the grid was stopped.
+
+    Raises:
+        InputError: The suite, the folder or an option is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "tiny.yaml")
+        ...     _ = path.write_text("name: tiny\naxes: {seed_everything: [1]}\n")
+        ...     status = run_benchmark(path, Path(folder, "out"), dry_run=True)  # doctest: +ELLIPSIS
+        tiny: 1 cell: 1 waiting
+        waiting   instructrec fit --seed_everything=1 --out .../out/runs/1-...
+    """
+    if launcher not in LAUNCHERS:
+        near = difflib.get_close_matches(launcher, LAUNCHERS, n=1, cutoff=0.0)[0]
+        raise InputError(f"--launcher: no launcher {launcher!r}; nearest: {near}")
+    suite = load_suite(suite_path)
+    cells = expand(suite, out, max_cells=max_cells)
+    with Ledger(out.absolute()) as ledger:
+        ledger.check_suite(suite.name)
+        states = {cell.name: ledger.state(cell.name) for cell in cells}
+        _print_plan(suite, states, retry_failed=retry_failed)
+        if dry_run:
+            for cell in cells:
+                print(f"{states[cell.name]:<9} {shlex.join(cell.command)}")
+            return 0
+        ledger.adopt_suite(suite.name, suite.text)
+        _write_cells(suite, cells, ledger)
+        progress = GridProgress(len(cells), sys.stderr, processes=processes)
+        try:
+            summary = run_local(
+                cells, ledger, processes=processes, gpus=gpus, retry_failed=retry_failed, on_event=progress
+            )
+        finally:
+            progress.close()
+        return _finish(suite, out, cells, ledger, summary)
+
+
+def _print_plan(suite: Suite, states: dict[str, State], *, retry_failed: bool) -> None:
+    counts = Counter(states.values())
+    plan = ", ".join(
+        f"{counts[state]} {state}" for state in ("finished", "failed", "running", "waiting") if counts[state]
+    )
+    print(f"{suite.name}: {len(states)} cell{'s' if len(states) > 1 else ''}: {plan}")
+    if counts["failed"] and not retry_failed:
+        print("failed cells are not run again without --retry-failed")
+
+
+def _write_cells(suite: Suite, cells: Sequence[Cell], ledger: Ledger) -> None:
+    """List the grid's cells in ``cells.json``: runs of an earlier version of the suite lie beside them."""
+    rows = [
+        {
+            "name": cell.name,
+            "title": cell.title,
+            "labels": dict(cell.labels),
+            "command": shlex.join(cell.command),
+        }
+        for cell in cells
+    ]
+    content = {"format": 1, "suite": suite.name, "cells": rows}
+    write_atomic(ledger.root / "cells.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    runs = ledger.root / "runs"
+    known = {cell.name for cell in cells}
+    others = [folder.name for folder in runs.iterdir() if folder.name not in known] if runs.is_dir() else []
+    if others:
+        example = min(others)
+        print(f"{len(others)} run folders in {runs} are of an earlier version of this suite, such as {example}")
+
+
+def _finish(suite: Suite, out: Path, cells: Sequence[Cell], ledger: Ledger, summary: Summary) -> int:
+    again = f"instructrec benchmark {shlex.quote(str(suite.path))} --out {shlex.quote(str(out))}"
+    if summary.stopped_by is not None:
+        print(f"stopped by signal {summary.stopped_by}; finished runs are kept. Continue with: {again}")
+        return 1
+    failed = [cell for cell in cells if ledger.state(cell.name) == "failed"]
+    if (out / "runs").is_dir():
+        _print_report(out)
+    for cell in failed:
+        record = ledger.record(cell.name) or {}
+        print(f"failed: {cell.title}: {record.get('error')} (see {ledger.folder(cell.name) / 'run.log'})")
+    if failed:
+        print(f"next: repair the cause, then {again} --retry-failed")
+    if summary.changed:
+        print(f"next: configs were edited meanwhile and {len(summary.changed)} cells did not run; {again}")
+    if failed or summary.changed:
+        return 1
+    print(f"next: add a line to an axis of {suite.path} and run the same command: only new cells run")
+    return 0
+
+
+def _print_report(out: Path) -> None:
+    from benchmarks.report import write_report  # draws figures, which takes a second to import
+
+    report = write_report(out)
+    print(report.text)
+    print(f"results: {report.markdown} and {report.html}")

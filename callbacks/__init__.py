@@ -1,0 +1,10 @@
+"""Observers of training and testing. The names exported here are the names used in configs."""
+
+from callbacks.cost_meter import CostMeter
+from callbacks.prediction_writer import PredictionWriter
+from callbacks.progress_log import ProgressLog
+from callbacks.sample_table import SampleTable
+from callbacks.score_log import ScoreLog
+from callbacks.training_guard import TrainingGuard
+
+__all__ = ["CostMeter", "PredictionWriter", "ProgressLog", "SampleTable", "ScoreLog", "TrainingGuard"]

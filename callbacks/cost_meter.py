@@ -1,0 +1,135 @@
+"""What a run costs: parameters, seconds, tokens, memory."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+
+class CostMeter(L.Callback):
+    """Measures costs; `costs()` gives them as the run record holds them.
+
+    Validation inside the fit is timed apart, so `train_seconds` is training alone.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = {"train": 0.0, "validation": 0.0, "test": 0.0}
+        self._began: dict[str, float] = {}
+        self._tokens = {"train": 0, "test": 0}
+        self._unshared = {"train": 0, "test": 0}
+        self._steps = 0
+        self._cases = 0
+        self._parameters: dict[str, int] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Counts parameters."""
+        self._count(pl_module)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the test clock."""
+        self._count(pl_module)
+        self._start("test")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the training clock."""
+        self._start("train")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts a step and its tokens."""
+        self._steps += 1
+        self._add_tokens("train", batch)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the training clock while validating."""
+        if "train" in self._began:
+            self._stop("train")
+        self._start("validation")
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Resumes the training clock."""
+        self._stop("validation")
+        if trainer.state.fn == "fit":
+            self._start("train")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the training clock."""
+        if "train" in self._began:
+            self._stop("train")
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts cases and tokens."""
+        self._cases += len(batch.case)
+        self._add_tokens("test", batch)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops the test clock."""
+        self._stop("test")
+
+    def costs(self) -> dict[str, float | int]:
+        """Everything measured so far; what was not measured is absent."""
+        made: dict[str, float | int] = dict(self._parameters)
+        made["peak_memory_bytes"] = peak_memory()
+        if self._steps:
+            made["train_steps"] = self._steps
+            made["train_seconds"] = round(self._seconds["train"], 3)
+            made["validation_seconds"] = round(self._seconds["validation"], 3)
+        if self._cases:
+            made["test_seconds"] = round(self._seconds["test"], 3)
+            made["test_cases_per_second"] = round(self._cases / max(self._seconds["test"], 1e-9), 3)
+        for stage, tokens in self._tokens.items():
+            if tokens:
+                made[f"{stage}_tokens"] = tokens
+                made[f"{stage}_tokens_per_second"] = round(tokens / max(self._seconds[stage], 1e-9), 1)
+            if self._unshared[stage]:
+                made[f"{stage}_tokens_unshared"] = self._unshared[stage]
+        return made
+
+    def _count(self, module: L.LightningModule) -> None:
+        sizes = [(value.numel(), value.requires_grad) for value in module.parameters()]
+        self._parameters = {
+            "trainable_parameters": sum(size for size, trains in sizes if trains),
+            "total_parameters": sum(size for size, _ in sizes),
+        }
+
+    def _add_tokens(self, stage: str, batch: Any) -> None:
+        self._tokens[stage] += getattr(batch, "tokens", 0)
+        self._unshared[stage] += getattr(batch, "tokens_unshared", 0)
+
+    def _start(self, clock: str) -> None:
+        self._began[clock] = time.perf_counter()
+
+    def _stop(self, clock: str) -> None:
+        self._seconds[clock] += time.perf_counter() - self._began.pop(clock)
+
+
+def peak_memory() -> int:
+    """Largest memory this process has held, in bytes: of the CUDA allocator where there is one, else resident.
+
+    Example:
+        >>> peak_memory() > 10_000_000
+        True
+    """
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return int(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux; resource.ru_maxrss would inherit the parent's peak across fork
+        peak = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
+        if peak is not None:
+            return int(peak.split()[1]) * 1024
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)  # the present size: a lower bound of the peak

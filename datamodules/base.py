@@ -1,0 +1,284 @@
+"""The base of all data modules: read, protocol, instructions, batches."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.batch import Batch, BatchFormat, EventBatch
+from datamodules.chat import ChatEncoder
+from datamodules.collate import InteractionCollator, PromptTreeCollator, SlateText, TaggedTextCollator
+from datamodules.instructions import Language, TaskForm, default_template, find_template
+from datamodules.interactions import Interactions
+from datamodules.pretrained import context_length, load_tokenizer, pretrained_folder
+from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
+from datamodules.requests import read_requests
+from datamodules.slates import Slate, SlateMaker, WindowSampler
+from datamodules.sources import InputError
+
+Split = Literal["validation", "test"]
+Collator = PromptTreeCollator | TaggedTextCollator | InteractionCollator
+
+
+class _Keys(Dataset[Any]):
+    """A data set whose samples are their own keys; the collator does the work on whole batches."""
+
+    def __init__(self, keys: list[Any] | None = None) -> None:
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.keys or ())
+
+    def __getitem__(self, key: Any) -> Any:
+        return key if self.keys is None else self.keys[key]
+
+
+class InstructionDataModule(L.LightningDataModule, ABC):
+    """Makes instruction batches of a recommendation data set.
+
+    A data set is one subclass: `read` and, for its language, `words`.
+
+    Args:
+        task: task form: `matching` (T2: answer a title), `reranking` (T3: answer a title from a list in the prompt)
+            or `like` (T0: answer Yes or No to the next item).
+        language: of the instruction templates, `en` or `zh`.
+        template: id of one template, such as `matching.en.2`; null takes the first of the task and language.
+        protocol: split, candidates, ties, history: what makes numbers comparable.
+        targets_per_window: successive targets of a user trained under one shared history.
+        train_negatives: sampled negatives beside each training target; null means as many as in the test where the
+            task or objective needs them, else none.
+        batch_size: training windows a step.
+        eval_batch_size: test cases a batch; it changes speed, never scores.
+        row_tokens: tokens a packed row holds, before it is padded.
+        num_workers: processes that prepare batches; 0 prepares them in the main process.
+        seed: of batch order and training negatives (the protocol has its own).
+        data_dir: folder of the raw files; null looks into `INSTRUCTREC_DATA`, then downloads.
+        predict_file: JSONL of new users for `predict`: `{"user": "u1", "history": [ids or titles], "candidates": [...]}`.
+        backbone: whose tokenizer to use; linked to the model's.
+        batch_format: what the model reads; linked to the model's class.
+        objective: what the model optimises; linked to the model's.
+    """
+
+    words: ClassVar[dict[str, dict[str, str]]]
+    """The domain's words by language: `noun`, `nouns`, `consumed`."""
+
+    def __init__(
+        self,
+        task: TaskForm = "matching",
+        language: Language = "en",
+        template: str | None = None,
+        protocol: Protocol = Protocol(),  # noqa: B008  # frozen
+        targets_per_window: int = 10,
+        train_negatives: int | None = None,
+        batch_size: int = 4,
+        eval_batch_size: int = 8,
+        row_tokens: int = 256,
+        num_workers: int = 0,
+        seed: int = 0,
+        data_dir: Path | None = None,
+        predict_file: Path | None = None,
+        backbone: str | None = None,
+        batch_format: BatchFormat = "prompt_tree",
+        objective: str = "likelihood",
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("row_tokens", row_tokens),
+        ):
+            if value < 1:
+                raise InputError(f"data.{name} is {value}, must be at least 1")
+        self.template = find_template(template) if template else default_template(task, language)
+        if self.template.form != task or self.template.language != language:
+            raise InputError(
+                f"data.template {template!r} does not fit data.task {task!r} and data.language {language!r}"
+            )
+        if language not in self.words:
+            raise InputError(
+                f"{type(self).__name__} has no words for language {language!r}; it has {', '.join(self.words)}"
+            )
+        if task == "like" and batch_format != "prompt_tree":
+            raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
+        self.protocol, self.data_dir, self.seed = protocol, data_dir, seed
+        self.targets_per_window, self.batch_size, self.eval_batch_size = (
+            targets_per_window,
+            batch_size,
+            eval_batch_size,
+        )
+        self.row_tokens, self.num_workers = row_tokens, num_workers
+        self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
+        needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
+        default = protocol.negatives if needs_negatives and task != "like" else 0
+        self.train_negatives = default if train_negatives is None else train_negatives
+        self._sequences: Sequences | None = None
+
+    @abstractmethod
+    def read(self) -> Interactions:
+        """Fetches and reads the raw files."""
+
+    @property
+    def sequences(self) -> Sequences:
+        """Users' events and the frozen cases; there after `setup`."""
+        if self._sequences is None:
+            self.setup()
+        if self._sequences is None:
+            raise RuntimeError("setup made no sequences")
+        return self._sequences
+
+    def prepare_data(self) -> None:
+        """Fetches the data and the backbone's files, on one process only."""
+        self.read()
+        if self.backbone:
+            pretrained_folder(self.backbone)
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002  # every stage needs the same frozen cases
+        """Applies the protocol and makes the collator."""
+        if self._sequences is not None:
+            return
+        data = self.read()
+        if "rating" in self.template.columns and data.interactions["rating"].null_count():
+            raise InputError(f"template {self.template.id!r} needs ratings, and {type(self).__name__} lacks some")
+        self._sequences = apply_protocol(data, self.protocol)
+        self.slates = SlateMaker(
+            self._sequences, self.protocol, self.train_negatives, self.targets_per_window, self.seed
+        )
+        self.collator = self._make_collator(self._sequences)
+
+    def _make_collator(self, sequences: Sequences) -> Collator:
+        text = SlateText(sequences.titles, self.template, self.words[self.template.language])
+        if self.batch_format == "interactions":
+            return InteractionCollator(text)
+        if self.backbone is None:
+            raise InputError("data.backbone is not set; give the model's backbone")
+        tokenizer = load_tokenizer(self.backbone)
+        context = context_length(self.backbone)
+        if self.batch_format == "tagged_text":
+            return TaggedTextCollator(text, tokenizer, context)
+        return PromptTreeCollator(text, ChatEncoder(tokenizer), context, self.row_tokens, tokenizer.pad_token_id)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Windows of training targets, in an order that depends on the seed and the epoch alone.
+
+        Recommenders that know no text get all training events as one batch.
+        """
+        if self.batch_format == "interactions":
+            return self._loader(_Keys([None]), self._all_events, batch_size=1)
+        windows = self.slates.windows
+        sizes = windows.last - windows.first
+        sampler = WindowSampler(sizes, self.batch_size, self.seed)
+        return self._loader(_Keys(), self._collate_training, batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The frozen validation cases."""
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The frozen test cases."""
+        return self._evaluation_loader("test")
+
+    def cases(self, split: Split) -> Cases:
+        """The frozen cases of a split."""
+        return self.sequences.validation if split == "validation" else self.sequences.test
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
+        cases = self.cases(split)
+        # Long histories first: like sizes share a batch, and memory trouble shows at once.
+        shown = np.minimum(cases.target - self.sequences.start[cases.user], self.protocol.history)
+        keys = [(split, int(case)) for case in np.argsort(-shown, kind="stable")]
+        return self._loader(_Keys(keys), self._collate_evaluation, batch_size=self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The users of `predict_file`.
+
+        Raises:
+            InputError: there is no such file, it is malformed, or the task is not a ranking.
+        """
+        if self.predict_file is None:
+            raise InputError("predict needs --data.predict_file, a JSONL of users' histories")
+        if self.template.form == "like":
+            raise InputError("predict ranks items; use --data.task=matching or reranking")
+        self.requests = read_requests(self.predict_file, self.sequences.item_ids, self.sequences.titles)
+        return self._loader(_Keys(list(range(len(self.requests)))), self._collate_requests, batch_size=1)
+
+    def _collate_requests(self, keys: list[int]) -> Batch:
+        slates = []
+        for key in keys:
+            request = self.requests[key]
+            history = request.history[-self.protocol.history :]
+            unknown = np.zeros(len(history), dtype=bool)
+            slates.append(Slate(key, request.user, history, unknown, request.candidates, -1, False))
+        return self._collate([[slate] for slate in slates])
+
+    def _loader(self, keys: _Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
+        return DataLoader(
+            keys,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            **options,
+        )
+
+    def _all_events(self, _: Any) -> EventBatch:
+        sequences = self.sequences
+        user = np.repeat(np.arange(len(sequences.user_ids)), np.diff(sequences.start))
+        seen = np.arange(len(sequences.item)) < sequences.train_end[user]
+        return EventBatch(
+            user=torch.from_numpy(user[seen]),
+            item=torch.from_numpy(sequences.item[seen]),
+            users=len(sequences.user_ids),
+            items=len(sequences.item_ids),
+        )
+
+    def _collate_training(self, keys: list[tuple[int, int]]) -> Batch:
+        return self._collate([self.slates.training(window, epoch) for epoch, window in keys])
+
+    def _collate_evaluation(self, keys: list[tuple[Split, int]]) -> Batch:
+        return self._collate([[self.slates.evaluation(self.cases(split), case)] for split, case in keys])
+
+    def _collate(self, groups: list[list[Slate]]) -> Batch:
+        return self.collator(groups)
+
+    @property
+    def cases_kind(self) -> str:
+        """`ranking` of candidates, or `binary` answers."""
+        return "binary" if self.template.answers else "ranking"
+
+    @property
+    def num_candidates(self) -> int:
+        """Answers a case ranks; the longest list under a full catalogue."""
+        if self.template.answers:
+            return len(self.template.answers)
+        drawn = self.sequences.test.candidates
+        return len(self.sequences.item_ids) if drawn is None else int(drawn.shape[1])
+
+    @property
+    def description(self) -> dict[str, str]:
+        """What the instructions add to the protocol."""
+        return {"task": self.template.form, "dataset": type(self).__name__}
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over the protocol's fingerprint and the task; results of unequal fingerprints share no table."""
+        return hashlib.sha256(f"{self.sequences.fingerprint}\0{self.cases_kind}".encode()).hexdigest()
+
+    def user_of(self, split: Split, case: int) -> str:
+        """The original id of a case's user."""
+        return self.sequences.user_ids[int(self.cases(split).user[case])]
+
+    def answer_text(self, item: int) -> str:
+        """The text of a branch: the template's own answer, or the item's title."""
+        return self.template.answers[item] if self.template.answers else self.sequences.titles[item]
+
+    def sample_prompt(self, split: Split, case: int) -> str:
+        """The rendered instruction of one case, for people."""
+        instruction = self.collator.text.instruction(self.slates.evaluation(self.cases(split), case))
+        return f"{instruction.system}\n\n{instruction.user}"

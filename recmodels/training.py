@@ -1,0 +1,84 @@
+"""Pure helpers of training: learning-rate schedules, tables of branches, checksums of parameters.
+
+# U cases, B branches, C candidates
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def learning_rate_factor(schedule: Schedule, warmup: float, steps: int) -> Callable[[int], float]:
+    """Factor on the learning rate by step.
+
+    Args:
+        schedule: shape after the warm-up: `constant`, or `linear` or `cosine` to zero.
+        warmup: share of the steps over which the rate rises linearly.
+        steps: of the whole training.
+
+    Example:
+        >>> factor = learning_rate_factor("linear", 0.2, 10)
+        >>> [factor(step) for step in (0, 1, 2, 6, 10)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    rising = int(warmup * steps)
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        left = max(0.0, (steps - step) / max(1, steps - rising))
+        if schedule == "linear":
+            return left
+        if schedule == "cosine":
+            return 0.5 - 0.5 * math.cos(math.pi * left)
+        return 1.0
+
+    return factor
+
+
+def pad_branches(value: Tensor, branch_case: Tensor, cases: int, fill: float) -> tuple[Tensor, Tensor]:
+    """Lays flat branches out as a table.
+
+    Args:
+        value: `[B]`.
+        branch_case: `[B]` case of each branch, sorted.
+        cases: number of cases U.
+        fill: value of cells without a branch.
+
+    Returns:
+        `[U, C]` values and `[U, C]` mask of real cells, C being the longest list.
+
+    Example:
+        >>> pad_branches(torch.tensor([1.0, 2, 3]), torch.tensor([0, 0, 1]), 2, 0.0)[0].tolist()
+        [[1.0, 2.0], [3.0, 0.0]]
+    """
+    counts = torch.bincount(branch_case, minlength=cases)
+    start = counts.cumsum(0) - counts
+    column = torch.arange(len(value), device=value.device) - start[branch_case]
+    table = value.new_full((cases, int(counts.max())), fill)
+    mask = torch.zeros_like(table, dtype=torch.bool)
+    table[branch_case, column] = value
+    mask[branch_case, column] = True
+    return table, mask
+
+
+def checksum_parameters(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names and values of tensors, whatever their device: the identity of a backbone.
+
+    Example:
+        >>> checksum_parameters([("w", torch.zeros(2))])[:8]
+        '42cbb7a2'
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(parameters, key=lambda pair: pair[0]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,474 @@
+"""Batches, read back by their own rules and compared with prompts and answers encoded one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.batch import InteractionBatch, PromptTreeBatch, TaggedTextBatch
+from datamodules.chat import ChatEncoder
+from datamodules.collate import InteractionCollator, PromptTreeCollator, SlateText, TaggedTextCollator
+from datamodules.instructions import clean_title, find_template
+from datamodules.interactions import Interactions
+from datamodules.movielens import MovieLens100K
+from datamodules.pretrained import load_tokenizer
+from datamodules.protocol import Protocol, Sequences, apply_protocol
+from datamodules.slates import Slate, SlateMaker
+from datamodules.sources import InputError
+
+TWINS, MARKED = (4, 5), 6  # two items of one title, and a title that looks like control tokens
+FORMS = ("matching.en.1", "reranking.en.2", "like.en.1", "matching.zh.3")
+Branch = tuple[list[int], list[int]]
+"""Ids of the prompt with the answer's earlier tokens before the last one, and ids of the answer."""
+
+
+@pytest.fixture
+def data(mini_data: Path) -> Interactions:
+    return MovieLens100K().read()
+
+
+@pytest.fixture
+def protocol() -> Protocol:
+    return Protocol(negatives=7)
+
+
+@pytest.fixture
+def sequences(data: Interactions, protocol: Protocol) -> Sequences:
+    return apply_protocol(data, protocol)
+
+
+@pytest.fixture
+def maker(sequences: Sequences, protocol: Protocol) -> SlateMaker:
+    return SlateMaker(sequences, protocol, negatives=3, targets=4, seed=0)
+
+
+@pytest.fixture
+def encoder(tiny_causal: Path) -> ChatEncoder:
+    return ChatEncoder(load_tokenizer(str(tiny_causal)))
+
+
+def text_of(sequences: Sequences, name: str) -> SlateText:
+    template = find_template(name)
+    return SlateText(sequences.titles, template, MovieLens100K.words[template.language])
+
+
+def tree_collator(
+    sequences: Sequences,
+    encoder: ChatEncoder,
+    name: str = "matching.en.1",
+    context: int = 10_000,
+    row_tokens: int = 400,
+) -> PromptTreeCollator:
+    pad = encoder.tokenizer.pad_token_id
+    return PromptTreeCollator(text_of(sequences, name), encoder, context, row_tokens, pad)
+
+
+def evaluation_slates(maker: SlateMaker, count: int = 6) -> list[Slate]:
+    return [maker.evaluation(maker.sequences.test, case) for case in range(count)]
+
+
+def training_groups(maker: SlateMaker, count: int = 6) -> list[list[Slate]]:
+    return [maker.training(window, epoch=0) for window in range(count)]
+
+
+def branches_of(batch: PromptTreeBatch) -> list[Branch]:
+    """What each branch's labels spell, and the path to its last label's place, by the attention rule alone."""
+    rows, width = batch.token.shape
+    paths: dict[int, list[int]] = {}
+    labels: dict[int, list[int]] = {}
+    columns = torch.arange(width)
+    for place, label, branch in zip(
+        batch.label_place.tolist(), batch.label_token.tolist(), batch.label_branch.tolist(), strict=True
+    ):
+        row, i = divmod(place, width)
+        assert row < rows
+        seen = (columns <= i) & (i < batch.end[row])
+        path = batch.token[row][seen].tolist()
+        assert batch.depth[row][seen].tolist() == list(range(len(path)))
+        earlier = paths.get(branch, path)
+        assert path[: len(earlier)] == earlier  # each label's path continues the one before
+        assert len(path) == len(earlier) + (branch in paths)
+        assert path[len(path) - len(labels.get(branch, [])) :] == labels.get(branch, [])
+        paths[branch] = path
+        labels.setdefault(branch, []).append(label)
+    assert sorted(paths) == list(range(len(batch.branch_case)))
+    return [(paths[branch], labels[branch]) for branch in sorted(paths)]
+
+
+def encoded_apart(collator: PromptTreeCollator, slates: Sequence[Slate]) -> list[Branch]:
+    made: list[Branch] = []
+    for slate in slates:
+        [one] = collator.encoder.encode([collator.text.instruction(slate)])
+        made += [([*one.prompt, *answer[:-1]], answer) for answer in one.answers]
+    return made
+
+
+# --- prompt trees ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_each_branch_spells_its_prompt_and_its_labels_the_answer(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder, name: str, kind: str
+) -> None:
+    groups = training_groups(maker) if kind == "training" else [[slate] for slate in evaluation_slates(maker)]
+    collator = tree_collator(sequences, encoder, name)
+    batch = collator(groups)
+    slates = [slate for group in groups for slate in group]
+
+    expected = encoded_apart(collator, slates)
+    assert branches_of(batch) == expected
+    assert batch.tokens_unshared == sum(len(path) for path, _ in expected)
+    assert batch.tokens < batch.tokens_unshared
+    assert collator.truncated == 0
+
+
+def test_tokens_counts_what_is_not_padding_and_padding_stands_alone(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    batch = tree_collator(sequences, encoder)([[slate] for slate in evaluation_slates(maker, 5)])
+    rows, width = batch.token.shape
+    used = torch.zeros(rows, width, dtype=torch.bool)
+    columns = torch.arange(width)
+    for place in batch.label_place.tolist():
+        row, i = divmod(place, width)
+        used[row] |= (columns <= i) & (i < batch.end[row])
+
+    assert rows > 1
+    assert int(used.sum()) == batch.tokens
+    empty = ~used
+    assert empty.any()
+    assert (batch.token[empty] == encoder.tokenizer.pad_token_id).all()
+    assert (batch.depth[empty] == 0).all()
+    assert (batch.end[empty] == columns.expand(rows, -1)[empty] + 1).all()
+
+
+def test_rows_keep_to_their_budget_unless_one_tree_is_larger(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    groups = [[slate] for slate in evaluation_slates(maker, 8)]
+    alone = max(tree_collator(sequences, encoder)([group]).tokens for group in groups)
+
+    for row_tokens in (1, alone, 3 * alone):
+        batch = tree_collator(sequences, encoder, row_tokens=row_tokens)(groups)
+        assert batch.token.shape[1] <= max(row_tokens, alone)
+    assert len(tree_collator(sequences, encoder, row_tokens=1)(groups).token) == 8
+    assert len(tree_collator(sequences, encoder, row_tokens=100 * alone)(groups).token) == 1
+
+
+@pytest.mark.parametrize("name", ["matching.en.1", "like.en.1"])
+def test_neither_company_nor_row_length_changes_a_branch(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder, name: str
+) -> None:
+    slates = evaluation_slates(maker, 6)
+
+    def by_case(order: list[int], size: int, row_tokens: int) -> dict[tuple[int, int], tuple[Branch, float]]:
+        found = {}
+        for begin in range(0, len(order), size):
+            batch = tree_collator(sequences, encoder, name, row_tokens=row_tokens)(
+                [[slates[n]] for n in order[begin : begin + size]]
+            )
+            for number, branch in enumerate(branches_of(batch)):
+                key = int(batch.case[batch.branch_case[number]]), int(batch.branch_item[number])
+                found[key] = branch, float(batch.relevance[number])
+        return found
+
+    alone = by_case([0, 1, 2, 3, 4, 5], 1, 400)
+    assert len(alone) == (12 if name == "like.en.1" else 48)
+    assert by_case([5, 3, 1, 0, 2, 4], 6, 64) == alone
+    assert by_case([2, 4, 0, 1, 5, 3], 4, 100_000) == alone
+
+
+def test_shared_fields_say_whose_branch_it_is_and_which_is_right(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slates = evaluation_slates(maker, 5)
+    batch = tree_collator(sequences, encoder)([slates[:2], slates[2:]])
+
+    assert batch.answers == "candidates"
+    assert batch.case.tolist() == [0, 1, 2, 3, 4]
+    assert batch.branch_case.tolist() == [n for n in range(5) for _ in range(8)]
+    assert batch.branch_item.tolist() == [item for slate in slates for item in slate.candidates.tolist()]
+    right = batch.branch_item[batch.relevance == 1].tolist()
+    assert right == [slate.target for slate in slates]
+    assert batch.relevance.sum() == 5
+
+
+def test_yes_and_no_are_told_by_the_rating(sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder) -> None:
+    slates = [slate for group in training_groups(maker, 4) for slate in group]
+    batch = tree_collator(sequences, encoder, "like.en.1")([slates])
+
+    assert batch.answers == "fixed"
+    assert batch.branch_item.tolist() == [0, 1] * len(slates)
+    liked = [slate.target_liked for slate in slates]
+    assert len(set(liked)) == 2
+    assert batch.relevance.view(-1, 2)[:, 0].tolist() == [float(yes) for yes in liked]
+    assert (batch.relevance.view(-1, 2).sum(1) == 1).all()
+    decoded = [encoder.tokenizer.decode(answer[:-1]) for _, answer in branches_of(batch)]
+    assert decoded == ["Yes", "No"] * len(slates)
+
+
+def test_a_window_shares_the_history_of_its_targets(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    group = max(training_groups(maker, 10), key=len)
+    assert len(group) > 2
+    collator = tree_collator(sequences, encoder)
+
+    together, apart = collator([group]), collator([[slate] for slate in group])
+
+    assert together.tokens < 0.8 * apart.tokens
+    assert branches_of(together) == branches_of(apart)
+
+
+def slate_with(slate: Slate, **changed: Any) -> Slate:
+    return replace(slate, **changed)
+
+
+def test_two_items_of_one_title_keep_their_own_branches(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    one, other = TWINS
+    assert sequences.titles[one] == sequences.titles[other]
+    slate = slate_with(evaluation_slates(maker, 1)[0], candidates=np.array([one, 9, other]), target=other)
+
+    batch = tree_collator(sequences, encoder)([[slate]])
+    branches = branches_of(batch)
+
+    assert batch.branch_item.tolist() == [one, 9, other]
+    assert batch.relevance.tolist() == [0, 0, 1]
+    assert branches[0] == branches[2] != branches[1]
+
+
+def test_a_title_of_control_tokens_adds_none(sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    made = [
+        tree_collator(sequences, encoder)([[slate_with(slate, history=np.array([9, item]), liked=slate.liked[:2])]])
+        for item in (8, MARKED)
+    ]
+
+    special = torch.tensor(encoder.tokenizer.all_special_ids)
+    counts = [int(torch.isin(torch.tensor(branches_of(batch)[0][0]), special).sum()) for batch in made]
+    assert counts[0] == counts[1] == 5
+
+
+def test_many_candidates_become_several_trees_that_spell_the_same(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slate = slate_with(evaluation_slates(maker, 1)[0], candidates=np.arange(40))
+    groups = [[slate], training_groups(maker, 1)[0]]
+    whole = tree_collator(sequences, encoder)(groups)
+    monkeypatch.setattr(PromptTreeCollator, "answer_tokens", 30)
+
+    split = tree_collator(sequences, encoder)(groups)
+
+    assert branches_of(split) == branches_of(whole)
+    assert split.branch_item.tolist() == whole.branch_item.tolist()
+    assert split.tokens > 1.5 * whole.tokens  # each tree has its own copy of the prompt
+    assert split.tokens_unshared == whole.tokens_unshared
+
+
+@pytest.mark.parametrize("name", ["matching.en.1", "reranking.en.1", "like.en.1"])
+def test_too_long_a_prompt_loses_its_oldest_history_and_is_counted(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder, name: str
+) -> None:
+    slates = sorted(evaluation_slates(maker, 24), key=lambda slate: len(slate.history))
+    slate, company = slates[-1], slates[0]
+    roomy = tree_collator(sequences, encoder, name)
+    options = [encoded_apart(roomy, [slate.without_oldest(n)]) for n in range(len(slate.history) + 1)]
+    whole, bare = (max(len(path) for path, _ in branches) for branches in (options[0], options[-1]))
+    assert len(options) == 11
+    for context in range(bare, whole + 1):
+        collator = tree_collator(sequences, encoder, name, context=context)
+        branches = branches_of(collator([[slate], [company]]))[: len(options[0])]
+
+        assert max(len(path) for path, _ in branches) <= context
+        assert branches in options
+        assert (branches == options[0]) == (context == whole)
+        # Truncation is per prompt: the other one in the batch loses only what is too long in itself.
+        apart = tree_collator(sequences, encoder, name, context=context)
+        assert branches_of(apart([[slate]])) == branches
+        shortened = apart.truncated
+        apart([[company]])
+        assert (shortened, collator.truncated) == (context < whole, apart.truncated)
+
+
+def test_truncation_counts_every_shortened_prompt(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slates = evaluation_slates(maker, 24)
+    roomy = tree_collator(sequences, encoder)
+    lengths = [max(len(path) for path, _ in encoded_apart(roomy, [slate])) for slate in slates]
+    context = sorted(lengths)[12]
+    too_long = sum(length > context for length in lengths)
+    assert 0 < too_long < 24
+    collator = tree_collator(sequences, encoder, context=context)
+
+    collator([[slate] for slate in slates[:10]])
+    collator([[slate] for slate in slates[10:]])
+
+    assert collator.truncated == too_long
+
+
+def test_a_prompt_too_long_without_its_history_names_the_user(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+
+    with pytest.raises(InputError, match=rf"user '{slate.user}': the prompt is \d+ tokens over the backbone's 20 even"):
+        tree_collator(sequences, encoder, context=20)([[slate]])
+
+
+def test_a_case_without_candidates_names_the_user(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slate = slate_with(evaluation_slates(maker, 1)[0], candidates=np.array([], dtype=np.int64))
+
+    with pytest.raises(InputError, match=rf"user '{slate.user}' has no candidates"):
+        tree_collator(sequences, encoder)([[slate]])
+
+
+def test_batches_move_as_one(sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder) -> None:
+    batch = tree_collator(sequences, encoder)([evaluation_slates(maker, 2)])
+
+    moved = batch.to("meta")
+
+    for field in fields(batch):
+        before, after = getattr(batch, field.name), getattr(moved, field.name)
+        if isinstance(before, torch.Tensor):
+            assert (after.device.type, after.shape, after.dtype) == ("meta", before.shape, before.dtype)
+        else:
+            assert after == before
+
+
+# --- tagged texts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bert(tiny_encoder: Path) -> Any:
+    return load_tokenizer(str(tiny_encoder))
+
+
+def tagged(sequences: Sequences, bert: Any, context: int = 512) -> TaggedTextCollator:
+    return TaggedTextCollator(text_of(sequences, "matching.en.1"), bert, context)
+
+
+def title_ids(bert: Any, title: str) -> list[int]:
+    ids: list[int] = bert(clean_title(title), add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids
+
+
+def expected_text(bert: Any, sequences: Sequences, slate: Slate) -> list[int]:
+    history = [[*title_ids(bert, sequences.titles[item]), bert.sep_token_id] for item in slate.history]
+    candidates = [[*title_ids(bert, sequences.titles[item]), bert.sep_token_id] for item in slate.candidates]
+    return [bert.cls_token_id, *sum(history, []), bert.sep_token_id, *sum(candidates, [])]
+
+
+def test_a_tagged_text_is_history_then_candidates(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    slates = evaluation_slates(maker, 6)
+    batch = tagged(sequences, bert)([slates[:1], slates[1:]])
+    assert isinstance(batch, TaggedTextBatch)
+
+    lengths = batch.attention.sum(1).tolist()
+    assert len(set(lengths)) > 1
+    for row, slate in enumerate(slates):
+        ids = expected_text(bert, sequences, slate)
+        assert batch.token[row, : lengths[row]].tolist() == ids
+        assert batch.attention[row, : lengths[row]].all()
+        assert (batch.token[row, lengths[row] :] == bert.pad_token_id).all()
+        assert (batch.branch[row, lengths[row] :] == -1).all()
+    assert batch.tokens == sum(lengths)
+    assert batch.token.shape == batch.branch.shape == batch.attention.shape
+
+
+def test_tags_cover_exactly_the_tokens_of_each_candidate(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    slates = evaluation_slates(maker, 4)
+    slates[1] = slate_with(slates[1], candidates=np.array([*TWINS, MARKED, 9]), target=9)
+    batch = tagged(sequences, bert)([slates])
+
+    assert batch.branch_case.tolist() == [n for n, slate in enumerate(slates) for _ in slate.candidates]
+    for number, item in enumerate(batch.branch_item.tolist()):
+        row = int(batch.branch_case[number])
+        places = (batch.branch == number).nonzero()
+        assert set(places[:, 0].tolist()) == {row}
+        columns = places[:, 1].tolist()
+        assert columns == list(range(columns[0], columns[0] + len(columns)))
+        assert batch.token[row, columns].tolist() == title_ids(bert, sequences.titles[item])
+        assert batch.token[row, columns[-1] + 1] == bert.sep_token_id
+    untagged = batch.token[(batch.branch == -1) & batch.attention]
+    assert (untagged == bert.cls_token_id).sum() == 4
+    assert len(batch.branch.unique()) == len(batch.branch_item) + 1
+
+
+def test_a_title_of_separators_adds_no_separator(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    slate = slate_with(evaluation_slates(maker, 1)[0], candidates=np.array([MARKED, 9]), target=9)
+    batch = tagged(sequences, bert)([[slate]])
+
+    assert "[SEP]" in sequences.titles[MARKED]
+    assert (batch.token == bert.sep_token_id).sum() == len(slate.history) + 1 + 2
+
+
+def test_a_tagged_text_too_long_loses_its_oldest_titles(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    slate = max(evaluation_slates(maker, 24), key=lambda slate: len(slate.history))
+    whole = expected_text(bert, sequences, slate)
+    options = [expected_text(bert, sequences, slate.without_oldest(n)) for n in range(len(slate.history) + 1)]
+    for context in range(len(options[-1]), len(whole) + 1):
+        collator = tagged(sequences, bert, context)
+        batch = collator([[slate]])
+        kept = next(option for option in options if len(option) <= context)  # as much as fits
+        assert batch.token[0].tolist() == kept
+        assert collator.truncated == (kept != whole)
+
+
+def test_candidates_longer_than_the_context_name_the_user(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    shortest = len(expected_text(bert, sequences, slate.without_oldest(len(slate.history))))
+
+    tagged(sequences, bert, shortest)([[slate]])
+    with pytest.raises(InputError, match=rf"user '{slate.user}': the candidates alone exceed the backbone's"):
+        tagged(sequences, bert, shortest - 1)([[slate]])
+
+
+def test_a_candidate_without_tokens_is_refused(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    titles = [*sequences.titles]
+    titles[int(slate.candidates[0])] = "\u200b"
+    text = replace(text_of(sequences, "matching.en.1"), titles=titles)
+
+    with pytest.raises(InputError, match=rf"user '{slate.user}': the candidate .* has no tokens"):
+        TaggedTextCollator(text, bert, 512)([[slate]])
+
+
+def test_tagged_texts_need_separators(sequences: Sequences, encoder: ChatEncoder) -> None:
+    with pytest.raises(InputError, match=r"has no \[CLS\] and \[SEP\]"):
+        tagged(sequences, encoder.tokenizer)
+
+
+# --- plain item codes -----------------------------------------------------------------------------------------------
+
+
+def test_histories_are_padded_on_the_left(sequences: Sequences, maker: SlateMaker) -> None:
+    slates = evaluation_slates(maker, 8)
+    batch = InteractionCollator(text_of(sequences, "matching.en.1"))([slates[:3], slates[3:]])
+    assert isinstance(batch, InteractionBatch)
+
+    width = max(len(slate.history) for slate in slates)
+    assert len({len(slate.history) for slate in slates}) > 1
+    assert batch.history.shape == (8, width)
+    for row, slate in zip(batch.history.tolist(), slates, strict=True):
+        assert row == [-1] * (width - len(slate.history)) + slate.history.tolist()
+    assert batch.branch_item.view(8, 8).tolist() == [slate.candidates.tolist() for slate in slates]
+    assert batch.relevance.view(8, 8).sum(1).tolist() == [1.0] * 8
+
+
+def test_an_empty_history_is_all_padding(sequences: Sequences, maker: SlateMaker) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    empty = slate.without_oldest(len(slate.history))
+
+    assert InteractionCollator(text_of(sequences, "matching.en.1"))([[empty]]).history.tolist() == [[-1]]
