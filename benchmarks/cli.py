@@ -41,10 +41,14 @@ current_run: RunFolder | None = None
 class InstructRecParser(LightningArgumentParser):
     """A parser whose errors are one line that names the nearest valid choice."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviated option is a mistyped one: it must not silently mean another.
+        super().__init__(*args, **(kwargs | {"allow_abbrev": False}))
+
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Prints the line and exits with 2."""
         del ex
-        sys.stderr.write(f"instructrec: {one_line(message, self, sys.argv[1:])}\n")
+        sys.stderr.write(f"instructrec: {one_line(message, self)}\n")
         sys.exit(2)
 
 

@@ -2,8 +2,7 @@
 
 Resampling users says nothing about the variance of training; show seeds beside it. Wilcoxon and sign tests
 are left out on purpose: their error is inflated on data of this size (Ihemelandu and Ekstrand 2023, arXiv
-2305.02461). All randomness comes from a seed, and neither the order of the users nor the
-chunks in which resamples are drawn matter.
+2305.02461). All randomness comes from a seed; the order of the users does not matter.
 
 # U users, R resamples, N yes/no cases, D distinct values
 """

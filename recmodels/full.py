@@ -9,7 +9,7 @@ from recmodels.instruction import InstructionRecommender
 
 
 class FullTuning(InstructionRecommender):
-    """Trains every parameter of the backbone, embeddings included."""
+    """Trains every parameter of the backbone, embeddings included, as InstructRec does (arXiv 2305.07001)."""
 
     trains_backbone: ClassVar[bool] = True
 

@@ -73,7 +73,7 @@ class _Ranking:
 
     def sum_over_run(self, weight: Callable[[Tensor], Tensor], k: int) -> Tensor:
         """Sum of a weight of the rank, over those ranks of each run that are within k: `[U, P]`."""
-        first, end = self.first.clamp(max=k), (self.first + self.size).clamp(max=k)
+        first, end = (place.clamp(max=k).long() for place in (self.first, self.first + self.size))
         depth = int(end.max()) if end.numel() else 0
         # On the CPU, because a cumsum of floats has no deterministic CUDA kernel.
         table = weight(torch.arange(1.0, depth + 1, dtype=torch.float64))
@@ -91,15 +91,15 @@ class _Ranking:
 
 
 def _stand(ordered: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Place at which each value begins in ascending rows, and how often it occurs."""
-    first = torch.searchsorted(ordered, value)
-    return first, torch.searchsorted(ordered, value, right=True) - first
+    """Place at which each value begins in ascending rows, and how often it occurs; in float64."""
+    first, end = (torch.searchsorted(ordered, value, right=right).double() for right in (False, True))
+    return first, end - first
 
 
 def _rank(scores: Tensor, gains: Tensor, real: Tensor, total: Tensor) -> _Ranking:
     gains = gains.double().masked_fill(~real, 0.0)
     # Negated, so that the best come first; real scores are finite, so padding comes last.
-    cost = (-scores.double()).masked_fill(~real, torch.inf)
+    cost = (-scores.double()).masked_fill(~real, torch.inf).contiguous()
     ordered = cost.sort(dim=1).values
     width = int((gains > 0).sum(1).max()) if len(gains) else 0
     gain, item = gains.topk(max(width, 1), dim=1)
@@ -238,8 +238,8 @@ def reciprocal_rank(
 
 def _average_precision(ranking: _Ranking, k: int) -> Tensor:
     first, size = ranking.first, ranking.size
-    # Given that an item stands at a place of its run, an earlier place holds another relevant one with chance c;
-    # so the sum over places p, from 0, of (1 + before + c (p - first)) / (p + 1).
+    # Given that an item stands at a place of its run, an earlier place of the run is relevant with chance c. So
+    # its share is the mean over the run's places p, from 0, of (1 + before + c (p - first)) / (p + 1), 0 from k.
     c = (ranking.relevant - 1) / (size - 1).clamp(min=1)
     places = ((first + size).clamp(max=k) - first).clamp(min=0)
     inverse = ranking.sum_over_run(torch.reciprocal, k)
@@ -266,7 +266,8 @@ def _discount(rank: Tensor) -> Tensor:
 
 
 def _ndcg(ranking: _Ranking, k: int) -> Tensor:
-    value = (ranking.gain * ranking.sum_over_run(_discount, k) / ranking.size).nansum(1)
+    expected = ranking.gain * ranking.sum_over_run(_discount, k) / ranking.size
+    value = expected.masked_fill(~ranking.held, 0.0).sum(1)
     best = ranking.best_gains[:, :k]
     rank = torch.arange(1, best.shape[1] + 1, device=best.device, dtype=torch.float64)
     # The order of summation may leave 1 + 2e-16.

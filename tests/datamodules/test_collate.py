@@ -403,7 +403,7 @@ def test_tags_cover_exactly_the_tokens_of_each_candidate(sequences: Sequences, m
         assert batch.token[row, columns[-1] + 1] == bert.sep_token_id
     untagged = batch.token[(batch.branch == -1) & batch.attention]
     assert (untagged == bert.cls_token_id).sum() == 4
-    assert len(batch.branch.unique()) == len(batch.branch_item) + 1
+    assert len(set(batch.branch.flatten().tolist())) == len(batch.branch_item) + 1
 
 
 def test_a_title_of_separators_adds_no_separator(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
@@ -471,4 +471,7 @@ def test_an_empty_history_is_all_padding(sequences: Sequences, maker: SlateMaker
     slate = evaluation_slates(maker, 1)[0]
     empty = slate.without_oldest(len(slate.history))
 
-    assert InteractionCollator(text_of(sequences, "matching.en.1"))([[empty]]).history.tolist() == [[-1]]
+    batch = InteractionCollator(text_of(sequences, "matching.en.1"))([[empty]])
+
+    assert isinstance(batch, InteractionBatch)
+    assert batch.history.tolist() == [[-1]]

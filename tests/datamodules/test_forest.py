@@ -123,3 +123,9 @@ def test_packing_leaves_no_two_rows_that_fit_into_one(sizes: list[int], budget: 
     filled = [sum(sizes[tree] for tree in row) for row in pack_rows(sizes, budget)]
 
     assert all(a + b > budget for n, a in enumerate(filled) for b in filled[n + 1 :])
+
+
+def test_large_trees_are_placed_first() -> None:
+    rows = pack_rows([4, 4, 4, 6, 6, 6], budget=10)  # in the given order four rows would be needed
+
+    assert sorted(sorted(row) for row in rows) == [[0, 3], [1, 4], [2, 5]]

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2.exceptions import SecurityError, UndefinedError
 
-from datamodules import instructions
 from datamodules.instructions import (
     Instruction,
     InstructionTemplate,
@@ -250,7 +249,7 @@ templates:
 def test_a_malformed_sheet_is_refused(sheet: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates" / "a.yaml").write_text(sheet)
-    monkeypatch.setattr(instructions.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr("datamodules.instructions.resources.files", lambda package: tmp_path)
 
     with pytest.raises(InputError, match="a.yaml: ") as error:
         load_templates.__wrapped__()

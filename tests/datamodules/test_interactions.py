@@ -82,7 +82,7 @@ def test_columns_may_stand_in_any_order_beside_others(tmp_path: Path) -> None:
     assert read_atomic_file(path, {"user_id": "user", "timestamp": "timestamp"}).rows() == [("u", 7.0)]
 
 
-BAD_EVENTS = {
+BAD_EVENTS: dict[str, tuple[bytes | str, int, str]] = {
     "missing column": (EVENTS.replace("item_id", "product"), 1, "column 'item_id' is missing"),
     "short row": (EVENTS.replace("1\t20\t3.5\t101", "1\t20\t3.5"), 3, "3 fields, the header has 4"),
     "long row": (EVENTS.replace("5\t102", "5\t102\t9"), 4, "5 fields, the header has 4"),
@@ -103,7 +103,7 @@ BAD_EVENTS = {
     "not UTF-8 after a byte order mark": (b"\xef\xbb\xbfuser_id:token\n\xff\n", 2, "not UTF-8"),
     "UTF-16": (EVENTS.encode("utf-16"), 1, "not UTF-8"),
 }
-BAD_ITEMS = {
+BAD_ITEMS: dict[str, tuple[bytes | str, int, str]] = {
     "missing column": (ITEMS.replace("movie_title", "name"), 1, "column 'movie_title' is missing"),
     "short row": (ITEMS.replace("20\tHeat\t1995\tCrime Drama", "20\tHeat"), 3, "2 fields, the header has 4"),
     "duplicate item id": (ITEMS.replace("40\tFargo", "20\tFargo"), 3, "item id '20' stands more than once"),
@@ -152,15 +152,11 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str) -> Non
         read_atomic_file(path, COLUMNS)
 
 
-def tables(**changed: pl.DataFrame) -> Interactions:
+def tables(changed: dict[str, pl.Expr] | None = None) -> Interactions:
     events = {"user": ["u"], "item": ["i"], "rating": [None], "timestamp": [1.0]}
     schema = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
-    made = {
-        "interactions": pl.DataFrame(events, schema=schema),
-        "items": pl.DataFrame({"item": ["i"], "title": ["Alien"]}),
-    }
-    made.update(changed)
-    return Interactions(**made, checksum="0")
+    interactions = pl.DataFrame(events, schema=schema).with_columns(**(changed or {}))
+    return Interactions(interactions, pl.DataFrame({"item": ["i"], "title": ["Alien"]}), checksum="0")
 
 
 def test_ratings_may_be_absent() -> None:
@@ -178,10 +174,8 @@ def test_ratings_may_be_absent() -> None:
     ],
 )
 def test_tables_of_any_origin_are_checked(column: str, value: pl.Expr, reason: str) -> None:
-    events = tables().interactions
-
     with pytest.raises(InputError, match=reason):
-        tables(interactions=events.with_columns(value.alias(column)))
+        tables({column: value})
 
 
 MUTATIONS = ("drop", "insert", "replace", "double line", "drop line", "swap", "cut", "drop field")

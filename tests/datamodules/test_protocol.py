@@ -17,7 +17,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chisquare  # type: ignore[import-untyped]
 
 import datamodules
 from datamodules.interactions import Interactions
@@ -96,8 +96,8 @@ def test_leave_one_out_agrees_with_plain_python(events: list[Event], ties: Ties,
     for event in events:
         expected.setdefault(event[0], [])
     for user in expected:
-        own = [(oracle_key(ties, row, event), event) for row, event in enumerate(events) if event[0] == user]
-        expected[user] = [event for _, event in sorted(own, key=lambda pair: pair[0])]
+        keyed = [(oracle_key(ties, row, event), event) for row, event in enumerate(events) if event[0] == user]
+        expected[user] = [event for _, event in sorted(keyed, key=lambda pair: pair[0])]
     eligible = [user for user, own in expected.items() if len(own) >= 3]
     if not eligible:
         with pytest.raises(InputError, match="no user has the three interactions"):
@@ -393,7 +393,7 @@ def test_the_fingerprint_is_what_it_was(ties: Ties) -> None:
 @pytest.mark.parametrize("value", [0, -3])
 def test_counts_below_one_are_refused(name: str, value: int) -> None:
     with pytest.raises(InputError, match=rf"protocol\.{name} is {value}, must be at least 1"):
-        replace(Protocol(), **{name: value})
+        Protocol(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_negative_seed_is_refused() -> None:

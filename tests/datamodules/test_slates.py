@@ -261,3 +261,11 @@ def test_windows_of_like_length_share_a_batch() -> None:
     spread = [np.ptp(sizes[[window for _, window in batch]]) for batch in WindowSampler(sizes, 4, 0)]
 
     assert np.mean(spread) < 0.2  # batches at random would spread over about 3
+
+
+def test_batches_do_not_come_by_length() -> None:
+    sizes = np.arange(200) % 5
+    first = [sizes[batch[0][1]] for batch in WindowSampler(sizes, 4, 0)]
+
+    steps = np.abs(np.diff(first))
+    assert np.mean(steps) > 1  # sorted by length they would rise by 4 in 49 steps
