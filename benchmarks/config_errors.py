@@ -54,6 +54,9 @@ def _unknown_class(key: str, name: str) -> str:
 
 def _unknown_key(name: str, parser: Any) -> str:
     keys = _keys(parser)
+    groups = {key.split(".")[0] for key in keys}
+    if "." in name and name.split(".")[0] not in groups | {"protocol"}:
+        return f"no option {name!r}{_near(name.split('.')[0], ('model', 'data', 'trainer'))}"
     nearest = _nearest(name, keys) or _nearest(name.rsplit(".", 1)[-1], [key.rsplit(".", 1)[-1] for key in keys])
     return f"no option {name!r}; the nearest is {nearest!r}"
 
@@ -72,7 +75,15 @@ def _nearest(word: str, choices: Iterable[str]) -> str | None:
 def _telling_line(message: str) -> str:
     """The innermost line that says what is wrong."""
     lines = [re.sub(r"^[\s\-]+", "", line).strip() for line in message.splitlines()]
-    noise = ("Parser key", "Problem with given", "Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a path")
+    noise = (
+        "Parser key",
+        "Problem with given",
+        "Does not validate",
+        "Subtypes:",
+        "Errors:",
+        "Given value",
+        "Expected a path",
+    )
     telling = [line for line in lines if line and not line.startswith(noise) and "NoneType" not in line]
     return re.sub(r"\s+", " ", telling[0] if telling else " ".join(lines))[:300]
 

@@ -12,8 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.records import Run, metric_label
-from benchmarks.report import Row, Table, cost_text, fraction
+from benchmarks.leaderboard import Table
+from benchmarks.metric_names import metric_label
+from benchmarks.records import Run
+from benchmarks.rows import Row
+from benchmarks.tables import cost_text, fraction
 
 # Okabe and Ito's colours, told apart with any common colour blindness; its yellow is too pale on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")

@@ -34,9 +34,12 @@ def run_command(command: str, arguments: list[str]) -> int:
                 retry_failed=options.retry_failed,
                 max_cells=options.max_cells,
             )
-        from benchmarks.report import write_report
+        from benchmarks.report import replace_between_markers, write_report
 
-        print(write_report(options.directory).text)
+        text = write_report(options.directory).text
+        print(text)
+        if options.readme:
+            replace_between_markers(options.readme, "leaderboard", text)
         print(f"report: {options.directory / 'report.html'}")
     except InputError as error:
         print(f"instructrec: {error}", file=sys.stderr)
@@ -57,6 +60,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"instructrec {command}")
     if command == "report":
         parser.add_argument("directory", type=Path, help="folder of a grid, as benchmark wrote it")
+        parser.add_argument("--readme", type=Path, help="put the table between this file's leaderboard markers")
         return parser
     parser.add_argument("suite", type=Path, help="YAML of the grid: axes of configs and overrides")
     parser.add_argument(

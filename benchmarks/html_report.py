@@ -12,16 +12,10 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.figures import running_mean, validation_metric
-from benchmarks.records import Problem, Run, Suite, metric_label
-from benchmarks.report import (
-    EMPTY,
-    Table,
-    columns,
-    cost_text,
-    flatten,
-    fraction,
-    protocol_lines,
-)
+from benchmarks.leaderboard import Table, flatten
+from benchmarks.metric_names import metric_label
+from benchmarks.records import Problem, Run, Suite
+from benchmarks.tables import EMPTY, columns, cost_text, fraction, protocol_lines
 
 WIDTH, HEIGHT = 320, 120  # of an inline curve, in its own units
 MOST_POINTS = 240  # of an inline curve: more than it has pixels

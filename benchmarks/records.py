@@ -6,61 +6,26 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 
+from benchmarks.metric_names import DEFINITIONS, metric_base
+from benchmarks.stored_scores import RunFailed, Scores, check_agreement, read_scores
 from datamodules.sources import InputError
 
 T = TypeVar("T")
-Floats = NDArray[np.float64]
 FORMAT = 1  # of record.json
 KINDS = ("reference", "tuned", "untuned")
 TASKS = ("ranking", "binary")
 
-DEFINITIONS = {
-    "hr": "1 if any relevant item has rank at most k, else 0 (higher is better)",
-    "recall": "relevant items with rank at most k, divided by all relevant items (higher is better)",
-    "precision": "relevant items with rank at most k, divided by k (higher is better)",
-    "ndcg": "sum of gain / log2(rank + 1) over rank at most k, divided by the best one (higher is better)",
-    "mrr": "1 / rank of the best relevant item, 0 beyond k where k is given (higher is better)",
-    "map": "mean over the relevant items of the precision at their rank, 0 beyond k (higher is better)",
-    "auc": "chance that a positive scores above a negative, ties counted half (higher is better)",
-    "uauc": "plain mean of the AUC per user, users with one class left out (higher is better)",
-    "log_loss": "mean of -ln of the probability given to the true label (lower is better)",
-    "brier": "mean squared distance of probability and label (lower is better)",
-    "ece": "expected calibration error over reliability bins (lower is better)",
-    "tie_rate": "share of cases where the relevant item's score ties with another's (lower is better)",
-}
 UNBOUNDED = ("log_loss",)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a run stored of each user or case, in order of user; a user stands there once per case.
-
-    Attributes:
-        user: `[U]` ids; for a binary task `[N]`, or empty where none were stored.
-        values: per-user metric by name, `[U]` each; NaN where a user does not count.
-        probability: `[N]` of a binary task.
-        label: `[N]` of a binary task, 0 or 1.
-    """
-
-    user: NDArray[np.str_]
-    values: dict[str, Floats]
-    probability: Floats | None = None
-    label: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -169,10 +134,6 @@ def read_suite(directory: Path) -> Suite:
     return Suite(name, description, tuple(runs), tuple(problems))
 
 
-class RunFailed(Exception):
-    """The record says that the run failed; the message is its error."""
-
-
 def read_run(folder: Path) -> Run:
     """Reads one run's `record.json` and `scores.npz`, and checks that they agree.
 
@@ -199,8 +160,8 @@ def read_run(folder: Path) -> Run:
     fingerprint = _text(protocol, "fingerprint", "protocol.")
     if not fingerprint:
         raise InputError("record.json: protocol.fingerprint is missing, so the run can share a table with no other")
-    scores = _read_scores(folder / "scores.npz", _text(record, "scores_sha256"))
-    _check_agreement(metrics, scores)
+    scores = read_scores(folder / "scores.npz", _text(record, "scores_sha256"))
+    check_agreement(metrics, scores)
     costs = _numbers(record, "costs")
     for key, cost in costs.items():
         if cost < 0:
@@ -228,25 +189,6 @@ def read_run(folder: Path) -> Run:
         search=_mapping(record, "search"),
         scores=scores,
     )
-
-
-def metric_label(name: str) -> str:
-    """A metric's name as printed.
-
-    >>> metric_label("hr@5"), metric_label("log_loss")
-    ('HR@5', 'log-loss')
-    """
-    words = {"log_loss": "log-loss", "tie_rate": "tie rate", "brier": "Brier"}
-    return words.get(name, name.upper() if metric_base(name) in DEFINITIONS else name)
-
-
-def metric_base(name: str) -> str:
-    """A metric's name without its cut-off.
-
-    >>> metric_base("ndcg@10")
-    'ndcg'
-    """
-    return name.split("@")[0]
 
 
 def _read_suite_file(path: Path, fallback: str) -> tuple[str, str]:
@@ -352,62 +294,6 @@ def _samples(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _read_scores(path: Path, sha256: str | None) -> Scores | None:
-    if not path.is_file():
-        return None
-    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-        raise InputError("scores.npz is not the file that record.json was written with (sha256 differs)")
-    try:
-        # numpy leaves a path that it cannot read open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            wanted = [
-                n for n in archive.files if n in ("user", "probability", "label") or metric_base(n) in DEFINITIONS
-            ]
-            arrays = {name: archive[name] for name in wanted}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"scores.npz is damaged: {str(error).splitlines()[0] if str(error) else error!r}") from error
-    user = arrays.pop("user", np.empty(0, dtype=np.str_)).astype(np.str_)
-    columns = {name: _column(name, array) for name, array in arrays.items()}
-    probability, label = columns.pop("probability", None), columns.pop("label", None)
-    if probability is not None or label is not None:
-        if probability is None or label is None or len(probability) != len(label):
-            raise InputError("scores.npz: probability and label must be two arrays of one length")
-        return Scores(user, {}, probability, label)
-    for name, values in columns.items():
-        if len(values) != len(user):
-            raise InputError(f"scores.npz: {name} has {len(values)} values for {len(user)} users")
-    order = np.argsort(user, kind="stable")
-    return Scores(user[order], {name: values[order] for name, values in columns.items()})
-
-
-def _column(name: str, array: NDArray[Any]) -> Floats:
-    if array.ndim != 1 or array.dtype.kind not in "fiub":
-        raise InputError(f"scores.npz: {name} is {array.dtype} of shape {array.shape}, must be one row of numbers")
-    return array.astype(np.float64)
-
-
-def _check_agreement(metrics: Mapping[str, float], scores: Scores | None) -> None:
-    """What is recorded must follow from the scores: a number edited by hand must not reach a table."""
-    if scores is None:
-        return
-    stored = {name: float(v[~np.isnan(v)].mean()) for name, v in scores.values.items() if not np.isnan(v).all()}
-    if scores.probability is not None and scores.label is not None:
-        stored["auc"] = _auc(scores.probability, scores.label)
-    for name, value in stored.items():
-        # Rounding may reorder two probabilities; a mean of stored values may not differ.
-        if name in metrics and abs(value - metrics[name]) > (1e-3 if name == "auc" else 1e-4):
-            raise InputError(f"record.json says test/{name} = {metrics[name]:.4f}, scores.npz gives {value:.4f}")
-
-
-def _auc(probability: Floats, label: Floats) -> float:
-    """Area under the curve by mean ranks; NaN where one class is absent."""
-    _, place, count = np.unique(probability, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(count) - (count - 1) / 2)[place]
-    positives = float(label.sum())
-    pairs = positives * (len(label) - positives)
-    return (float(rank[label == 1].sum()) - positives * (positives + 1) / 2) / pairs if pairs else math.nan
 
 
 def _read_curves(path: Path) -> tuple[dict[str, list[tuple[float, float]]], str | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import platform
@@ -59,10 +61,12 @@ class RunFolder:
         if log is not None and log.answers:
             write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
         guard, samples = _callback(trainer, TrainingGuard), _callback(trainer, SampleTable)
-        record = self.header(model.kind, str(data.cases_kind))
+        record = self.header(model.kind)
+        stored = self.path / "scores.npz"
         record |= {
             "status": "finished",
             "error": None,
+            "scores_sha256": hashlib.sha256(stored.read_bytes()).hexdigest() if stored.exists() else None,
             "protocol": {
                 "fingerprint": data.fingerprint,
                 "description": data.sequences.description | data.description,
@@ -81,9 +85,8 @@ class RunFolder:
         write_json(self.path / "record.json", record)
         _report_to_loggers(trainer, record)
 
-    def header(self, kind: str | None = None, task: str | None = None) -> dict[str, Any]:
+    def header(self, kind: str | None = None) -> dict[str, Any]:
         """The part of a record that is known before anything has run."""
-        del task
         model, data = self.config["model"], self.config["data"]
         return {
             "format": 1,
@@ -144,8 +147,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Writes arrays without pickle, whole or not at all."""
-    import io
-
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
     _write_atomically(path, buffer.getvalue())

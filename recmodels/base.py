@@ -190,6 +190,10 @@ class Recommender(L.LightningModule, ABC):
             optimizer, gradient_clip_val=value, gradient_clip_algorithm=gradient_clip_algorithm or "norm"
         )
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Logs the learning rate of the step."""
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what was trained, and the checksum of what it was trained on; no hyper-parameters, no code."""
         kept = self.kept_state()

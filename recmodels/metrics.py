@@ -99,7 +99,7 @@ def _stand(ordered: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 def _rank(scores: Tensor, gains: Tensor, real: Tensor, total: Tensor) -> _Ranking:
     gains = gains.double().masked_fill(~real, 0.0)
     # Negated, so that the best come first; real scores are finite, so padding comes last.
-    cost = (-scores.double()).masked_fill(~real, torch.inf).contiguous()
+    cost = (-scores.double()).masked_fill(~real, torch.inf)
     ordered = cost.sort(dim=1).values
     width = int((gains > 0).sum(1).max()) if len(gains) else 0
     gain, item = gains.topk(max(width, 1), dim=1)

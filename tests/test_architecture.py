@@ -134,8 +134,7 @@ def test_one_variant_is_one_small_file() -> None:
 # Files that are longer than 300 lines, and how long they may be: shorten them, and never lengthen this list.
 LARGE = {
     "benchmarks/launchers/local.py": 340,
-    "benchmarks/records.py": 440,
-    "benchmarks/report.py": 750,
+    "benchmarks/records.py": 315,
     "benchmarks/suite.py": 320,
     "recmodels/metrics.py": 390,
 }

@@ -1,0 +1,37 @@
+"""Names, definitions and labels of metrics, as tables print them."""
+
+from __future__ import annotations
+
+DEFINITIONS = {
+    "hr": "1 if any relevant item has rank at most k, else 0 (higher is better)",
+    "recall": "relevant items with rank at most k, divided by all relevant items (higher is better)",
+    "precision": "relevant items with rank at most k, divided by k (higher is better)",
+    "ndcg": "sum of gain / log2(rank + 1) over rank at most k, divided by the best one (higher is better)",
+    "mrr": "1 / rank of the best relevant item, 0 beyond k where k is given (higher is better)",
+    "map": "mean over the relevant items of the precision at their rank, 0 beyond k (higher is better)",
+    "auc": "chance that a positive scores above a negative, ties counted half (higher is better)",
+    "uauc": "plain mean of the AUC per user, users with one class left out (higher is better)",
+    "log_loss": "mean of -ln of the probability given to the true label (lower is better)",
+    "brier": "mean squared distance of probability and label (lower is better)",
+    "ece": "expected calibration error over reliability bins (lower is better)",
+    "tie_rate": "share of cases where the relevant item's score ties with another's (lower is better)",
+}
+
+
+def metric_label(name: str) -> str:
+    """A metric's name as printed.
+
+    >>> metric_label("hr@5"), metric_label("log_loss")
+    ('HR@5', 'log-loss')
+    """
+    words = {"log_loss": "log-loss", "tie_rate": "tie rate", "brier": "Brier"}
+    return words.get(name, name.upper() if metric_base(name) in DEFINITIONS else name)
+
+
+def metric_base(name: str) -> str:
+    """A metric's name without its cut-off.
+
+    >>> metric_base("ndcg@10")
+    'ndcg'
+    """
+    return name.split("@")[0]

@@ -1,0 +1,311 @@
+"""The command line as users meet it: every committed config runs, bad input is one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from benchmarks.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = {
+    group: sorted((ROOT / "configs" / group).rglob("*.yaml"))
+    for group in ("model", "data", "trainer", "logger", "callbacks")
+}
+SUITES = sorted((ROOT / "benchmarks" / "suites").rglob("*.yaml"))
+FAST = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--data.protocol.negatives=6", "--data.batch_size=2"]
+QUIET = ["--trainer.logger=false"]
+WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+# What libraries warn of while whole commands run is theirs; the packages' own tests run with warnings as errors.
+pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(mini_data: Path, tiny_causal: Path, tiny_encoder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process, with tiny backbones; returns the exit code and what went to stderr."""
+
+    def call(*arguments: str | Path, model: Path | None = None) -> tuple[int, str]:
+        words = [str(a) for a in arguments]
+        backbone = backbone_of(model, tiny_causal, tiny_encoder) if model else None
+        if backbone:
+            words.append(f"--model.backbone={backbone}")
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, capsys.readouterr().err
+
+    return call
+
+
+def backbone_of(model: Path, causal: Path, encoder: Path) -> Path | None:
+    import recmodels
+
+    cls = getattr(recmodels, yaml.safe_load(model.read_text())["model"]["class_path"])
+    return {"prompt_tree": causal, "tagged_text": encoder, "interactions": None}[cls.batch_format]
+
+
+def record(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "record.json").read_text())
+    return found
+
+
+def test_configs_are_found() -> None:
+    assert all(CONFIGS.values())
+    assert SUITES
+    named = sum(len(files) for files in CONFIGS.values())
+    assert named == len(list((ROOT / "configs").rglob("*.yaml"))), "a folder of configs that no test runs"
+
+
+@pytest.mark.parametrize(
+    "path", [p for files in CONFIGS.values() for p in files], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_a_config_says_how_to_run_it(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# "), "the first line is the command that runs it"
+    assert "instructrec" in first
+    assert len(path.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("data", CONFIGS["data"], ids=lambda p: p.stem)
+@pytest.mark.parametrize("model", CONFIGS["model"], ids=lambda p: p.stem)
+def test_every_model_runs_on_every_data_set(run: Run, tmp_path: Path, model: Path, data: Path) -> None:
+    out = tmp_path / "run"
+    code, err = run("fit", "-c", model, "-c", data, "--out", out, *FAST, *QUIET, model=model)
+    pointwise = yaml.safe_load(data.read_text())["data"].get("init_args", {}).get("task") == "like"
+    textless = model.stem in ("random", "popularity", "token_classification")
+    if pointwise and textless:
+        assert code == 2
+        assert err.strip().count("\n") == 0
+        assert "needs a model that answers in text" in err
+        return
+    assert code == 0, err
+    made = record(out)
+    assert made["status"] == "finished"
+    assert made["config"]["model"]["class_path"].endswith(made["model"]["class"])
+    assert len(made["protocol"]["fingerprint"]) == 64
+    assert (out / "config.yaml").is_file()
+    scores = np.load(out / "scores.npz", allow_pickle=False)
+    assert len(scores["user"]) == 24
+    assert np.isfinite(scores["score"]).all()
+    if pointwise:
+        assert 0 <= made["metrics"]["test/auc"] <= 1
+        assert ((scores["probability"] > 0) & (scores["probability"] < 1)).all()
+    else:
+        assert made["metrics"]["test/hr@5"] == pytest.approx(scores["hr@5"].mean(), abs=1e-6)
+    if made["kind"] == "tuned":
+        assert made["guards"]["reloaded_score_difference"] == 0
+        assert made["guards"]["parameters_moved"] > 0
+        assert made["guards"]["frozen_unchanged"] is True
+        kept = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        assert sum(v.numel() for v in kept.values()) == made["costs"]["trainable_parameters"]
+
+
+@pytest.mark.parametrize(
+    "overlay", CONFIGS["trainer"] + CONFIGS["logger"] + CONFIGS["callbacks"], ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_every_overlay_runs(run: Run, tmp_path: Path, overlay: Path) -> None:
+    model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
+    data = ROOT / "configs/data/ml_100k.yaml"
+    code, err = run("fit", "-c", model, "-c", data, "-c", overlay, "--out", out, *FAST, model=model)
+    assert code == 0, err
+    assert record(out)["status"] == "finished"
+    if overlay.stem == "tensorboard":
+        assert list(out.rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("suite", SUITES, ids=lambda p: p.stem)
+def test_every_cell_of_every_suite_runs(run: Run, tmp_path: Path, suite: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.grid import expand, load_suite
+
+    monkeypatch.chdir(ROOT)
+    cells = expand(load_suite(suite), tmp_path / "grid")
+    assert cells
+    for cell in cells:
+        words = list(cell.command[1:])
+        model = next(Path(w) for w in words if "configs/model/" in w)
+        code, err = run(*words, *FAST, *QUIET, "--data.protocol.test_users=8", model=ROOT / model)
+        assert code == 0, f"{cell.title}: {err}"
+        assert record(tmp_path / "grid" / "runs" / cell.name)["cell"] == cell.name
+
+
+def test_later_configs_and_options_win(run: Run, tmp_path: Path) -> None:
+    model = ROOT / "configs/model/lora.yaml"
+    out = tmp_path / "run"
+    words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--model.r", "3", "--data.protocol.history", "4"]
+    code, err = run("fit", *words, "--data.targets_per_window=4", "--out", out, *FAST, *QUIET, model=model)
+    assert code == 0, err
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["model"]["init_args"]["r"] == 3
+    assert config["data"]["init_args"]["protocol"]["history"] == 4
+    assert config["data"]["init_args"]["backbone"] == config["model"]["init_args"]["backbone"]
+
+
+def test_a_checkpoint_tests_and_predicts_as_it_was_trained(run: Run, tmp_path: Path, users_file: Path) -> None:
+    model, data = ROOT / "configs/model/lora.yaml", ROOT / "configs/data/ml_100k.yaml"
+    first, again, served = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    code, err = run("fit", "-c", model, "-c", data, "--out", first, *FAST, *QUIET, model=model)
+    assert code == 0, err
+    checkpoint = first / "checkpoints" / record(first)["guards"]["tested_checkpoint"]
+    base = ["-c", first / "config.yaml", "--ckpt_path", checkpoint]
+    assert run("test", *base, "--out", again, "--data.eval_batch_size=3")[0] == 0
+    one, other = (np.load(folder / "scores.npz") for folder in (first, again))
+    np.testing.assert_allclose(one["score"], other["score"], atol=0.1)  # bfloat16 and another batch size
+    code, err = run("predict", *base, "--out", served, "--data.predict_file", users_file)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (served / "predictions.jsonl").read_text().splitlines()]
+    assert [row["user"] for row in rows] == ["new-1", "2"]
+    assert {r["item"] for r in rows[1]["ranking"]} == {"4", "8", "9"}
+    assert sum(r["probability"] for r in rows[1]["ranking"]) == pytest.approx(1, abs=1e-4)
+    scores = [r["score"] for r in rows[0]["ranking"]]
+    assert scores == sorted(scores, reverse=True)
+    assert not {"1", "2", "3"} & {r["item"] for r in rows[0]["ranking"]}
+
+
+def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path) -> None:
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
+    assert run("fit", "-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--out", out, *FAST, model=model)[0] == 0
+    import wandb
+
+    wandb.finish()
+    file = next(out.rglob("*.wandb"))
+    store = DataStore()
+    store.open_for_scan(str(file))
+    keys: set[str] = set()
+    config: set[str] = set()
+    summary: set[str] = set()
+    while (data := store.scan_data()) is not None:
+        entry = wandb_internal_pb2.Record()
+        entry.ParseFromString(data)
+        keys |= {item.key or "/".join(item.nested_key) for item in entry.history.item}
+        for group, place in ((entry.config, config), (entry.run.config, config), (entry.summary, summary)):
+            place |= {item.key or "/".join(item.nested_key) for item in group.update}
+    assert {"train/loss", "train/learning_rate", "val/hr@5", "test/hr@5"} <= keys
+    assert any(key.startswith("model") for key in config)
+    assert any("test/samples" in key for key in keys | summary)
+    assert any("cost/" in key for key in summary)
+    assert "record" in summary
+
+
+BASE = ["--model=LoRATuning", "--data=MovieLens100K"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["fit", *BASE, "--model.rr=3"], "'r'"),
+        (["fit", *BASE, "--trainer.max_step=3"], "'trainer.max_steps'"),
+        (["fit", *BASE, "--data.protocol.negative=3"], "negatives"),
+        (["fit", *BASE, "--model.r=abc"], "abc"),
+        (["fit", *BASE, "--model.r=0"], "at least 1"),
+        (["fit", *BASE, "--model.objective=likelyhood"], "'likelihood'"),
+        (["fit", *BASE, "--data.task=rerank"], "'reranking'"),
+        (["fit", *BASE, "--data.template=matching.en.9"], "matching.en."),
+        (["fit", *BASE, "--data.template=like.en.1"], "does not fit"),
+        (["fit", *BASE, "--data.language=fr"], "'fr'"),
+        (["fit", *BASE, "--data.protocol.history=0"], "at least 1"),
+        (["fit", *BASE, "--data.targets_per_window=11"], "targets_per_window"),
+        (["fit", *BASE, "--model.backbone=smollm2-135m-instrukt"], "'smollm2-135m-instruct'"),
+        (["fit", "--model=LoRATunin", "--data=MovieLens100K"], "'LoRATuning'"),
+        (["fit", "--model=LoRATuning", "--data=MovieLens"], "'MovieLens100K'"),
+        (["fit", *BASE, "--model.optimizer=os.system"], "must not be named"),
+        (["fit", *BASE, "--model.optimizer=Adamm"], "'Adam'"),
+        (["fit", "--model=torch.load", "--data=MovieLens100K"], "must not be named"),
+        (["fit", "-c", "no/such.yaml"], "no/such.yaml"),
+        (["test", *BASE], "needs --ckpt_path"),
+        (["test", *BASE, "--ckpt_path=no.ckpt"], "no such file"),
+        (["predict", *BASE], "predict_file"),
+        (["fitt"], "'fit'"),
+        (["benchmark", "no.yaml", "--out", "x"], "no.yaml"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("weights were read before the input was checked")
+
+    monkeypatch.setattr("recmodels.instruction.load_causal", refuse)
+    out = ["--out", str(tmp_path / "run")] if arguments[0] in ("fit", "test", "predict") else []
+    code, err = run(*arguments, *out)
+    lines = [line for line in err.splitlines() if line.startswith("instructrec:")]
+    assert code == 2, err
+    assert len(lines) == 1
+    assert "Traceback" not in err
+    assert expected in lines[0], lines[0]
+
+
+def test_nan_loss_fails_the_run_at_its_step_and_keeps_earlier_checkpoints(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recmodels import instruction
+
+    original, calls = instruction.training_loss, iter(range(100))
+
+    def spoiled(*args: Any) -> torch.Tensor:
+        return original(*args) * (float("nan") if next(calls) == 2 else 1)
+
+    monkeypatch.setattr(instruction, "training_loss", spoiled)
+    model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
+    words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--out", out, *FAST, *QUIET]
+    code, err = run("fit", *words, "--trainer.max_steps=5", model=model)
+    assert code == 1
+    assert "non-finite loss at step 2" in err
+    made = record(out)
+    assert made["status"] == "failed"
+    assert "step 2" in made["error"]
+    assert "metrics" not in made
+    assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_early_stopping_stops(run: Run, tmp_path: Path) -> None:
+    model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
+    words = [
+        "-c",
+        model,
+        "-c",
+        ROOT / "configs/data/ml_100k.yaml",
+        "-c",
+        ROOT / "configs/callbacks/early_stopping.yaml",
+    ]
+    frozen = ["--model.optimizer=SGD", "--model.optimizer.lr=1e-12", "--trainer.max_steps=50"]
+    code, err = run("fit", *words, "--out", out, *FAST, *frozen, *QUIET, model=model)
+    assert code in (0, 1), err  # 1: the guard notices that so small a rate moves nothing
+    made = record(out)
+    assert made["status"] == "failed" or made["costs"]["train_steps"] < 10
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adafactor", "RMSprop"])
+def test_any_torch_optimizer_by_config(run: Run, tmp_path: Path, optimizer: str) -> None:
+    model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
+    words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--out", out, *FAST, *QUIET]
+    options = [
+        f"--model.optimizer={optimizer}",
+        "--model.optimizer.lr=0.01",
+        "--model.schedule=cosine",
+        "--model.warmup=0.5",
+    ]
+    code, err = run("fit", *words, *options, model=model)
+    assert code == 0, err
+
+
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--model.help", "LoRATuning"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("rank of the update", "learning rate", "packaged name"):
+        assert word in text
