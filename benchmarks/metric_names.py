@@ -14,7 +14,7 @@ DEFINITIONS = {
     "log_loss": "mean of -ln of the probability given to the true label (lower is better)",
     "brier": "mean squared distance of probability and label (lower is better)",
     "ece": "expected calibration error over reliability bins (lower is better)",
-    "tie_rate": "share of cases where the relevant item's score ties with another's (lower is better)",
+    "tie_rate": "share of users with two candidates of equal score (lower is better)",
 }
 
 

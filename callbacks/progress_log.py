@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -62,7 +63,7 @@ class ProgressLog(L.Callback):
     def _report(self, trainer: L.Trainer, phase: str, done: int, total: int) -> None:
         now = time.monotonic()
         if phase != self._phase:
-            self._phase, self._began, self._first = phase, now, done
+            self._phase, self._began, self._first, self._written = phase, now, done, -math.inf
         if not trainer.is_global_zero or (now - self._written < self.every and done < total):
             return
         self._written = now

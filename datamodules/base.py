@@ -174,11 +174,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             return self._loader(_Keys([None]), self._all_events, batch_size=1)
         windows = self.slates.windows
         sizes = windows.last - windows.first
-        sampler = WindowSampler(sizes, self.batch_size, self.seed)
+        processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes)
         return self._loader(_Keys(), self._collate_training, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The frozen validation cases."""
+        """The frozen validation cases; every process evaluates all of them, so that means need no correction."""
         return self._evaluation_loader("validation")
 
     def test_dataloader(self) -> DataLoader[Any]:

@@ -165,18 +165,22 @@ class WindowSampler(Sampler[list[tuple[int, int]]]):
         sizes: `[W]` estimated tokens of each window.
         batch_size: windows a batch.
         seed: of the order.
+        rank: of this process; each takes every `processes`-th batch of the one order.
+        processes: that train together. Batches left over when they do not divide are dropped, so that all take as
+            many steps.
     """
 
-    def __init__(self, sizes: Ints, batch_size: int, seed: int) -> None:
+    def __init__(self, sizes: Ints, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
         self.sizes, self.batch_size, self.seed, self.epoch = sizes, batch_size, seed, 0
+        self.rank, self.processes = rank, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch's order; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of batches."""
-        return -(-len(self.sizes) // self.batch_size)
+        """Number of batches of this process."""
+        return -(-len(self.sizes) // self.batch_size) // self.processes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yields the epoch's batches."""
@@ -188,5 +192,5 @@ class WindowSampler(Sampler[list[tuple[int, int]]]):
             chunk = order[begin : begin + pool]
             chunk = chunk[np.argsort(self.sizes[chunk], kind="stable")]
             batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
-        for index in rng.permutation(len(batches)):
+        for index in rng.permutation(len(batches))[: len(self) * self.processes][self.rank :: self.processes]:
             yield [(self.epoch, int(window)) for window in batches[index]]

@@ -79,8 +79,9 @@ class Recommender(L.LightningModule, ABC):
             raise InputError(f"model.warmup is {warmup}, must be a share of the steps, 0 to below 1")
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.gradient_clip, self.cutoffs = gradient_clip, tuple(cutoffs)
-        self.validation_ranking, self.test_ranking = RankingMetrics(cutoffs), RankingMetrics(cutoffs)
-        self.validation_binary, self.test_binary = BinaryMetrics(), BinaryMetrics()
+        alone: dict[str, Any] = {"sync_on_compute": False}  # every process evaluates all cases
+        self.validation_ranking, self.test_ranking = RankingMetrics(cutoffs, **alone), RankingMetrics(cutoffs, **alone)
+        self.validation_binary, self.test_binary = BinaryMetrics(**alone), BinaryMetrics(**alone)
         self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
         self.base_checksum = ""
 
@@ -161,8 +162,7 @@ class Recommender(L.LightningModule, ABC):
     def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
         metric = ranking if ranking.update_called else binary
         if metric.update_called:
-            # compute() sums the states over processes, so the values are the same on each.
-            values = metric.compute()
+            values = metric.compute()  # the same on every process
             self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
             deepest = max((int(name[5:]) for name in values if name.startswith("ndcg@")), default=0)
             main = "auc" if "auc" in values else f"ndcg@{deepest}" if deepest else "mrr"

@@ -25,8 +25,6 @@ the list, shapes differ, or k is below 1. The measures of yes/no probabilities a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,6 +34,7 @@ from torchmetrics.utilities import rank_zero_warn
 
 from datamodules.sources import InputError
 from recmodels.calibration import BinaryMetrics
+from recmodels.ranking import MaybeTensor, Ranking, per_user
 
 __all__ = [
     "BinaryMetrics",
@@ -50,102 +49,6 @@ __all__ = [
     "tie_rate",
 ]
 
-MaybeTensor = Tensor | None
-_CELLS = 1 << 21  # scores ranked at once: keeps the memory for temporaries near 200 MB
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    """Where the relevant items stand, in descending order of score; each in a run of equal scores."""
-
-    held: Tensor  # [U, P] a relevant item, not padding
-    gain: Tensor  # [U, P] its gain, 0 at padding
-    first: Tensor  # [U, P] place, from 0, at which its run begins
-    size: Tensor  # [U, P] items in its run
-    relevant: Tensor  # [U, P] relevant items in its run
-    before: Tensor  # [U, P] relevant items in earlier runs
-    tied: Tensor  # [U] whether two real candidates tie
-    total: Tensor  # [U] relevant items, absent ones too
-
-    def where_relevant(self, value: Tensor) -> Tensor:
-        """The value `[U]`, NaN for users without a relevant item."""
-        return value.masked_fill(self.total == 0, torch.nan)
-
-    def sum_over_run(self, weight: Callable[[Tensor], Tensor], k: int) -> Tensor:
-        """Sum of a weight of the rank, over those ranks of each run that are within k: `[U, P]`."""
-        first, end = (place.clamp(max=k).long() for place in (self.first, self.first + self.size))
-        depth = int(end.max()) if end.numel() else 0
-        # On the CPU, because a cumsum of floats has no deterministic CUDA kernel.
-        table = weight(torch.arange(1.0, depth + 1, dtype=torch.float64))
-        below = torch.cat([torch.zeros(1, dtype=torch.float64), table.cumsum(0)]).to(self.gain.device)
-        alone = torch.where(end > first, weight(first.double() + 1), 0.0)  # without the rounding of a difference
-        return torch.where(self.size == 1, alone, below[end] - below[first])
-
-    @cached_property
-    def best_gains(self) -> Tensor:
-        """All positive gains in descending order, 0 after the last; absent items have gain 1."""
-        absent = self.total - self.held.sum(1)
-        missing = int(absent.max()) if len(absent) else 0
-        extra = torch.arange(missing, device=absent.device) < absent[:, None]
-        return torch.cat([self.gain, extra.double()], dim=1).sort(dim=1, descending=True).values
-
-
-def _stand(ordered: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Place at which each value begins in ascending rows, and how often it occurs; in float64."""
-    first, end = (torch.searchsorted(ordered, value, right=right).double() for right in (False, True))
-    return first, end - first
-
-
-def _rank(scores: Tensor, gains: Tensor, real: Tensor, total: Tensor) -> _Ranking:
-    gains = gains.double().masked_fill(~real, 0.0)
-    # Negated, so that the best come first; real scores are finite, so padding comes last.
-    cost = (-scores.double()).masked_fill(~real, torch.inf)
-    ordered = cost.sort(dim=1).values
-    width = int((gains > 0).sum(1).max()) if len(gains) else 0
-    gain, item = gains.topk(max(width, 1), dim=1)
-    own, order = cost.gather(1, item).masked_fill(gain == 0, torch.inf).sort(dim=1)
-    gain = gain.gather(1, order)
-    (first, size), (before, relevant) = _stand(ordered, own), _stand(own, own)
-    tied = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < torch.inf)
-    return _Ranking(gain > 0, gain, first, size, relevant, before, tied.any(1), total)
-
-
-def _refuse(wrong: Tensor, message: str) -> None:
-    if bool(wrong.any()):
-        raise ValueError(f"{message} of user {int(wrong.nonzero()[0, 0])} (row of the table, from 0)")
-
-
-def _per_user(
-    measure: Callable[[_Ranking], Tensor],
-    scores: Tensor,
-    relevance: Tensor,
-    mask: MaybeTensor,
-    total_relevant: MaybeTensor,
-    k: int | None = None,
-) -> Tensor:
-    """Checks the input, ranks it, some users at a time, and measures each ranking: `[U, ...]`."""
-    if k is not None and k < 1:
-        raise ValueError(f"cut-off k is {k}, must be at least 1")
-    users = scores.shape[:1]
-    given = {"relevance": (relevance, scores.shape), "mask": (mask, scores.shape)}
-    for name, (value, shape) in (given | {"total_relevant": (total_relevant, users)}).items():
-        if scores.ndim != 2 or (value is not None and value.shape != shape):
-            found = None if value is None else tuple(value.shape)
-            raise ValueError(f"scores {tuple(scores.shape)} must be [U, C], {name} {found} must fit it")
-    scores, relevance = scores.detach(), relevance.detach()
-    real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.bool()
-    _refuse((real & ~torch.isfinite(scores)).any(1), "NaN or infinite score among the candidates")
-    _refuse((real & ~((relevance >= 0) & torch.isfinite(relevance))).any(1), "gain below 0 or not finite")
-    listed = ((relevance > 0) & real).sum(1).double()
-    total = listed if total_relevant is None else total_relevant.to(listed)
-    fits = (total >= listed) & (total == total.floor()) & torch.isfinite(total)
-    _refuse(~fits, "total_relevant is no whole number, or below the number in the list,")
-    if scores.shape[1] == 0:  # one place of padding, so that every list has a place
-        scores, relevance, real = (torch.zeros(*users, 1).to(t) for t in (scores, relevance, real))
-    rows = max(1, _CELLS // scores.shape[1])
-    parts = zip(*(t.split(rows) for t in (scores, relevance, real, total)), strict=True)
-    return torch.cat([measure(_rank(*part)) for part in parts])
-
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
     """Logarithm of the binomial coefficient; -inf where that is zero."""
@@ -155,7 +58,7 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
     return value.masked_fill(zero, -torch.inf)
 
 
-def _hit_rate(ranking: _Ranking, k: int) -> Tensor:
+def _hit_rate(ranking: Ranking, k: int) -> Tensor:
     # The best relevant item decides, and those that tie with it.
     first, size, relevant = (value[:, 0] for value in (ranking.first, ranking.size, ranking.relevant))
     room = (k - first).clamp(min=0).minimum(size)  # places of the run that are within the cut-off
@@ -173,10 +76,10 @@ def hit_rate(
         >>> hit_rate(torch.zeros(1, 20), torch.eye(20)[:1], 5).tolist()  # a constant scorer
         [0.25]
     """
-    return _per_user(lambda r: _hit_rate(r, k), scores, relevance, mask, total_relevant, k)
+    return per_user(lambda r: _hit_rate(r, k), scores, relevance, mask, total_relevant, k)
 
 
-def _hits(ranking: _Ranking, k: int) -> Tensor:
+def _hits(ranking: Ranking, k: int) -> Tensor:
     """Expected number of relevant items within the cut-off, `[U]`."""
     chance = ((k - ranking.first) / ranking.size).clamp(0, 1)
     return chance.masked_fill(~ranking.held, 0.0).sum(1)
@@ -191,7 +94,7 @@ def recall(
         >>> recall(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 0, 1]]), 2).tolist()
         [0.5]
     """
-    return _per_user(lambda r: _hits(r, k) / r.total, scores, relevance, mask, total_relevant, k)
+    return per_user(lambda r: _hits(r, k) / r.total, scores, relevance, mask, total_relevant, k)
 
 
 def precision(
@@ -203,10 +106,10 @@ def precision(
         >>> precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[1, 0, 1]]), 2).tolist()
         [0.5]
     """
-    return _per_user(lambda r: r.where_relevant(_hits(r, k) / k), scores, relevance, mask, total_relevant, k)
+    return per_user(lambda r: r.where_relevant(_hits(r, k) / k), scores, relevance, mask, total_relevant, k)
 
 
-def _reciprocal_rank(ranking: _Ranking, k: int | None) -> Tensor:
+def _reciprocal_rank(ranking: Ranking, k: int | None) -> Tensor:
     found = ranking.held[:, 0]
     first, n, r = (value[:, :1] for value in (ranking.first, ranking.size, ranking.relevant))
     width = int(n[found].max()) if bool(found.any()) else 0
@@ -233,10 +136,10 @@ def reciprocal_rank(
         >>> reciprocal_rank(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 1, 0]])).tolist()
         [0.5]
     """
-    return _per_user(lambda r: _reciprocal_rank(r, k), scores, relevance, mask, total_relevant, k)
+    return per_user(lambda r: _reciprocal_rank(r, k), scores, relevance, mask, total_relevant, k)
 
 
-def _average_precision(ranking: _Ranking, k: int) -> Tensor:
+def _average_precision(ranking: Ranking, k: int) -> Tensor:
     first, size = ranking.first, ranking.size
     # Given that an item stands at a place of its run, an earlier place of the run is relevant with chance c. So
     # its share is the mean over the run's places p, from 0, of (1 + before + c (p - first)) / (p + 1), 0 from k.
@@ -258,14 +161,14 @@ def average_precision(
         >>> average_precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[0, 1, 1]]), 2).tolist()
         [0.25]
     """
-    return _per_user(lambda r: _average_precision(r, k), scores, relevance, mask, total_relevant, k)
+    return per_user(lambda r: _average_precision(r, k), scores, relevance, mask, total_relevant, k)
 
 
 def _discount(rank: Tensor) -> Tensor:
     return 1 / torch.log2(rank + 1)
 
 
-def _ndcg(ranking: _Ranking, k: int) -> Tensor:
+def _ndcg(ranking: Ranking, k: int) -> Tensor:
     expected = ranking.gain * ranking.sum_over_run(_discount, k) / ranking.size
     value = expected.masked_fill(~ranking.held, 0.0).sum(1)
     best = ranking.best_gains[:, :k]
@@ -286,7 +189,7 @@ def ndcg(
         >>> ndcg(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1, 0, 0]]), 10).tolist()
         [0.5]
     """
-    return _per_user(lambda r: _ndcg(r, k), scores, relevance, mask, total_relevant, k)
+    return per_user(lambda r: _ndcg(r, k), scores, relevance, mask, total_relevant, k)
 
 
 def tie_rate(scores: Tensor, mask: MaybeTensor = None) -> Tensor:
@@ -296,7 +199,7 @@ def tie_rate(scores: Tensor, mask: MaybeTensor = None) -> Tensor:
         >>> tie_rate(torch.tensor([[1.0, 1.0], [1.0, 2.0]])).tolist()
         [1.0, 0.0]
     """
-    return _per_user(lambda r: r.tied.double(), scores, torch.zeros_like(scores), mask, None)
+    return per_user(lambda r: r.tied.double(), scores, torch.zeros_like(scores), mask, None)
 
 
 def informative_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> tuple[int, ...]:
@@ -359,7 +262,7 @@ class RankingMetrics(Metric):
         total_relevant: MaybeTensor = None,
     ) -> None:
         """Adds users; the arguments are those of the functions of this module."""
-        values = _per_user(self._measure, scores, relevance, mask, total_relevant)  # [U, M]
+        values = per_user(self._measure, scores, relevance, mask, total_relevant)  # [U, M]
         counted = values[~values.isnan().any(1)]
         self.sums += counted.sum(0).to(self.sums.device)
         self.skipped += len(values) - len(counted)
@@ -367,7 +270,7 @@ class RankingMetrics(Metric):
         cutoffs = torch.tensor(self.cutoffs, device=real.device)
         self.longer += (real.sum(1, keepdim=True) > cutoffs).sum(0).to(self.longer)
 
-    def _measure(self, ranking: _Ranking) -> Tensor:
+    def _measure(self, ranking: Ranking) -> Tensor:
         columns = [_hit_rate(ranking, k) for k in self.cutoffs] + [_ndcg(ranking, k) for k in self.cutoffs]
         columns += [_reciprocal_rank(ranking, None), ranking.tied.double(), torch.ones_like(ranking.total)]
         return torch.stack(columns, dim=1)

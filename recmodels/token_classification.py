@@ -40,7 +40,7 @@ class TokenClassification(Recommender):
         check_backbone_name(backbone)
         self.backbone_name, self.dropout = backbone, dropout
         self.network: nn.Module | None = None
-        self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS))
+        self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS), sync_on_compute=False)
 
     def configure_model(self) -> None:
         """Loads the encoder once, with a fresh tagging head."""

@@ -24,7 +24,9 @@ def test_lora_on_movielens_with_smollm2(tmp_path: Path) -> None:
     out = tmp_path / "lora"
     small = ["--data.protocol.test_users=24", "--data.protocol.validation_users=8", "--trainer.max_steps=4"]
     configs = ["-c", f"{ROOT}/configs/model/lora.yaml", "-c", f"{ROOT}/configs/data/ml_100k.yaml"]
-    code = main(["fit", *configs, "--out", str(out), "--trainer.val_check_interval=2", *small, "--trainer.logger=false"])
+    code = main(
+        ["fit", *configs, "--out", str(out), "--trainer.val_check_interval=2", *small, "--trainer.logger=false"]
+    )
     assert code == 0
     record = json.loads((out / "record.json").read_text())
     statistics = record["protocol"]["statistics"]
