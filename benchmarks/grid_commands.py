@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def run_command(command: str, arguments: list[str]) -> int:
         text = write_report(options.directory).text
         print(text)
         if options.readme:
-            replace_between_markers(options.readme, "leaderboard", text)
+            # Inside another page the table's headings come one level down from that page's sections.
+            replace_between_markers(options.readme, "leaderboard", re.sub(r"(?m)^#+ ", "### ", text))
         print(f"report: {options.directory / 'report.html'}")
     except InputError as error:
         print(f"instructrec: {error}", file=sys.stderr)

@@ -10,12 +10,6 @@ from datamodules.sources import InputError
 from recmodels.backbone import CausalBackbone
 from recmodels.instruction import InstructionRecommender
 
-OUTPUTS = {
-    "attention": ("o_proj", "out_proj", "c_proj", "dense"),
-    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h"),
-}
-"""Names of the linear layers that end a block, by architecture family."""
-
 
 class Adapted(nn.Module):
     """A block's output layer followed by a residual bottleneck: y + up(act(down(y))), the identity at the start.
@@ -74,28 +68,10 @@ class AdapterTuning(InstructionRecommender):
         activations = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
         width = backbone.model.config.get_text_config().hidden_size
         for layer in backbone.layers():
-            places = [find_output(layer, "mlp", backbone)]
+            places = [backbone.output_layer(layer, "mlp")]
             if self.placement == "houlsby":
-                places.append(find_output(layer, "attention", backbone))
+                places.append(backbone.output_layer(layer, "attention"))
             for parent, name in places:
                 inner = cast(nn.Module, getattr(parent, name))
                 adapted = Adapted(inner, width, self.bottleneck, activations[self.activation](), self.adapter_dropout)
                 setattr(parent, name, adapted.to(next(inner.parameters()).device))
-
-
-def find_output(
-    layer: nn.Module, block: Literal["attention", "mlp"], backbone: CausalBackbone
-) -> tuple[nn.Module, str]:
-    """The module that holds a block's output layer, and the layer's name in it.
-
-    Raises:
-        InputError: the architecture names its layers otherwise.
-    """
-    for path, module in layer.named_modules():
-        parent_path, _, name = path.rpartition(".")
-        inside_attention = "att" in parent_path
-        if name in OUTPUTS[block] and inside_attention == (block == "attention") and not list(module.children()):
-            return layer.get_submodule(parent_path), name
-    raise InputError(
-        f"no {block} output layer known for backbone {backbone.name!r} ({backbone.model.config.model_type})"
-    )

@@ -15,6 +15,12 @@ from recmodels.prompt_tree import ATTENTION, branch_scores, label_log_probabilit
 
 Precision = Literal["float32", "bfloat16"]
 
+OUTPUTS = {
+    "attention": ("o_proj", "out_proj", "c_proj", "dense"),
+    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h"),
+}
+"""Names of the linear layers that end a block, by architecture family."""
+
 
 @dataclass(frozen=True)
 class CausalBackbone:
@@ -52,6 +58,19 @@ class CausalBackbone:
             except AttributeError:
                 continue
         raise InputError(f"backbone {self.name!r} ({self.model.config.model_type}) has no known list of layers")
+
+    def output_layer(self, layer: nn.Module, block: Literal["attention", "mlp"]) -> tuple[nn.Module, str]:
+        """The module that holds the linear layer ending a block of a transformer layer, and that layer's name in it.
+
+        Raises:
+            InputError: the architecture names its layers otherwise.
+        """
+        for path, module in layer.named_modules():
+            parent, _, name = path.rpartition(".")
+            if name in OUTPUTS[block] and ("att" in parent) == (block == "attention") and not list(module.children()):
+                return layer.get_submodule(parent), name
+        family = self.model.config.model_type
+        raise InputError(f"no {block} output layer is known for backbone {self.name!r} ({family})")
 
     def hidden_states(self, token: Tensor, end: Tensor, depth: Tensor) -> Tensor:
         """Last hidden states `[R, N, D]` of forests of tokens `[R, N]`."""
