@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, ClassVar
 
 import torch
@@ -192,8 +193,9 @@ class InstructRecCLI(LightningCLI):
 
     def predict(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Ranks items for the users of `data.predict_file`."""
-        if self.datamodule.predict_file is None:
-            raise InputError("predict needs --data.predict_file, a JSONL of users' histories")
+        file = self.datamodule.predict_file
+        if file is None or not file.is_file():
+            raise InputError(f"predict needs --data.predict_file, a JSONL of users' histories; {file} is no such file")
         self._load(model, ckpt_path)
         self.trainer.predict(model, return_predictions=False, **kwargs)
         print(f"predictions: {Path(self.trainer.default_root_dir) / 'predictions.jsonl'}")
@@ -204,7 +206,11 @@ class InstructRecCLI(LightningCLI):
                 raise InputError(f"{type(model).__name__} needs --ckpt_path, a checkpoint that fit wrote")
             return
         model.trainer = self.trainer
-        load_trained(model, Path(ckpt_path))
+        try:
+            load_trained(model, Path(ckpt_path))
+        except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"--ckpt_path {ckpt_path} cannot be read as a checkpoint: {reason[:160]}") from error
 
 
 def batch_format_of(model: Namespace | None) -> str:

@@ -171,6 +171,21 @@ def test_a_checkpoint_tests_and_predicts_as_it_was_trained(run: Run, tmp_path: P
     assert not {"1", "2", "3"} & {r["item"] for r in rows[0]["ranking"]}
 
 
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_checkpoint_is_one_line(run: Run, tmp_path: Path, damage: str) -> None:
+    model = ROOT / "configs/model/lora.yaml"
+    path = tmp_path / "damaged.ckpt"
+    whole = tmp_path / "whole.ckpt"
+    torch.save({"state_dict": {"a": torch.zeros(999)}, "instructrec": {"model": "LoRATuning"}}, whole)
+    path.write_bytes({"truncated": whole.read_bytes()[:700], "empty": b"", "text": b"hello"}[damage])
+    words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--ckpt_path", path, "--out", tmp_path / "run"]
+    code, err = run("test", *words, *QUIET, model=model)
+    lines = [line for line in err.splitlines() if line.startswith("instructrec:")]
+    assert code == 2
+    assert len(lines) == 1
+    assert "damaged.ckpt" in lines[0]
+
+
 def wandb_records(file: Path) -> list[Any]:
     """The records of an offline W&B run: a LevelDB log (32 KiB blocks of checksum, length, type) of protobufs."""
     from wandb.proto import wandb_internal_pb2
@@ -196,7 +211,16 @@ def wandb_records(file: Path) -> list[Any]:
 
 def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path) -> None:
     model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
-    words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--out", out, *FAST, "--trainer.log_every_n_steps=1"]
+    words = [
+        "-c",
+        model,
+        "-c",
+        ROOT / "configs/data/ml_100k.yaml",
+        "--out",
+        out,
+        *FAST,
+        "--trainer.log_every_n_steps=1",
+    ]
     assert run("fit", *words, model=model)[0] == 0
     import wandb
 
