@@ -68,8 +68,8 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS) -> list[Cell]
         >>> suite = Suite("tiny", "", Path("tiny.yaml"), "", (), {"seed_everything": seeds}, (), (), ())
         >>> for cell in expand(suite, CHECKOUT / "results/tiny"):
         ...     print(cell.title, *cell.command[:-1])
-        seed=1 instructrec fit --seed_everything=1 --out
-        seed=2 instructrec fit --seed_everything=2 --out
+        seed=1 instructrec fit --seed_everything=1 --name=tiny --out
+        seed=2 instructrec fit --seed_everything=2 --name=tiny --out
     """
     count = math.prod(len(values) for values in suite.axes.values())
     if count > max_cells:
@@ -143,7 +143,7 @@ def _cell(
     varying = [value.title for axis, value in zip(suite.axes.values(), values, strict=True) if len(axis) > 1]
     title = ", ".join(varying or [value.title for value in values])
     row = [v.title for axis, v in zip(suite.axes, values, strict=True) if v.title in varying and axis != SEED]
-    command = (*arguments, f"--name={', '.join(row) or title}", "--out", f"{folder}/runs/{name}")
+    command = (*arguments, f"--name={', '.join(row) or suite.name}", "--out", f"{folder}/runs/{name}")
     return Cell(name, title, labels, command, key, files)
 
 

@@ -58,7 +58,7 @@ def run_benchmark(
         ...     _ = path.write_text("name: tiny\naxes: {seed_everything: [1]}\n")
         ...     status = run_benchmark(path, Path(folder, "out"), dry_run=True)  # doctest: +ELLIPSIS
         tiny: 1 cell: 1 waiting
-        waiting   instructrec fit --seed_everything=1 --out .../out/runs/1-...
+        waiting   instructrec fit --seed_everything=1 --name=tiny --out .../out/runs/1-...
     """
     if launcher not in LAUNCHERS:
         near = difflib.get_close_matches(launcher, LAUNCHERS, n=1, cutoff=0.0)[0]

@@ -43,6 +43,7 @@ def hash_uniform(first: Tensor, second: Tensor, seed: int) -> Tensor:
         `[B]` in [0, 1), float64.
 
     Example:
+        >>> import torch
         >>> bool(hash_uniform(torch.arange(9999), torch.zeros(9999, dtype=torch.long), 1).mean().sub(0.5).abs() < 0.01)
         True
     """

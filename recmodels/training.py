@@ -75,7 +75,7 @@ def checksum_parameters(parameters: Iterable[tuple[str, Tensor]]) -> str:
 
     Example:
         >>> checksum_parameters([("w", torch.zeros(2))])[:8]
-        '42cbb7a2'
+        'e5868624'
     """
     digest = hashlib.sha256()
     for name, value in sorted(parameters, key=lambda pair: pair[0]):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 
 from benchmarks.__main__ import main
@@ -42,6 +43,7 @@ def run(mini_data: Path, tiny_causal: Path, tiny_encoder: Path, capsys: pytest.C
             code = main(words)
         except SystemExit as end:
             code = int(end.code or 0)
+        wandb.finish()  # in real life every run is a process of its own
         return code, capsys.readouterr().err
 
     return call
@@ -222,9 +224,6 @@ def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path) -> None:
         "--trainer.log_every_n_steps=1",
     ]
     assert run("fit", *words, model=model)[0] == 0
-    import wandb
-
-    wandb.finish()
     keys: dict[str, set[str]] = {"history": set(), "config": set(), "summary": set()}
     for entry in wandb_records(next(out.rglob("run-*.wandb"))):
         for group, items in (

@@ -74,7 +74,7 @@ def test_order_labels_and_commands_follow_the_suite(folder):
         *("instructrec", "fit"),
         *("-c", f"{folder}/configs/trainer.yaml", "-c", f"{folder}/configs/ml.yaml"),
         *("-c", f"{folder}/configs/lora.yaml", "--trainer.max_steps=80", "--seed_everything=1"),
-        *("--model.optimizer.lr=0.001", "--out", f"{folder}/out/runs/{lora.name}"),
+        *("--model.optimizer.lr=0.001", "--name=lora", "--out", f"{folder}/out/runs/{lora.name}"),
     )
     assert set(wide.command) >= {"--model.optimizer.lr=0.1", "--model.r=64", "--trainer.max_steps=7"}
     assert "--trainer.max_steps=80" not in wide.command
