@@ -163,7 +163,7 @@ class InstructRecCLI(LightningCLI):
             raise KeyboardInterrupt
         if self.model.trains:
             last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-            self.trainer.save_checkpoint(last)
+            self.trainer.save_checkpoint(last, weights_only=True)
             batch = self._probe_batch()
             findings["reloaded_score_difference"] = verify_checkpoint(
                 self.model, last, batch, self.trainer.precision_plugin.forward_context

@@ -114,7 +114,7 @@ class RunFolder:
         costs: dict[str, Any] = meter.costs() if meter else {}
         last = self.path / "checkpoints" / "last.ckpt"
         if last.exists():
-            kept = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
+            kept = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
             costs["checkpoint_bytes"] = last.stat().st_size
             costs["trained_bytes"] = sum(value.numel() * value.element_size() for value in kept.values())
         return costs

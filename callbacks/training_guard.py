@@ -91,6 +91,6 @@ def load_trained(model: L.LightningModule, path: Path) -> None:
         model: checks the checkpoint in its `on_load_checkpoint`.
         path: the checkpoint.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=False)
