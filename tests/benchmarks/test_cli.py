@@ -323,9 +323,8 @@ def test_early_stopping_stops(run: Run, tmp_path: Path) -> None:
     ]
     frozen = ["--model.optimizer=SGD", "--model.optimizer.lr=1e-12", "--trainer.max_steps=50"]
     code, err = run("fit", *words, "--out", out, *FAST, *frozen, *QUIET, model=model)
-    assert code in (0, 1), err  # 1: the guard notices that so small a rate moves nothing
-    made = record(out)
-    assert made["status"] == "failed" or made["costs"]["train_steps"] < 10
+    assert code == 0, err
+    assert record(out)["costs"]["train_steps"] < 10  # of the 50 allowed
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "Adafactor", "RMSprop"])
