@@ -15,14 +15,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch, BatchFormat, EventBatch
 from datamodules.chat import ChatEncoder
-from datamodules.collate import InteractionCollator, PromptTreeCollator, SlateText, TaggedTextCollator
+from datamodules.collate import InteractionCollator, PromptTreeCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
 from datamodules.pretrained import context_length, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
+from datamodules.slate_text import SlateText
 from datamodules.slates import Slate, SlateMaker, WindowSampler
 from datamodules.sources import InputError
+from datamodules.tagged_text import TaggedTextCollator
 
 Split = Literal["validation", "test"]
 Collator = PromptTreeCollator | TaggedTextCollator | InteractionCollator

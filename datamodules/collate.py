@@ -1,4 +1,4 @@
-"""From slates to batches: one collator for each batch format.
+"""From slates to batches: prompt trees for language models, item codes for recommenders that know no text.
 
 # U cases, B branches, R rows, N tokens a row, L labelled tokens, H history
 """
@@ -6,71 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch, TaggedTextBatch
-from datamodules.chat import ChatEncoder, EncodedInstruction
+from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
+from datamodules.chat import ChatEncoder
 from datamodules.forest import Forest, build_forest, pack_rows
-from datamodules.instructions import Instruction, InstructionTemplate, clean_title
+from datamodules.slate_encoder import SlateEncoder
+from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
-from datamodules.sources import InputError
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt and of one answer."""
-
-
-@dataclass(frozen=True)
-class SlateText:
-    """Turns slates into instructions and into what every batch holds of them.
-
-    Attributes:
-        titles: `[I]` titles by item code.
-        template: the wording.
-        words: the domain's nouns and verbs in the template's language.
-    """
-
-    titles: list[str]
-    template: InstructionTemplate
-    words: dict[str, str]
-
-    def instruction(self, slate: Slate) -> Instruction:
-        """The rendered instruction of a slate."""
-        pointwise = self.template.form == "like"
-        return self.template.render(
-            self.words,
-            history=[self.titles[i] for i in slate.history],
-            liked=slate.liked.tolist() if pointwise else (),
-            candidates=() if pointwise else [self.titles[i] for i in slate.candidates],
-            target=self.titles[slate.target] if pointwise else "",
-        )
-
-    def branches(self, slate: Slate) -> tuple[list[int], list[float]]:
-        """Item code (or answer number) and gain of each branch."""
-        if self.template.form == "like":
-            return [0, 1], [float(slate.target_liked), float(not slate.target_liked)]
-        return slate.candidates.tolist(), [float(item == slate.target) for item in slate.candidates]
-
-
-def _shared_fields(text: SlateText, slates: Sequence[Slate]) -> dict[str, Any]:
-    items: list[int] = []
-    gains: list[float] = []
-    owner: list[int] = []
-    for number, slate in enumerate(slates):
-        item, gain = text.branches(slate)
-        items += item
-        gains += gain
-        owner += [number] * len(item)
-    return {
-        "case": torch.tensor([slate.case for slate in slates]),
-        "branch_case": torch.tensor(owner),
-        "branch_item": torch.tensor(items),
-        "relevance": torch.tensor(gains),
-        "answers": "fixed" if text.template.answers else "candidates",
-    }
 
 
 class PromptTreeCollator:
@@ -88,9 +37,13 @@ class PromptTreeCollator:
     """Answers of one tree hold at most so many tokens; more (a catalogue) become several trees under one prompt."""
 
     def __init__(self, text: SlateText, encoder: ChatEncoder, context: int, row_tokens: int, pad: int) -> None:
-        self.text, self.encoder = text, encoder
-        self.context, self.row_tokens, self.pad = context, row_tokens, pad
-        self.truncated = 0
+        self.text, self.row_tokens, self.pad = text, row_tokens, pad
+        self.slates = SlateEncoder(text, encoder, context)
+
+    @property
+    def truncated(self) -> int:
+        """Prompts that lost history."""
+        return self.slates.truncated
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> PromptTreeBatch:
         """Collates groups of slates.
@@ -99,7 +52,7 @@ class PromptTreeCollator:
             InputError: a prompt is too long even without its history, or an answer has no tokens.
         """
         slates = [slate for group in groups for slate in group]
-        encoded = self._encode(slates)
+        encoded = self.slates.encode(slates)
         forests: list[Forest] = []
         answers: list[list[int]] = []
         paths: list[np.ndarray[Any, Any]] = []
@@ -124,7 +77,7 @@ class PromptTreeCollator:
             label += answer
             branch += [number] * len(answer)
         return PromptTreeBatch(
-            **_shared_fields(self.text, slates),
+            **shared_fields(self.text, slates),
             token=torch.from_numpy(token),
             end=torch.from_numpy(end),
             depth=torch.from_numpy(depth),
@@ -154,27 +107,6 @@ class PromptTreeCollator:
                 begin = stretch.stop
         return token, end, depth, offset
 
-    def _encode(self, slates: Sequence[Slate]) -> list[EncodedInstruction]:
-        made = self.encoder.encode([self.text.instruction(slate) for slate in slates])
-        for number, slate in enumerate(slates):
-            if not made[number].answers:
-                raise InputError(f"user {slate.user!r} has no candidates")
-            longest = max(map(len, made[number].answers))
-            excess = len(made[number].prompt) + longest - 1 - self.context
-            self.truncated += excess > 0
-            shorter = slate
-            while excess > 0:
-                shown = len(shorter.history)
-                if shown == 0:
-                    raise InputError(
-                        f"user {slate.user!r}: the prompt is {excess} tokens over the backbone's {self.context} even"
-                        " without its history"
-                    )
-                shorter = shorter.without_oldest(max(1, shown * excess // len(made[number].prompt)))
-                made[number] = self.encoder.encode([self.text.instruction(shorter)])[0]
-                excess = len(made[number].prompt) + longest - 1 - self.context
-        return made
-
 
 def _parts(pairs: list[Pair], limit: int) -> Iterator[list[Pair]]:
     """Cuts (prompt, answer) pairs into runs whose answers hold at most `limit` tokens."""
@@ -187,79 +119,6 @@ def _parts(pairs: list[Pair], limit: int) -> Iterator[list[Pair]]:
         part.append(pair)
         size += len(pair[1])
     yield part
-
-
-class TaggedTextCollator:
-    """Makes `TaggedTextBatch`es: history and candidate titles in one encoder text.
-
-    Args:
-        text: renders slates; only its titles are used.
-        tokenizer: a fast tokenizer with separator tokens.
-        context: longest text the encoder takes, in tokens; the oldest history goes first.
-    """
-
-    def __init__(self, text: SlateText, tokenizer: Any, context: int) -> None:
-        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise InputError(
-                f"{type(tokenizer).__name__} has no [CLS] and [SEP]; tagged texts need an encoder backbone"
-            )
-        self.text, self.tokenizer, self.context = text, tokenizer, context
-        self.truncated = 0
-        self._titles: dict[int, list[int]] = {}
-
-    def _title(self, item: int) -> list[int]:
-        if item not in self._titles:
-            title = clean_title(self.text.titles[item])
-            self._titles[item] = self.tokenizer(title, add_special_tokens=False, split_special_tokens=True).input_ids
-        return self._titles[item]
-
-    def __call__(self, groups: Sequence[Sequence[Slate]]) -> TaggedTextBatch:
-        """Collates groups of slates, one text each.
-
-        Raises:
-            InputError: the candidates alone are longer than the context, or a candidate has no tokens.
-        """
-        slates = [slate for group in groups for slate in group]
-        shared = _shared_fields(self.text, slates)
-        rows = []
-        first_branch = 0
-        for slate in slates:
-            rows.append(self._row(slate, first_branch))
-            first_branch += len(slate.candidates)
-        width = max(len(ids) for ids, _ in rows)
-        token = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        branch = torch.full((len(rows), width), -1)
-        attention = torch.zeros((len(rows), width), dtype=torch.bool)
-        for number, (ids, owner) in enumerate(rows):
-            token[number, : len(ids)] = torch.tensor(ids)
-            branch[number, : len(ids)] = torch.tensor(owner)
-            attention[number, : len(ids)] = True
-        return TaggedTextBatch(
-            **shared, token=token, attention=attention, branch=branch, tokens=sum(len(ids) for ids, _ in rows)
-        )
-
-    def _row(self, slate: Slate, first_branch: int) -> tuple[list[int], list[int]]:
-        separator = self.tokenizer.sep_token_id
-        tail: list[int] = []
-        owner: list[int] = []
-        for number, item in enumerate(slate.candidates):
-            title = self._title(int(item))
-            if not title:
-                raise InputError(f"user {slate.user!r}: the candidate {self.text.titles[item]!r} has no tokens")
-            tail += [*title, separator]
-            owner += [first_branch + number] * len(title) + [-1]
-        room = self.context - len(tail) - 2
-        if room < 0:
-            raise InputError(f"user {slate.user!r}: the candidates alone exceed the backbone's {self.context} tokens")
-        history: list[int] = []
-        for item in slate.history[::-1]:
-            title = self._title(int(item))
-            if len(history) + len(title) + 1 > room:
-                self.truncated += 1
-                break
-            history = [*title, separator, *history]
-        head = [self.tokenizer.cls_token_id, *history, separator]
-        return [*head, *tail], [-1] * len(head) + owner
 
 
 class InteractionCollator:
@@ -282,4 +141,4 @@ class InteractionCollator:
         for row, slate in zip(history, slates, strict=True):
             if len(slate.history):
                 row[-len(slate.history) :] = torch.from_numpy(np.ascontiguousarray(slate.history))
-        return InteractionBatch(**_shared_fields(self.text, slates), history=history)
+        return InteractionBatch(**shared_fields(self.text, slates), history=history)

@@ -13,14 +13,16 @@ import torch
 
 from datamodules.batch import InteractionBatch, PromptTreeBatch, TaggedTextBatch
 from datamodules.chat import ChatEncoder
-from datamodules.collate import InteractionCollator, PromptTreeCollator, SlateText, TaggedTextCollator
+from datamodules.collate import InteractionCollator, PromptTreeCollator
 from datamodules.instructions import clean_title, find_template
 from datamodules.interactions import Interactions
 from datamodules.movielens import MovieLens100K
 from datamodules.pretrained import load_tokenizer
 from datamodules.protocol import Protocol, Sequences, apply_protocol
+from datamodules.slate_text import SlateText
 from datamodules.slates import Slate, SlateMaker
 from datamodules.sources import InputError
+from datamodules.tagged_text import TaggedTextCollator
 
 TWINS, MARKED = (4, 5), 6  # two items of one title, and a title that looks like control tokens
 FORMS = ("matching.en.1", "reranking.en.2", "like.en.1", "matching.zh.3")
@@ -104,7 +106,7 @@ def branches_of(batch: PromptTreeBatch) -> list[Branch]:
 def encoded_apart(collator: PromptTreeCollator, slates: Sequence[Slate]) -> list[Branch]:
     made: list[Branch] = []
     for slate in slates:
-        [one] = collator.encoder.encode([collator.text.instruction(slate)])
+        [one] = collator.slates.encoder.encode([collator.text.instruction(slate)])
         made += [([*one.prompt, *answer[:-1]], answer) for answer in one.answers]
     return made
 
