@@ -27,10 +27,19 @@ class EncodedInstruction:
     Attributes:
         prompt: ids of everything before the answer.
         answers: for each branch the ids of the answer with the token that ends the turn.
+        apart: prompt and answer are sequences of their own (an encoder-decoder), not one.
     """
 
     prompt: list[int]
     answers: list[list[int]]
+    apart: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence the backbone has to take."""
+        longest = max(map(len, self.answers))
+        # The last token of an answer is predicted, but never read.
+        return max(len(self.prompt), longest) if self.apart else len(self.prompt) + longest - 1
 
 
 class ChatEncoder:
@@ -38,16 +47,34 @@ class ChatEncoder:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer; without a chat template a plain one is used.
+        apart: for an encoder-decoder: prompt and answer are texts of their own, each between the special tokens that
+            the tokenizer puts around a text; there is no chat template.
 
     Raises:
-        InputError: the tokenizer is not a fast one, or its chat template cannot render a system and a user turn.
+        InputError: the tokenizer is not a fast one, its chat template cannot render a system and a user turn, or
+            nothing ends an encoder-decoder's text.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, apart: bool = False) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; the encoder needs one")
-        self.tokenizer = tokenizer
-        self.before_system, self.before_user, self.before_answer, self.after_answer = self._control_ids()
+        self.tokenizer, self.apart = tokenizer, apart
+        self.open_answer: list[int] = []
+        if apart:
+            self.before_system, self.before_answer = self._special_ids()
+            self.before_user = self.tokenizer("\n", add_special_tokens=False).input_ids
+            self.open_answer, self.after_answer = self.before_system, self.before_answer[:1]
+        else:
+            self.before_system, self.before_user, self.before_answer, self.after_answer = self._control_ids()
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text: nothing and `</s>` for T5, `<s>` and `</s>` for BART."""
+        made = self.tokenizer("a", return_special_tokens_mask=True)
+        inside = [place for place, special in enumerate(made.special_tokens_mask) if not special]
+        before, after = made.input_ids[: inside[0]], made.input_ids[inside[-1] + 1 :]
+        if not after:
+            raise InputError(f"{type(self.tokenizer).__name__} ends no text; an encoder-decoder's tokenizer must")
+        return before, after
 
     def _control_ids(self) -> tuple[list[int], list[int], list[int], list[int]]:
         turns = [
@@ -91,12 +118,12 @@ class ChatEncoder:
         users = self.encode_texts([instruction.user for instruction in instructions])
         made = []
         for instruction, system, user in zip(instructions, systems, users, strict=True):
-            answers = [[*self._cached(answer), *self.after_answer] for answer in instruction.answers]
-            for answer, ids in zip(instruction.answers, answers, strict=True):
-                if len(ids) <= len(self.after_answer):
+            for answer in instruction.answers:
+                if not self._cached(answer):
                     raise InputError(f"the answer {answer!r} has no tokens under this tokenizer")
+            answers = [[*self.open_answer, *self._cached(a), *self.after_answer] for a in instruction.answers]
             prompt = [*self.before_system, *system, *self.before_user, *user, *self.before_answer]
-            made.append(EncodedInstruction(prompt=prompt, answers=answers))
+            made.append(EncodedInstruction(prompt=prompt, answers=answers, apart=self.apart))
         return made
 
     @lru_cache(maxsize=200_000)  # noqa: B019  # one encoder lives as long as its data module; titles repeat endlessly

@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
 from datamodules.chat import ChatEncoder
-from datamodules.forest import Forest, build_forest, pack_rows
+from datamodules.forest import Forest, Ints, build_forest, pack_rows
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
 
-Pair = tuple[list[int], list[int]]
-"""Token ids of a prompt and of one answer."""
+Key = TypeVar("Key")
 
 
 class PromptTreeCollator:
@@ -55,13 +55,13 @@ class PromptTreeCollator:
         encoded = self.slates.encode(slates)
         forests: list[Forest] = []
         answers: list[list[int]] = []
-        paths: list[np.ndarray[Any, Any]] = []
+        paths: list[Ints] = []
         tree_of: list[int] = []
         unshared, position = 0, 0
         for group in groups:
             pairs = [(made.prompt, a) for made in encoded[position : position + len(group)] for a in made.answers]
             position += len(group)
-            for part in _parts(pairs, self.answer_tokens):
+            for part in parts(pairs, self.answer_tokens):
                 # The last token of an answer is predicted but predicts nothing, so it never enters the network.
                 sequences = [[*prompt, *answer[:-1]] for prompt, answer in part]
                 answers += [answer for _, answer in part]
@@ -70,47 +70,73 @@ class PromptTreeCollator:
                 paths += forests[-1].path
                 unshared += sum(map(len, sequences))
         rows = pack_rows([len(f.token) for f in forests], self.row_tokens)
-        token, end, depth, offset = self._lay_out(forests, rows)
-        place, label, branch = [], [], []
-        for number, (answer, path) in enumerate(zip(answers, paths, strict=True)):
-            place.append(path[-len(answer) :] + offset[tree_of[number]])
-            label += answer
-            branch += [number] * len(answer)
+        token, end, depth, offset = lay_out(forests, rows, self.pad)
+        places = [path + offset[tree] for path, tree in zip(paths, tree_of, strict=True)]
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
-            token=torch.from_numpy(token),
-            end=torch.from_numpy(end),
-            depth=torch.from_numpy(depth),
-            label_place=torch.from_numpy(np.concatenate(place)),
-            label_token=torch.tensor(label),
-            label_branch=torch.tensor(branch),
+            token=token,
+            end=end,
+            depth=depth,
+            **label_fields(answers, places),
             tokens=sum(len(f.token) for f in forests),
             tokens_unshared=unshared,
         )
 
-    def _lay_out(self, forests: Sequence[Forest], rows: Sequence[Sequence[int]]) -> tuple[Any, Any, Any, list[int]]:
-        """Writes trees side by side into `[R, N]` rows; returns also each tree's place in the flattened rows."""
-        width = max(sum(len(forests[t].token) for t in row) for row in rows)
-        token = np.full((len(rows), width), self.pad, dtype=np.int64)
-        end = np.tile(np.arange(1, width + 1), (len(rows), 1))  # padding: trees of one token
-        depth = np.zeros((len(rows), width), dtype=np.int64)
-        offset = [0] * len(forests)
-        for number, row in enumerate(rows):
-            begin = 0
-            for tree in row:
-                forest = forests[tree]
-                stretch = slice(begin, begin + len(forest.token))
-                token[number, stretch] = forest.token
-                end[number, stretch] = forest.end + begin
-                depth[number, stretch] = forest.depth
-                offset[tree] = number * width + begin
-                begin = stretch.stop
-        return token, end, depth, offset
+
+def lay_out(
+    forests: Sequence[Forest], rows: Sequence[Sequence[int]], pad: int
+) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Writes forests side by side into rows.
+
+    Args:
+        forests: the forests.
+        rows: for each row the numbers of its forests, as `pack_rows` gives them.
+        pad: id that fills rows.
+
+    Returns:
+        `[R, N]` ids, ends and depths; and each forest's place in the flattened rows.
+
+    Example:
+        >>> token, end, depth, offset = lay_out([build_forest([[7, 8]]), build_forest([[9]])], [[1, 0]], pad=0)
+        >>> token.tolist(), end.tolist(), depth.tolist(), offset
+        ([[9, 7, 8]], [[1, 3, 3]], [[0, 0, 1]], [1, 0])
+    """
+    width = max(sum(len(forests[t].token) for t in row) for row in rows)
+    token = np.full((len(rows), width), pad, dtype=np.int64)
+    end = np.tile(np.arange(1, width + 1), (len(rows), 1))  # padding: trees of one token
+    depth = np.zeros((len(rows), width), dtype=np.int64)
+    offset = [0] * len(forests)
+    for number, row in enumerate(rows):
+        begin = 0
+        for tree in row:
+            forest = forests[tree]
+            stretch = slice(begin, begin + len(forest.token))
+            token[number, stretch] = forest.token
+            end[number, stretch] = forest.end + begin
+            depth[number, stretch] = forest.depth
+            offset[tree] = number * width + begin
+            begin = stretch.stop
+    return torch.from_numpy(token), torch.from_numpy(end), torch.from_numpy(depth), offset
 
 
-def _parts(pairs: list[Pair], limit: int) -> Iterator[list[Pair]]:
-    """Cuts (prompt, answer) pairs into runs whose answers hold at most `limit` tokens."""
-    part: list[Pair] = []
+def label_fields(answers: Sequence[list[int]], places: Sequence[Ints]) -> dict[str, Any]:
+    """The columns `label_place`, `label_token` and `label_branch` of a batch.
+
+    Args:
+        answers: ids of each branch's answer.
+        places: for each branch the places of the tokens that lead to its end; the last ones predict the answer.
+    """
+    count = [len(answer) for answer in answers]
+    return {
+        "label_place": torch.from_numpy(np.concatenate([path[-n:] for path, n in zip(places, count, strict=True)])),
+        "label_token": torch.tensor([token for answer in answers for token in answer]),
+        "label_branch": torch.repeat_interleave(torch.tensor(count)),
+    }
+
+
+def parts(pairs: Sequence[tuple[Key, list[int]]], limit: int) -> Iterator[list[tuple[Key, list[int]]]]:
+    """Cuts pairs of anything and an answer into runs whose answers hold at most `limit` tokens."""
+    part: list[tuple[Key, list[int]]] = []
     size = 0
     for pair in pairs:
         if part and size + len(pair[1]) > limit:

@@ -16,7 +16,7 @@ class SlateEncoder:
     Args:
         text: renders slates.
         encoder: encodes instructions.
-        context: longest sequence the backbone takes, in tokens.
+        context: longest sequence the backbone takes, in tokens: prompt and answer, or of an encoder-decoder each.
     """
 
     def __init__(self, text: SlateText, encoder: ChatEncoder, context: int) -> None:
@@ -34,8 +34,7 @@ class SlateEncoder:
         for number, slate in enumerate(slates):
             if not made[number].answers:
                 raise InputError(f"user {slate.user!r} has no candidates")
-            longest = max(map(len, made[number].answers))
-            excess = len(made[number].prompt) + longest - 1 - self.context
+            excess = made[number].length - self.context
             self.truncated += excess > 0
             shorter = slate
             while excess > 0:
@@ -47,5 +46,5 @@ class SlateEncoder:
                     )
                 shorter = shorter.without_oldest(max(1, shown * excess // len(made[number].prompt)))
                 made[number] = self.encoder.encode([self.text.instruction(shorter)])[0]
-                excess = len(made[number].prompt) + longest - 1 - self.context
+                excess = made[number].length - self.context
         return made
