@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
 from datamodules.chat import ChatEncoder
-from datamodules.forest import Forest, Ints, build_forest, pack_rows
+from datamodules.forest import Forest, Ints, build_forest, stretch_bounds
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
@@ -23,13 +23,13 @@ Key = TypeVar("Key")
 
 
 class PromptTreeCollator:
-    """Makes `PromptTreeBatch`es: the slates of a group become one tree, trees are packed into rows.
+    """Makes `PromptTreeBatch`es: the slates of a group become one tree, trees stand in one row.
 
     Args:
         text: renders slates.
         encoder: encodes instructions.
         context: longest sequence the backbone takes, in tokens; longer prompts lose their oldest history.
-        row_tokens: tokens a packed row holds (a larger tree gets a longer row).
+        row_tokens: tokens of whole trees that attention handles at once (a larger tree is handled alone).
         pad: id that fills rows.
     """
 
@@ -69,16 +69,17 @@ class PromptTreeCollator:
                 forests.append(build_forest(sequences))
                 paths += forests[-1].path
                 unshared += sum(map(len, sequences))
-        rows = pack_rows([len(f.token) for f in forests], self.row_tokens)
-        token, end, depth, offset = lay_out(forests, rows, self.pad)
+        sizes = [len(forest.token) for forest in forests]
+        token, end, depth, offset = lay_out(forests, [range(len(forests))], self.pad)
         places = [path + offset[tree] for path, tree in zip(paths, tree_of, strict=True)]
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
-            token=token,
-            end=end,
-            depth=depth,
+            token=token[0],
+            end=end[0],
+            depth=depth[0],
+            stretches=tuple(stretch_bounds(sizes, self.row_tokens)),
             **label_fields(answers, places),
-            tokens=sum(len(f.token) for f in forests),
+            tokens=sum(sizes),
             tokens_unshared=unshared,
         )
 

@@ -51,7 +51,13 @@ class LoRATuning(InstructionRecommender):
         narrowest = min(min(linear[n].weight.shape) for n in linear if n.rsplit(".", 1)[-1] in targets)
         if self.r > narrowest:
             raise InputError(f"model.r is {self.r}, above the width {narrowest} of the narrowest target; lower it")
-        config = LoraConfig(r=self.r, lora_alpha=self.alpha, lora_dropout=self.lora_dropout, target_modules=targets)
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=targets,
+            fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
+        )
         inject_adapter_in_model(config, backbone.body)
         for module in backbone.body.modules():
             if hasattr(
