@@ -357,8 +357,27 @@ def bert(tiny_encoder: Path) -> Any:
     return load_tokenizer(str(tiny_encoder))
 
 
-def tagged(sequences: Sequences, bert: Any, context: int = 512) -> TaggedTextCollator:
-    return TaggedTextCollator(text_of(sequences, "matching.en.1"), bert, context)
+def tagged(sequences: Sequences, bert: Any, context: int = 512, row_tokens: int = 200) -> TaggedTextCollator:
+    return TaggedTextCollator(text_of(sequences, "matching.en.1"), bert, context, row_tokens)
+
+
+def texts_of(batch: TaggedTextBatch) -> dict[int, list[int]]:
+    """Ids of each case's text, by the segments alone; a text belongs to the case of its candidates."""
+    found: dict[int, list[int]] = {}
+    for row in range(len(batch.token)):
+        for segment in batch.segment[row].unique().tolist():
+            inside = batch.segment[row] == segment
+            columns = inside.nonzero().flatten().tolist()
+            assert columns == list(range(columns[0], columns[0] + len(columns)))  # in one piece
+            assert batch.position[row, inside].tolist() == list(range(len(columns)))
+            branches = batch.branch[row, inside]
+            if not batch.attention[row, inside].all():  # padding: alone, and nobody's
+                assert (len(columns), branches.tolist()) == (1, [-1])
+                continue
+            [case] = batch.branch_case[branches[branches >= 0]].unique().tolist()
+            assert case not in found
+            found[case] = batch.token[row, inside].tolist()
+    return found
 
 
 def title_ids(bert: Any, title: str) -> list[int]:
@@ -377,16 +396,24 @@ def test_a_tagged_text_is_history_then_candidates(sequences: Sequences, maker: S
     batch = tagged(sequences, bert)([slates[:1], slates[1:]])
     assert isinstance(batch, TaggedTextBatch)
 
-    lengths = batch.attention.sum(1).tolist()
-    assert len(set(lengths)) > 1
-    for row, slate in enumerate(slates):
-        ids = expected_text(bert, sequences, slate)
-        assert batch.token[row, : lengths[row]].tolist() == ids
-        assert batch.attention[row, : lengths[row]].all()
-        assert (batch.token[row, lengths[row] :] == bert.pad_token_id).all()
-        assert (batch.branch[row, lengths[row] :] == -1).all()
-    assert batch.tokens == sum(lengths)
-    assert batch.token.shape == batch.branch.shape == batch.attention.shape
+    expected = [expected_text(bert, sequences, slate) for slate in slates]
+    assert texts_of(batch) == dict(enumerate(expected))
+    assert len(set(map(len, expected))) > 1
+    assert batch.tokens == int(batch.attention.sum()) == sum(map(len, expected))
+    assert (batch.token[~batch.attention] == bert.pad_token_id).all()
+    for field in (batch.branch, batch.attention, batch.segment, batch.position):
+        assert field.shape == batch.token.shape
+
+
+def test_texts_share_rows_within_the_budget(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    groups = [[slate] for slate in evaluation_slates(maker, 12)]
+    expected = [expected_text(bert, sequences, slate) for [slate] in groups]
+    longest = max(map(len, expected))
+    for row_tokens, rows in ((1, 12), (2 * longest, 6), (4 * longest, 3)):
+        batch = tagged(sequences, bert, row_tokens=row_tokens)(groups)
+        assert texts_of(batch) == dict(enumerate(expected))
+        assert batch.token.shape[1] <= max(row_tokens, longest)
+        assert len(batch.token) <= rows
 
 
 def test_tags_cover_exactly_the_tokens_of_each_candidate(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
@@ -396,9 +423,8 @@ def test_tags_cover_exactly_the_tokens_of_each_candidate(sequences: Sequences, m
 
     assert batch.branch_case.tolist() == [n for n, slate in enumerate(slates) for _ in slate.candidates]
     for number, item in enumerate(batch.branch_item.tolist()):
-        row = int(batch.branch_case[number])
         places = (batch.branch == number).nonzero()
-        assert set(places[:, 0].tolist()) == {row}
+        [row] = set(places[:, 0].tolist())
         columns = places[:, 1].tolist()
         assert columns == list(range(columns[0], columns[0] + len(columns)))
         assert batch.token[row, columns].tolist() == title_ids(bert, sequences.titles[item])
@@ -444,7 +470,7 @@ def test_a_candidate_without_tokens_is_refused(sequences: Sequences, maker: Slat
     text = replace(text_of(sequences, "matching.en.1"), titles=titles)
 
     with pytest.raises(InputError, match=rf"user '{slate.user}': the candidate .* has no tokens"):
-        TaggedTextCollator(text, bert, 512)([[slate]])
+        TaggedTextCollator(text, bert, 512, 200)([[slate]])
 
 
 def test_tagged_texts_need_separators(sequences: Sequences, encoder: ChatEncoder) -> None:
