@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
+from recmodels.lora_linear import LowRankLinear
 
 
 class LoRATuning(InstructionRecommender):
@@ -58,6 +60,7 @@ class LoRATuning(InstructionRecommender):
             target_modules=targets,
             fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
         )
+        config._register_custom_module({nn.Linear: LowRankLinear})
         inject_adapter_in_model(config, backbone.body)
         for module in backbone.body.modules():
             if hasattr(

@@ -97,6 +97,22 @@ def test_chunks_do_not_change_values_or_gradients() -> None:
             torch.testing.assert_close(a, b)
 
 
+def test_label_log_probabilities_equal_log_softmax_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 9, requires_grad=True)
+    hidden = torch.randn(10, 4, requires_grad=True)
+    place, token = torch.tensor([3, 0, 7, 3, 9, 3]), torch.tensor([0, 1, 2, 3, 8, 0])
+    share = torch.tensor([1.0, -2, 3, 0.5, 1, 4])
+    found = []
+    for value in (
+        label_log_probabilities(hidden, lambda h: h @ weight, place, token),
+        (hidden @ weight).log_softmax(-1)[place, token],
+    ):
+        found.append((value, *torch.autograd.grad((value * share).sum(), (hidden, weight))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_backbone_that_ignores_trees_is_refused(tiny_causal: Path) -> None:
     from datamodules.sources import InputError
 
