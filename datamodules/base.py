@@ -21,6 +21,7 @@ from datamodules.interactions import Interactions
 from datamodules.pretrained import context_length, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
+from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
 from datamodules.slates import Slate, SlateMaker, WindowSampler
 from datamodules.sources import InputError
@@ -156,7 +157,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.collator = self._make_collator(self._sequences)
 
     def _make_collator(self, sequences: Sequences) -> Collator:
-        text = SlateText(sequences.titles, self.template, self.words[self.template.language])
+        words = self.words[self.template.language]
+        text = SlateText(sequences.titles, self.template, words, sequences.item_ids)
         if self.batch_format == "interactions":
             return InteractionCollator(text)
         if self.backbone is None:
@@ -165,7 +167,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         context = context_length(self.backbone)
         if self.batch_format == "tagged_text":
             return TaggedTextCollator(text, tokenizer, context)
-        return PromptTreeCollator(text, ChatEncoder(tokenizer), context, self.row_tokens, tokenizer.pad_token_id)
+        slates = SlateEncoder(text, ChatEncoder(tokenizer), context)
+        return PromptTreeCollator(slates, self.row_tokens, tokenizer.pad_token_id)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.

@@ -76,6 +76,7 @@ class PromptTreeBatch(Batch):
         label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
         tokens: real tokens in the rows, without padding.
         tokens_unshared: tokens the same branches would take as separate sequences.
+        truncated: prompts that lost their oldest history, because they exceed the backbone's context.
     """
 
     token: Tensor
@@ -86,6 +87,7 @@ class PromptTreeBatch(Batch):
     label_branch: Tensor
     tokens: int
     tokens_unshared: int
+    truncated: int
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,14 @@ class TaggedTextBatch(Batch):
         attention: `[U, N]` true at real tokens.
         branch: `[U, N]` branch (0..B-1) a token belongs to, -1 elsewhere (history, separators, padding).
         tokens: real tokens in the rows, without padding.
+        truncated: texts that lost their oldest history, because they exceed the backbone's context.
     """
 
     token: Tensor
     attention: Tensor
     branch: Tensor
     tokens: int
+    truncated: int
 
 
 @dataclass(frozen=True)

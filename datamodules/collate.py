@@ -6,14 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 
 from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
-from datamodules.chat import ChatEncoder
-from datamodules.forest import Forest, build_forest, pack_rows
+from datamodules.forest import Forest, build_forests, pack_rows
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
@@ -26,9 +26,7 @@ class PromptTreeCollator:
     """Makes `PromptTreeBatch`es: the slates of a group become one tree, trees are packed into rows.
 
     Args:
-        text: renders slates.
-        encoder: encodes instructions.
-        context: longest sequence the backbone takes, in tokens; longer prompts lose their oldest history.
+        slates: encodes slates.
         row_tokens: tokens a packed row holds (a larger tree gets a longer row).
         pad: id that fills rows.
     """
@@ -36,14 +34,8 @@ class PromptTreeCollator:
     answer_tokens = 2048
     """Answers of one tree hold at most so many tokens; more (a catalogue) become several trees under one prompt."""
 
-    def __init__(self, text: SlateText, encoder: ChatEncoder, context: int, row_tokens: int, pad: int) -> None:
-        self.text, self.row_tokens, self.pad = text, row_tokens, pad
-        self.slates = SlateEncoder(text, encoder, context)
-
-    @property
-    def truncated(self) -> int:
-        """Prompts that lost history."""
-        return self.slates.truncated
+    def __init__(self, slates: SlateEncoder, row_tokens: int, pad: int) -> None:
+        self.text, self.slates, self.row_tokens, self.pad = slates.text, slates, row_tokens, pad
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> PromptTreeBatch:
         """Collates groups of slates.
@@ -53,39 +45,37 @@ class PromptTreeCollator:
         """
         slates = [slate for group in groups for slate in group]
         encoded = self.slates.encode(slates)
-        forests: list[Forest] = []
+        prompts: list[list[int]] = []
         answers: list[list[int]] = []
-        paths: list[np.ndarray[Any, Any]] = []
-        tree_of: list[int] = []
-        unshared, position = 0, 0
+        tree: list[int] = []  # [B]
+        trees, position = 0, 0
         for group in groups:
             pairs = [(made.prompt, a) for made in encoded[position : position + len(group)] for a in made.answers]
             position += len(group)
+            prompts += [prompt for prompt, _ in pairs]
+            answers += [answer for _, answer in pairs]
             for part in _parts(pairs, self.answer_tokens):
-                # The last token of an answer is predicted but predicts nothing, so it never enters the network.
-                sequences = [[*prompt, *answer[:-1]] for prompt, answer in part]
-                answers += [answer for _, answer in part]
-                tree_of += [len(forests)] * len(part)
-                forests.append(build_forest(sequences))
-                paths += forests[-1].path
-                unshared += sum(map(len, sequences))
+                tree += [trees] * len(part)
+                trees += 1
+        # The last token of an answer is predicted but predicts nothing, so it never enters the network.
+        forests = build_forests(prompts, [answer[:-1] for answer in answers], tree)
         rows = pack_rows([len(f.token) for f in forests], self.row_tokens)
         token, end, depth, offset = self._lay_out(forests, rows)
-        place, label, branch = [], [], []
-        for number, (answer, path) in enumerate(zip(answers, paths, strict=True)):
-            place.append(path[-len(answer) :] + offset[tree_of[number]])
-            label += answer
-            branch += [number] * len(answer)
+        paths = [path for forest in forests for path in forest.path]
+        length = np.fromiter(map(len, answers), dtype=np.int64, count=len(answers))
+        place = np.concatenate([path[-count:] for path, count in zip(paths, length.tolist(), strict=True)])
+        label = np.fromiter(chain.from_iterable(answers), dtype=np.int64, count=len(place))
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
             token=torch.from_numpy(token),
             end=torch.from_numpy(end),
             depth=torch.from_numpy(depth),
-            label_place=torch.from_numpy(np.concatenate(place)),
-            label_token=torch.tensor(label),
-            label_branch=torch.tensor(branch),
+            label_place=torch.from_numpy(place + np.repeat(np.array(offset)[tree], length)),
+            label_token=torch.from_numpy(label),
+            label_branch=torch.from_numpy(np.repeat(np.arange(len(answers)), length)),
             tokens=sum(len(f.token) for f in forests),
-            tokens_unshared=unshared,
+            tokens_unshared=sum(map(len, paths)),
+            truncated=sum(made.dropped > 0 for made in encoded),
         )
 
     def _lay_out(self, forests: Sequence[Forest], rows: Sequence[Sequence[int]]) -> tuple[Any, Any, Any, list[int]]:
@@ -127,8 +117,6 @@ class InteractionCollator:
     Args:
         text: knows the gains.
     """
-
-    truncated = 0
 
     def __init__(self, text: SlateText) -> None:
         self.text = text

@@ -19,6 +19,7 @@ from datamodules.interactions import Interactions
 from datamodules.movielens import MovieLens100K
 from datamodules.pretrained import load_tokenizer
 from datamodules.protocol import Protocol, Sequences, apply_protocol
+from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
 from datamodules.slates import Slate, SlateMaker
 from datamodules.sources import InputError
@@ -57,7 +58,7 @@ def encoder(tiny_causal: Path) -> ChatEncoder:
 
 def text_of(sequences: Sequences, name: str) -> SlateText:
     template = find_template(name)
-    return SlateText(sequences.titles, template, MovieLens100K.words[template.language])
+    return SlateText(sequences.titles, template, MovieLens100K.words[template.language], sequences.item_ids)
 
 
 def tree_collator(
@@ -68,7 +69,7 @@ def tree_collator(
     row_tokens: int = 400,
 ) -> PromptTreeCollator:
     pad = encoder.tokenizer.pad_token_id
-    return PromptTreeCollator(text_of(sequences, name), encoder, context, row_tokens, pad)
+    return PromptTreeCollator(SlateEncoder(text_of(sequences, name), encoder, context), row_tokens, pad)
 
 
 def evaluation_slates(maker: SlateMaker, count: int = 6) -> list[Slate]:
@@ -128,7 +129,7 @@ def test_each_branch_spells_its_prompt_and_its_labels_the_answer(
     assert branches_of(batch) == expected
     assert batch.tokens_unshared == sum(len(path) for path, _ in expected)
     assert batch.tokens < batch.tokens_unshared
-    assert collator.truncated == 0
+    assert batch.truncated == 0
 
 
 def test_tokens_counts_what_is_not_padding_and_padding_stands_alone(
@@ -288,17 +289,15 @@ def test_too_long_a_prompt_loses_its_oldest_history_and_is_counted(
     assert len(options) == 11
     for context in range(bare, whole + 1):
         collator = tree_collator(sequences, encoder, name, context=context)
-        branches = branches_of(collator([[slate], [company]]))[: len(options[0])]
+        batch = collator([[slate], [company]])
 
-        assert max(len(path) for path, _ in branches) <= context
-        assert branches in options
-        assert (branches == options[0]) == (context == whole)
+        fitting = [option for option in options if max(len(path) for path, _ in option) <= context]
+        assert branches_of(batch)[: len(options[0])] == fitting[0]  # as much as fits
         # Truncation is per prompt: the other one in the batch loses only what is too long in itself.
-        apart = tree_collator(sequences, encoder, name, context=context)
-        assert branches_of(apart([[slate]])) == branches
-        shortened = apart.truncated
-        apart([[company]])
-        assert (shortened, collator.truncated) == (context < whole, apart.truncated)
+        alone = collator([[slate]])
+        assert branches_of(alone) == fitting[0]
+        assert alone.truncated == (context < whole)
+        assert batch.truncated == alone.truncated + collator([[company]]).truncated
 
 
 def test_truncation_counts_every_shortened_prompt(
@@ -312,10 +311,9 @@ def test_truncation_counts_every_shortened_prompt(
     assert 0 < too_long < 24
     collator = tree_collator(sequences, encoder, context=context)
 
-    collator([[slate] for slate in slates[:10]])
-    collator([[slate] for slate in slates[10:]])
+    batches = [collator([[slate] for slate in slates[:10]]), collator([[slate] for slate in slates[10:]])]
 
-    assert collator.truncated == too_long
+    assert sum(batch.truncated for batch in batches) == too_long
 
 
 def test_a_prompt_too_long_without_its_history_names_the_user(
@@ -425,7 +423,7 @@ def test_a_tagged_text_too_long_loses_its_oldest_titles(sequences: Sequences, ma
         batch = collator([[slate]])
         kept = next(option for option in options if len(option) <= context)  # as much as fits
         assert batch.token[0].tolist() == kept
-        assert collator.truncated == (kept != whole)
+        assert batch.truncated == (kept != whole)
 
 
 def test_candidates_longer_than_the_context_name_the_user(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
