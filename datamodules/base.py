@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batch import Batch, BatchFormat, EventBatch
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator
+from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
-from datamodules.pretrained import context_length, load_tokenizer, pretrained_folder
+from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
 from datamodules.slate_encoder import SlateEncoder
@@ -28,7 +29,7 @@ from datamodules.sources import InputError
 from datamodules.tagged_text import TaggedTextCollator
 
 Split = Literal["validation", "test"]
-Collator = PromptTreeCollator | TaggedTextCollator | InteractionCollator
+Collator = PromptTreeCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
 
 
 class _Keys(Dataset[Any]):
@@ -166,9 +167,11 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         tokenizer = load_tokenizer(self.backbone)
         context = context_length(self.backbone)
         if self.batch_format == "tagged_text":
-            return TaggedTextCollator(text, tokenizer, context)
-        slates = SlateEncoder(text, ChatEncoder(tokenizer), context)
-        return PromptTreeCollator(slates, self.row_tokens, tokenizer.pad_token_id)
+            return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
+        apart = is_encoder_decoder(self.backbone)
+        made = EncoderDecoderCollator if apart else PromptTreeCollator
+        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart), context)
+        return made(slates, self.row_tokens, tokenizer.pad_token_id)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.

@@ -40,17 +40,34 @@ class ChatEncoder:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer; without a chat template a plain one is used.
+        apart: for an encoder-decoder: prompt and answer are texts of their own, each between the special tokens that
+            the tokenizer puts around a text; there is no chat template.
 
     Raises:
-        InputError: the tokenizer is not a fast one, nothing could end an answer, or its chat template cannot render a
-            system and a user turn.
+        InputError: the tokenizer is not a fast one, its chat template cannot render a system and a user turn, or
+            nothing could end an answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, apart: bool = False) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; the encoder needs one")
-        self.tokenizer = tokenizer
-        self.before_system, self.before_user, self.before_answer, self.after_answer = self._control_ids()
+        self.tokenizer, self.apart = tokenizer, apart
+        self.open_answer: list[int] = []
+        if apart:
+            self.before_system, self.before_answer = self._special_ids()
+            self.before_user = self.tokenizer("\n", add_special_tokens=False).input_ids
+            self.open_answer, self.after_answer = self.before_system, self.before_answer[:1]
+        else:
+            self.before_system, self.before_user, self.before_answer, self.after_answer = self._control_ids()
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text: nothing and `</s>` for T5, `<s>` and `</s>` for BART."""
+        made = self.tokenizer("a", return_special_tokens_mask=True)
+        inside = [place for place, special in enumerate(made.special_tokens_mask) if not special]
+        before, after = made.input_ids[: inside[0]], made.input_ids[inside[-1] + 1 :]
+        if not after:
+            raise InputError(f"{type(self.tokenizer).__name__} ends no text; an encoder-decoder's tokenizer must")
+        return before, after
 
     def _control_ids(self) -> tuple[list[int], list[int], list[int], list[int]]:
         turns = [
@@ -99,12 +116,12 @@ class ChatEncoder:
 
     def answer_ids(self, text: Sequence[int]) -> list[int]:
         """An answer of the ids of its text."""
-        return [*text, *self.after_answer]
+        return [*self.open_answer, *text, *self.after_answer]
 
-    @staticmethod
-    def length(prompt: int, answer: int) -> int:
+    def length(self, prompt: int, answer: int) -> int:
         """Tokens of the longest sequence that a backbone reads for a prompt and an answer of so many tokens."""
-        return prompt + answer - 1  # the last token of an answer is predicted, but never read
+        # The last token of an answer is predicted, but never read.
+        return max(prompt, answer) if self.apart else prompt + answer - 1
 
     def encode(self, instructions: Sequence[Instruction]) -> list[EncodedInstruction]:
         """Encodes instructions.

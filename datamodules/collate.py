@@ -7,19 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
-from datamodules.forest import Forest, build_forests, pack_rows
+from datamodules.forest import Forest, Ints, build_forests, pack_rows
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
 
-Pair = tuple[list[int], list[int]]
-"""Token ids of a prompt and of one answer."""
+Key = TypeVar("Key")
 
 
 class PromptTreeCollator:
@@ -54,53 +54,81 @@ class PromptTreeCollator:
             position += len(group)
             prompts += [prompt for prompt, _ in pairs]
             answers += [answer for _, answer in pairs]
-            for part in _parts(pairs, self.answer_tokens):
+            for part in parts(pairs, self.answer_tokens):
                 tree += [trees] * len(part)
                 trees += 1
         # The last token of an answer is predicted but predicts nothing, so it never enters the network.
         forests = build_forests(prompts, [answer[:-1] for answer in answers], tree)
         rows = pack_rows([len(f.token) for f in forests], self.row_tokens)
-        token, end, depth, offset = self._lay_out(forests, rows)
-        paths = [path for forest in forests for path in forest.path]
-        length = np.fromiter(map(len, answers), dtype=np.int64, count=len(answers))
-        place = np.concatenate([path[-count:] for path, count in zip(paths, length.tolist(), strict=True)])
-        label = np.fromiter(chain.from_iterable(answers), dtype=np.int64, count=len(place))
+        token, end, depth, offset = lay_out(forests, rows, self.pad)
+        paths = [path + begin for forest, begin in zip(forests, offset, strict=True) for path in forest.path]
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
-            token=torch.from_numpy(token),
-            end=torch.from_numpy(end),
-            depth=torch.from_numpy(depth),
-            label_place=torch.from_numpy(place + np.repeat(np.array(offset)[tree], length)),
-            label_token=torch.from_numpy(label),
-            label_branch=torch.from_numpy(np.repeat(np.arange(len(answers)), length)),
+            token=token,
+            end=end,
+            depth=depth,
+            **label_fields(answers, paths),
             tokens=sum(len(f.token) for f in forests),
             tokens_unshared=sum(map(len, paths)),
             truncated=sum(made.dropped > 0 for made in encoded),
         )
 
-    def _lay_out(self, forests: Sequence[Forest], rows: Sequence[Sequence[int]]) -> tuple[Any, Any, Any, list[int]]:
-        """Writes trees side by side into `[R, N]` rows; returns also each tree's place in the flattened rows."""
-        width = max(sum(len(forests[t].token) for t in row) for row in rows)
-        token = np.full((len(rows), width), self.pad, dtype=np.int64)
-        end = np.tile(np.arange(1, width + 1), (len(rows), 1))  # padding: trees of one token
-        depth = np.zeros((len(rows), width), dtype=np.int64)
-        offset = [0] * len(forests)
-        for number, row in enumerate(rows):
-            begin = 0
-            for tree in row:
-                forest = forests[tree]
-                stretch = slice(begin, begin + len(forest.token))
-                token[number, stretch] = forest.token
-                end[number, stretch] = forest.end + begin
-                depth[number, stretch] = forest.depth
-                offset[tree] = number * width + begin
-                begin = stretch.stop
-        return token, end, depth, offset
+
+def lay_out(
+    forests: Sequence[Forest], rows: Sequence[Sequence[int]], pad: int
+) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """Writes forests side by side into rows.
+
+    Args:
+        forests: the forests.
+        rows: for each row the numbers of its forests, as `pack_rows` gives them.
+        pad: id that fills rows.
+
+    Returns:
+        `[R, N]` ids, ends and depths; and each forest's place in the flattened rows.
+
+    Example:
+        >>> token, end, depth, offset = lay_out(build_forests([[], []], [[7, 8], [9]], [0, 1]), [[1, 0]], pad=0)
+        >>> token.tolist(), end.tolist(), depth.tolist(), offset
+        ([[9, 7, 8]], [[1, 3, 3]], [[0, 0, 1]], [1, 0])
+    """
+    width = max(sum(len(forests[t].token) for t in row) for row in rows)
+    token = np.full((len(rows), width), pad, dtype=np.int64)
+    end = np.tile(np.arange(1, width + 1), (len(rows), 1))  # padding: trees of one token
+    depth = np.zeros((len(rows), width), dtype=np.int64)
+    offset = [0] * len(forests)
+    for number, row in enumerate(rows):
+        begin = 0
+        for tree in row:
+            forest = forests[tree]
+            stretch = slice(begin, begin + len(forest.token))
+            token[number, stretch] = forest.token
+            end[number, stretch] = forest.end + begin
+            depth[number, stretch] = forest.depth
+            offset[tree] = number * width + begin
+            begin = stretch.stop
+    return torch.from_numpy(token), torch.from_numpy(end), torch.from_numpy(depth), offset
 
 
-def _parts(pairs: list[Pair], limit: int) -> Iterator[list[Pair]]:
-    """Cuts (prompt, answer) pairs into runs whose answers hold at most `limit` tokens."""
-    part: list[Pair] = []
+def label_fields(answers: Sequence[list[int]], places: Sequence[Ints]) -> dict[str, Any]:
+    """The columns `label_place`, `label_token` and `label_branch` of a batch.
+
+    Args:
+        answers: ids of each branch's answer.
+        places: for each branch the places of the tokens that lead to its end; the last ones predict the answer.
+    """
+    count = [len(answer) for answer in answers]
+    token = np.fromiter(chain.from_iterable(answers), dtype=np.int64, count=sum(count))
+    return {
+        "label_place": torch.from_numpy(np.concatenate([path[-n:] for path, n in zip(places, count, strict=True)])),
+        "label_token": torch.from_numpy(token),
+        "label_branch": torch.repeat_interleave(torch.tensor(count)),
+    }
+
+
+def parts(pairs: Sequence[tuple[Key, list[int]]], limit: int) -> Iterator[list[tuple[Key, list[int]]]]:
+    """Cuts pairs of anything and an answer into runs whose answers hold at most `limit` tokens."""
+    part: list[tuple[Key, list[int]]] = []
     size = 0
     for pair in pairs:
         if part and size + len(pair[1]) > limit:

@@ -18,7 +18,7 @@ class SlateEncoder:
     Args:
         text: renders slates.
         encoder: encodes texts.
-        context: longest sequence the backbone takes, in tokens.
+        context: longest sequence the backbone takes, in tokens: prompt and answer, or of an encoder-decoder each.
 
     Raises:
         InputError: an answer of the template has no tokens.

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from datamodules.batch import TaggedTextBatch
+from datamodules.collate import lay_out
+from datamodules.forest import build_forest, pack_rows
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
 from datamodules.sources import InputError
@@ -24,47 +26,51 @@ class TaggedTextCollator:
         text: renders slates; only its titles are used.
         tokenizer: a fast tokenizer with separator tokens.
         context: longest text the encoder takes, in tokens; the oldest history goes first.
+        row_tokens: tokens a packed row holds (a longer text gets a longer row).
     """
 
-    def __init__(self, text: SlateText, tokenizer: Any, context: int) -> None:
+    def __init__(self, text: SlateText, tokenizer: Any, context: int, row_tokens: int) -> None:
         if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
             raise InputError(
                 f"{type(tokenizer).__name__} has no [CLS] and [SEP]; tagged texts need an encoder backbone"
             )
-        self.text, self.tokenizer, self.context = text, tokenizer, context
+        self.text, self.tokenizer, self.context, self.row_tokens = text, tokenizer, context, row_tokens
         self._titles = TitleTokens(tokenizer, text.titles)
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> TaggedTextBatch:
-        """Collates groups of slates, one text each.
+        """Collates groups of slates, one text each, several texts in a row.
 
         Raises:
             InputError: the candidates alone are longer than the context, or a candidate has no tokens.
         """
         slates = [slate for group in groups for slate in group]
         shared = shared_fields(self.text, slates)
-        rows = []
+        texts = []
         first_branch = 0
         for slate in slates:
-            rows.append(self._row(slate, first_branch))
+            texts.append(self._text(slate, first_branch))
             first_branch += len(slate.candidates)
-        width = max(len(ids) for ids, _, _ in rows)
-        token = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        branch = torch.full((len(rows), width), -1)
-        attention = torch.zeros((len(rows), width), dtype=torch.bool)
-        for number, (ids, owner, _) in enumerate(rows):
-            token[number, : len(ids)] = torch.tensor(ids)
-            branch[number, : len(ids)] = torch.tensor(owner)
-            attention[number, : len(ids)] = True
+        paths = [build_forest([ids]) for ids, _, _ in texts]
+        rows = pack_rows([len(path.token) for path in paths], self.row_tokens)
+        # A path's end is the same for all its tokens, so it tells the texts of a row apart.
+        token, segment, position, offset = lay_out(paths, rows, self.tokenizer.pad_token_id)
+        branch = torch.full_like(token, -1)
+        attention = torch.zeros_like(token, dtype=torch.bool)
+        for begin, (ids, owner, _) in zip(offset, texts, strict=True):
+            branch.view(-1)[begin : begin + len(ids)] = torch.tensor(owner)
+            attention.view(-1)[begin : begin + len(ids)] = True
         return TaggedTextBatch(
             **shared,
             token=token,
             attention=attention,
+            segment=segment,
+            position=position,
             branch=branch,
-            tokens=sum(len(ids) for ids, _, _ in rows),
-            truncated=sum(shortened for _, _, shortened in rows),
+            tokens=sum(len(ids) for ids, _, _ in texts),
+            truncated=sum(shortened for _, _, shortened in texts),
         )
 
-    def _row(self, slate: Slate, first_branch: int) -> tuple[list[int], list[int], bool]:
+    def _text(self, slate: Slate, first_branch: int) -> tuple[list[int], list[int], bool]:
         """Ids, the branch of each, and whether some of the history did not fit."""
         separator = self.tokenizer.sep_token_id
         tail: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -9,6 +10,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from datamodules.batch import PromptTreeBatch
 from datamodules.pretrained import pretrained_folder
 from datamodules.sources import InputError
 from recmodels.prompt_tree import ATTENTION, branch_scores, label_log_probabilities, tree_mask
@@ -16,15 +18,15 @@ from recmodels.prompt_tree import ATTENTION, branch_scores, label_log_probabilit
 Precision = Literal["float32", "bfloat16"]
 
 OUTPUTS = {
-    "attention": ("o_proj", "out_proj", "c_proj", "dense"),
-    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h"),
+    "attention": ("o_proj", "out_proj", "c_proj", "dense", "o"),
+    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo"),
 }
 """Names of the linear layers that end a block, by architecture family."""
 
 
 @dataclass(frozen=True)
-class CausalBackbone:
-    """A causal language model that honours prompt trees.
+class Backbone(ABC):
+    """A language model that scores branches, whatever its layout.
 
     Attributes:
         model: the Hugging Face model; tuning methods change it in place.
@@ -36,8 +38,58 @@ class CausalBackbone:
 
     @property
     def body(self) -> nn.Module:
-        """The model without its head."""
+        """The model without its head, where the architecture separates them; else the whole model."""
         return cast(nn.Module, self.model.base_model)
+
+    @property
+    @abstractmethod
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """Hidden states to logits."""
+
+    @abstractmethod
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks, first to last.
+
+        Raises:
+            InputError: the architecture keeps its blocks where none of the known families does.
+        """
+
+    @abstractmethod
+    def log_likelihood(self, batch: Any) -> Tensor:
+        """Summed log-probability `[B]` of each branch's tokens, for a batch of this backbone's layout."""
+
+    @property
+    def family(self) -> str:
+        """The architecture, as transformers calls it."""
+        return str(self.model.config.model_type)
+
+    def linear_layers(self) -> dict[str, Any]:
+        """The body's linear layers by name, the head not among them."""
+        head = self.model.get_output_embeddings()
+        return {
+            name: module
+            for name, module in self.body.named_modules()
+            if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and module is not head
+        }
+
+    def output_layer(self, layer: nn.Module, block: Literal["attention", "mlp"]) -> tuple[nn.Module, str]:
+        """The module that holds the linear layer ending a block of a transformer layer, and that layer's name in it.
+
+        In a decoder layer that also reads an encoder, the attention block is the one over its own tokens.
+
+        Raises:
+            InputError: the architecture names its layers otherwise.
+        """
+        for path, module in layer.named_modules():
+            parent, _, name = path.rpartition(".")
+            attends = "att" in parent.lower()
+            if name in OUTPUTS[block] and attends == (block == "attention") and not list(module.children()):
+                return layer.get_submodule(parent), name
+        raise InputError(f"no {block} output layer is known for backbone {self.name!r} ({self.family})")
+
+
+class CausalBackbone(Backbone):
+    """A causal language model that honours prompt trees."""
 
     @property
     def head(self) -> Callable[[Tensor], Tensor]:
@@ -47,30 +99,14 @@ class CausalBackbone:
         return (lambda states: cap * torch.tanh(project(states) / cap)) if cap else project
 
     def layers(self) -> list[nn.Module]:
-        """The transformer blocks, first to last.
+        """The transformer blocks, first to last."""
+        return block_list(self, self.body)
 
-        Raises:
-            InputError: the architecture keeps its blocks where none of the known families does.
-        """
-        for path in ("layers", "h", "decoder.layers", "block"):
-            try:
-                return list(cast(nn.ModuleList, self.body.get_submodule(path)))
-            except AttributeError:
-                continue
-        raise InputError(f"backbone {self.name!r} ({self.model.config.model_type}) has no known list of layers")
-
-    def output_layer(self, layer: nn.Module, block: Literal["attention", "mlp"]) -> tuple[nn.Module, str]:
-        """The module that holds the linear layer ending a block of a transformer layer, and that layer's name in it.
-
-        Raises:
-            InputError: the architecture names its layers otherwise.
-        """
-        for path, module in layer.named_modules():
-            parent, _, name = path.rpartition(".")
-            if name in OUTPUTS[block] and ("att" in parent) == (block == "attention") and not list(module.children()):
-                return layer.get_submodule(parent), name
-        family = self.model.config.model_type
-        raise InputError(f"no {block} output layer is known for backbone {self.name!r} ({family})")
+    def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
+        """Summed log-probability `[B]` of each branch's tokens."""
+        hidden = self.hidden_states(batch.token, batch.end, batch.depth)
+        log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)
+        return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
 
     def hidden_states(self, token: Tensor, end: Tensor, depth: Tensor) -> Tensor:
         """Last hidden states `[R, N, D]` of forests of tokens `[R, N]`."""
@@ -84,6 +120,20 @@ class CausalBackbone:
         return cast(Tensor, output.last_hidden_state)
 
 
+def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a stack, first to last.
+
+    Raises:
+        InputError: the architecture keeps its blocks where none of the known families does.
+    """
+    for path in ("layers", "h", "decoder.layers", "block"):
+        try:
+            return list(cast(nn.ModuleList, stack.get_submodule(path)))
+        except AttributeError:
+            continue
+    raise InputError(f"backbone {backbone.name!r} ({backbone.family}) has no known list of layers")
+
+
 def load_causal(name: str, precision: Precision, dropout: float | None = None) -> CausalBackbone:
     """Loads a causal backbone with the prompt-tree attention, and proves on a small tree that it is exact.
 
@@ -95,25 +145,46 @@ def load_causal(name: str, precision: Precision, dropout: float | None = None) -
     Raises:
         InputError: the folder is no causal model, its weights are unreadable, or it does not honour trees.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    model = load_model(AutoModelForCausalLM, "a causal model", name, precision, dropout, ATTENTION)
+    backbone = CausalBackbone(model=model, name=name)
+    prove_tree_attention(backbone)
+    return backbone
+
+
+def load_model(
+    auto_class: Any, kind: str, name: str, precision: Precision, dropout: float | None, attention: str
+) -> Any:
+    """Loads a language model of transformers.
+
+    Args:
+        auto_class: transformers' class for the kind.
+        kind: what it is, for messages.
+        name: packaged name, folder or hub id.
+        precision: of the weights.
+        dropout: probability for every dropout of the architecture; None leaves its own.
+        attention: name of a registered attention.
+
+    Raises:
+        InputError: the folder holds no model of the kind, or its weights are unreadable.
+    """
+    from transformers import AutoConfig
 
     folder = pretrained_folder(name)
     try:
         config = AutoConfig.from_pretrained(folder)
         if dropout is not None:
             set_dropout(config, dropout, name)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=getattr(torch, precision), attn_implementation=ATTENTION
+        model = auto_class.from_pretrained(
+            folder, config=config, dtype=getattr(torch, precision), attn_implementation=attention
         )
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"backbone {name!r} cannot be loaded as a causal model: {str(error).strip().splitlines()[0]}"
-        ) from error
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"backbone {name!r} cannot be loaded as {kind}: {reason}") from error
     # Generation settings of a checkpoint (sampling, temperature) are never inherited.
     model.generation_config = type(model.generation_config)()
-    backbone = CausalBackbone(model=model, name=name)
-    prove_tree_attention(backbone)
-    return backbone
+    return model
 
 
 def set_dropout(config: Any, dropout: float, name: str) -> None:
@@ -153,13 +224,19 @@ def prove_tree_attention(backbone: CausalBackbone) -> None:
         logits = backbone.model(input_ids=sequence, use_cache=False).logits[0].float()
         expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
     backbone.model.train(training)
-    difference = float((got - torch.stack(expected)).abs().max())
-    # Rounding moves a score by far less than a wrong mask or position does.
-    tolerance = (1e-4 if backbone.model.dtype == torch.float32 else 2e-2) * max(
-        1.0, float(torch.stack(expected).abs().max())
-    )
+    check_agreement(backbone, "prompt trees", got, torch.stack(expected))
+
+
+def check_agreement(backbone: Backbone, layout: str, got: Tensor, expected: Tensor) -> None:
+    """Compares the scores `[B]` of a layout with those of the model's own forward.
+
+    Raises:
+        InputError: they differ by more than rounding does, which is far less than a wrong mask or position.
+    """
+    difference = float((got - expected).abs().max())
+    tolerance = (1e-4 if backbone.model.dtype == torch.float32 else 2e-2) * max(1.0, float(expected.abs().max()))
     if not difference <= tolerance:
-        family = backbone.model.config.model_type
         raise InputError(
-            f"backbone {backbone.name!r} ({family}) does not honour prompt trees: branch scores differ by {difference:.3g}"
+            f"backbone {backbone.name!r} ({backbone.family}) does not honour {layout}: branch scores differ by"
+            f" {difference:.3g}"
         )

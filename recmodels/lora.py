@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
 
 from datamodules.sources import InputError
-from recmodels.backbone import CausalBackbone
+from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
 
 
@@ -37,15 +36,13 @@ class LoRATuning(InstructionRecommender):
             raise InputError(f"model.r is {r}, must be at least 1")
         self.r, self.alpha, self.lora_dropout, self.targets = r, alpha, lora_dropout, targets
 
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Adds A and B beside the targets.
 
         Raises:
             InputError: no layer of the backbone has a target's name, or the rank exceeds a layer's width.
         """
-        linear = {
-            n: m for n, m in backbone.body.named_modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"
-        }
+        linear = backbone.linear_layers()
         names = sorted({name.rsplit(".", 1)[-1] for name in linear})
         targets = list(self.targets or names)
         for target in targets:
