@@ -77,6 +77,7 @@ class PromptTreeBatch(Batch):
         label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
         tokens: N.
         tokens_unshared: tokens the same branches would take as separate sequences.
+        truncated: prompts that lost their oldest history, because they exceed the backbone's context.
     """
 
     token: Tensor
@@ -88,6 +89,7 @@ class PromptTreeBatch(Batch):
     label_branch: Tensor
     tokens: int
     tokens_unshared: int
+    truncated: int
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ class EncoderDecoderBatch(Batch):
         label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
         tokens: real tokens in all rows, without padding.
         tokens_unshared: tokens the same branches would take as separate pairs of prompt and answer.
+        truncated: prompts that lost their oldest history, because they exceed the backbone's context.
     """
 
     prompt: Tensor
@@ -127,6 +130,7 @@ class EncoderDecoderBatch(Batch):
     label_branch: Tensor
     tokens: int
     tokens_unshared: int
+    truncated: int
 
 
 BranchBatch = PromptTreeBatch | EncoderDecoderBatch
@@ -144,6 +148,7 @@ class TaggedTextBatch(Batch):
         position: `[R, N]` position within the text.
         branch: `[R, N]` branch (0..B-1) a token belongs to, -1 elsewhere (history, separators, padding).
         tokens: real tokens in the rows, without padding.
+        truncated: texts that lost their oldest history, because they exceed the backbone's context.
     """
 
     token: Tensor
@@ -152,6 +157,7 @@ class TaggedTextBatch(Batch):
     position: Tensor
     branch: Tensor
     tokens: int
+    truncated: int
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
 from datamodules.instructions import Instruction
 from datamodules.sources import InputError
+from datamodules.title_tokens import encode_plain
 
 # Private-use characters mark where text goes; no tokenizer's template holds them.
 _SYSTEM, _USER, _ANSWER = "\ue000", "\ue001", "\ue002"
@@ -27,19 +27,12 @@ class EncodedInstruction:
     Attributes:
         prompt: ids of everything before the answer.
         answers: for each branch the ids of the answer with the token that ends the turn.
-        apart: prompt and answer are sequences of their own (an encoder-decoder), not one.
+        dropped: events of the history that the prompt leaves out, the oldest, so that it fits the context.
     """
 
     prompt: list[int]
     answers: list[list[int]]
-    apart: bool = False
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest sequence the backbone has to take."""
-        longest = max(map(len, self.answers))
-        # The last token of an answer is predicted, but never read.
-        return max(len(self.prompt), longest) if self.apart else len(self.prompt) + longest - 1
+    dropped: int = 0
 
 
 class ChatEncoder:
@@ -52,7 +45,7 @@ class ChatEncoder:
 
     Raises:
         InputError: the tokenizer is not a fast one, its chat template cannot render a system and a user turn, or
-            nothing ends an encoder-decoder's text.
+            nothing could end an answer.
     """
 
     def __init__(self, tokenizer: Any, *, apart: bool = False) -> None:
@@ -101,12 +94,34 @@ class ChatEncoder:
         encode = self.tokenizer(pieces, add_special_tokens=False).input_ids
         after = self.tokenizer(text, add_special_tokens=False).input_ids
         # One closing token is enough to tell "Alien" from "Aliens"; a line break after it tells nothing.
-        return encode[0], encode[1], encode[2], after[:1]
+        return encode[0], encode[1], encode[2], after[:1] or self._end()
+
+    def _end(self) -> list[int]:
+        """What ends an answer where the template does not: the end token, or the separator that BERT-like ones have."""
+        for end in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id):
+            if end is not None:
+                return [end]
+        raise InputError(
+            "the tokenizer has neither an end nor a separator token and its chat template closes no turn,"
+            " so that an answer could not be told from a longer one that begins with it"
+        )
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts; special-token strings in them become ordinary tokens."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
-        return list(encoded)
+        return encode_plain(self.tokenizer, texts)
+
+    def prompt_ids(self, system: Sequence[int], user: Sequence[int]) -> list[int]:
+        """A prompt of the ids of its two texts."""
+        return [*self.before_system, *system, *self.before_user, *user, *self.before_answer]
+
+    def answer_ids(self, text: Sequence[int]) -> list[int]:
+        """An answer of the ids of its text."""
+        return [*self.open_answer, *text, *self.after_answer]
+
+    def length(self, prompt: int, answer: int) -> int:
+        """Tokens of the longest sequence that a backbone reads for a prompt and an answer of so many tokens."""
+        # The last token of an answer is predicted, but never read.
+        return max(prompt, answer) if self.apart else prompt + answer - 1
 
     def encode(self, instructions: Sequence[Instruction]) -> list[EncodedInstruction]:
         """Encodes instructions.
@@ -114,18 +129,15 @@ class ChatEncoder:
         Raises:
             InputError: an answer has no tokens.
         """
-        systems = [self._cached(instruction.system) for instruction in instructions]
-        users = self.encode_texts([instruction.user for instruction in instructions])
-        made = []
-        for instruction, system, user in zip(instructions, systems, users, strict=True):
-            for answer in instruction.answers:
-                if not self._cached(answer):
-                    raise InputError(f"the answer {answer!r} has no tokens under this tokenizer")
-            answers = [[*self.open_answer, *self._cached(a), *self.after_answer] for a in instruction.answers]
-            prompt = [*self.before_system, *system, *self.before_user, *user, *self.before_answer]
-            made.append(EncodedInstruction(prompt=prompt, answers=answers, apart=self.apart))
-        return made
-
-    @lru_cache(maxsize=200_000)  # noqa: B019  # one encoder lives as long as its data module; titles repeat endlessly
-    def _cached(self, text: str) -> tuple[int, ...]:
-        return tuple(self.encode_texts([text])[0])
+        texts = dict.fromkeys(text for made in instructions for text in (made.system, made.user, *made.answers))
+        ids = dict(zip(texts, self.encode_texts(list(texts)), strict=True))
+        for text in (answer for made in instructions for answer in made.answers):
+            if not ids[text]:
+                raise InputError(f"the answer {text!r} has no tokens under this tokenizer")
+        return [
+            EncodedInstruction(
+                prompt=self.prompt_ids(ids[made.system], ids[made.user]),
+                answers=[self.answer_ids(ids[answer]) for answer in made.answers],
+            )
+            for made in instructions
+        ]

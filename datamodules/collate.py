@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,8 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
-from datamodules.chat import ChatEncoder
-from datamodules.forest import Forest, Ints, build_forest, stretch_bounds
+from datamodules.forest import Forest, Ints, build_forests, stretch_bounds
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
@@ -26,24 +26,15 @@ class PromptTreeCollator:
     """Makes `PromptTreeBatch`es: the slates of a group become one tree, trees stand in one row.
 
     Args:
-        text: renders slates.
-        encoder: encodes instructions.
-        context: longest sequence the backbone takes, in tokens; longer prompts lose their oldest history.
+        slates: encodes slates.
         row_tokens: tokens of whole trees that attention handles at once (a larger tree is handled alone).
-        pad: id that fills rows.
     """
 
     answer_tokens = 2048
     """Answers of one tree hold at most so many tokens; more (a catalogue) become several trees under one prompt."""
 
-    def __init__(self, text: SlateText, encoder: ChatEncoder, context: int, row_tokens: int, pad: int) -> None:
-        self.text, self.row_tokens, self.pad = text, row_tokens, pad
-        self.slates = SlateEncoder(text, encoder, context)
-
-    @property
-    def truncated(self) -> int:
-        """Prompts that lost history."""
-        return self.slates.truncated
+    def __init__(self, slates: SlateEncoder, row_tokens: int) -> None:
+        self.text, self.slates, self.row_tokens = slates.text, slates, row_tokens
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> PromptTreeBatch:
         """Collates groups of slates.
@@ -53,34 +44,33 @@ class PromptTreeCollator:
         """
         slates = [slate for group in groups for slate in group]
         encoded = self.slates.encode(slates)
-        forests: list[Forest] = []
+        prompts: list[list[int]] = []
         answers: list[list[int]] = []
-        paths: list[Ints] = []
-        tree_of: list[int] = []
-        unshared, position = 0, 0
+        tree: list[int] = []  # [B]
+        trees, position = 0, 0
         for group in groups:
             pairs = [(made.prompt, a) for made in encoded[position : position + len(group)] for a in made.answers]
             position += len(group)
+            prompts += [prompt for prompt, _ in pairs]
+            answers += [answer for _, answer in pairs]
             for part in parts(pairs, self.answer_tokens):
-                # The last token of an answer is predicted but predicts nothing, so it never enters the network.
-                sequences = [[*prompt, *answer[:-1]] for prompt, answer in part]
-                answers += [answer for _, answer in part]
-                tree_of += [len(forests)] * len(part)
-                forests.append(build_forest(sequences))
-                paths += forests[-1].path
-                unshared += sum(map(len, sequences))
+                tree += [trees] * len(part)
+                trees += 1
+        # The last token of an answer is predicted but predicts nothing, so it never enters the network.
+        forests = build_forests(prompts, [answer[:-1] for answer in answers], tree)
         sizes = [len(forest.token) for forest in forests]
-        token, end, depth, offset = lay_out(forests, [range(len(forests))], self.pad)
-        places = [path + offset[tree] for path, tree in zip(paths, tree_of, strict=True)]
+        token, end, depth, offset = lay_out(forests, [range(len(forests))], pad=0)
+        paths = [path + begin for forest, begin in zip(forests, offset, strict=True) for path in forest.path]
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
             token=token[0],
             end=end[0],
             depth=depth[0],
             stretches=tuple(stretch_bounds(sizes, self.row_tokens)),
-            **label_fields(answers, places),
+            **label_fields(answers, paths),
             tokens=sum(sizes),
-            tokens_unshared=unshared,
+            tokens_unshared=sum(map(len, paths)),
+            truncated=sum(made.dropped > 0 for made in encoded),
         )
 
 
@@ -98,7 +88,7 @@ def lay_out(
         `[R, N]` ids, ends and depths; and each forest's place in the flattened rows.
 
     Example:
-        >>> token, end, depth, offset = lay_out([build_forest([[7, 8]]), build_forest([[9]])], [[1, 0]], pad=0)
+        >>> token, end, depth, offset = lay_out(build_forests([[], []], [[7, 8], [9]], [0, 1]), [[1, 0]], pad=0)
         >>> token.tolist(), end.tolist(), depth.tolist(), offset
         ([[9, 7, 8]], [[1, 3, 3]], [[0, 0, 1]], [1, 0])
     """
@@ -128,9 +118,10 @@ def label_fields(answers: Sequence[list[int]], places: Sequence[Ints]) -> dict[s
         places: for each branch the places of the tokens that lead to its end; the last ones predict the answer.
     """
     count = [len(answer) for answer in answers]
+    token = np.fromiter(chain.from_iterable(answers), dtype=np.int64, count=sum(count))
     return {
         "label_place": torch.from_numpy(np.concatenate([path[-n:] for path, n in zip(places, count, strict=True)])),
-        "label_token": torch.tensor([token for answer in answers for token in answer]),
+        "label_token": torch.from_numpy(token),
         "label_branch": torch.repeat_interleave(torch.tensor(count)),
     }
 
@@ -154,8 +145,6 @@ class InteractionCollator:
     Args:
         text: knows the gains.
     """
-
-    truncated = 0
 
     def __init__(self, text: SlateText) -> None:
         self.text = text

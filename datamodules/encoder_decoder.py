@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from datamodules.batch import EncoderDecoderBatch
-from datamodules.chat import ChatEncoder
 from datamodules.collate import label_fields, lay_out, parts
 from datamodules.forest import Forest, Ints, build_forest, pack_rows
 from datamodules.slate_encoder import SlateEncoder
-from datamodules.slate_text import SlateText, shared_fields
+from datamodules.slate_text import shared_fields
 from datamodules.slates import Slate
 
 Branch = tuple[int, list[int]]
@@ -29,9 +28,7 @@ class EncoderDecoderCollator:
     prompt, unlike those of `PromptTreeCollator`.
 
     Args:
-        text: renders slates.
-        encoder: encodes prompts and answers apart.
-        context: longest prompt and longest answer the backbone takes, in tokens.
+        slates: encodes slates, prompts and answers apart.
         row_tokens: tokens a packed row holds, of prompts as of answers (a longer prompt gets a longer row).
         pad: id that fills rows.
     """
@@ -39,16 +36,11 @@ class EncoderDecoderCollator:
     answer_tokens = 2048
     """Answers in one decoder row hold at most so many tokens; more (a catalogue) become several rows."""
 
-    def __init__(self, text: SlateText, encoder: ChatEncoder, context: int, row_tokens: int, pad: int) -> None:
+    def __init__(self, slates: SlateEncoder, row_tokens: int, pad: int) -> None:
+        self.text, self.slates, self.pad = slates.text, slates, pad
         # Some families look positions up for the whole row, so no row may be longer than the context.
-        self.text, self.row_tokens, self.pad = text, min(row_tokens, context), pad
-        self.answer_tokens = min(self.answer_tokens, context)
-        self.slates = SlateEncoder(text, encoder, context)
-
-    @property
-    def truncated(self) -> int:
-        """Prompts that lost history."""
-        return self.slates.truncated
+        self.row_tokens = min(row_tokens, slates.context)
+        self.answer_tokens = min(self.answer_tokens, slates.context)
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> EncoderDecoderBatch:
         """Collates groups of slates.
@@ -88,6 +80,7 @@ class EncoderDecoderCollator:
             **label_fields(answers, [path[b] + offset[tree_of[b]] for b in range(len(answers))]),
             tokens=sum(len(forest.token) for forest in (*prompts, *trees)),
             tokens_unshared=sum(len(made.prompt) * len(made.answers) for made in encoded) + sum(map(len, answers)),
+            truncated=sum(made.dropped > 0 for made in encoded),
         )
 
     def _trees(

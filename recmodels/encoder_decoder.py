@@ -226,6 +226,7 @@ def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
         label_branch=torch.arange(3).repeat_interleave(3),
         tokens=14,
         tokens_unshared=20,
+        truncated=0,
     )
     try:
         got = backbone.log_likelihood(batch)

@@ -19,9 +19,6 @@ def tree_batch(cases: list[tuple[list[int], list[list[int]]]], row_tokens: int, 
     """A batch of (prompt, answers) through the real collator, without any text."""
 
     class Text:
-        def instruction(self, slate: object) -> object:
-            return slate
-
         def branches(self, slate: object) -> tuple[list[int], list[float]]:
             count = len(slate[1])  # type: ignore[index]
             return list(range(count)), [1.0] + [0.0] * (count - 1)
@@ -30,6 +27,8 @@ def tree_batch(cases: list[tuple[list[int], list[list[int]]]], row_tokens: int, 
             answers = ()
 
     class Encoder:
+        text = Text()
+
         def encode(self, slates: list[object]) -> list[EncodedInstruction]:
             return [EncodedInstruction(prompt=s[0], answers=s[1]) for s in slates]  # type: ignore[index]
 
@@ -37,7 +36,7 @@ def tree_batch(cases: list[tuple[list[int], list[list[int]]]], row_tokens: int, 
         case = 0
         user = "u"
 
-    collator = PromptTreeCollator(Text(), Encoder(), 512, row_tokens, 0)  # type: ignore[arg-type]
+    collator = PromptTreeCollator(Encoder(), row_tokens)  # type: ignore[arg-type]
     collator.answer_tokens = answer_tokens
     return collator([[Case(case)] for case in cases])  # type: ignore[list-item]
 
