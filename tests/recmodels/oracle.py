@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,36 +15,47 @@ from recmodels.backbone import CausalBackbone
 from recmodels.instruction import InstructionRecommender
 from recmodels.prompt_tree import branch_scores, label_log_probabilities
 
+Case = tuple[list[int], list[list[int]]]
+"""Ids of a prompt and of its answers."""
 
-def tree_batch(cases: list[tuple[list[int], list[list[int]]]], row_tokens: int, answer_tokens: int) -> PromptTreeBatch:
-    """A batch of (prompt, answers) through the real collator, without any text."""
 
-    class Text:
-        def branches(self, slate: object) -> tuple[list[int], list[float]]:
-            count = len(slate[1])  # type: ignore[index]
-            return list(range(count)), [1.0] + [0.0] * (count - 1)
+class GivenIds:
+    """Stands where collators expect a `SlateEncoder`; a slate is a prompt and its answers, as ids."""
 
+    context = 512
+
+    class text:
         class template:
             answers = ()
 
-    class Encoder:
-        text = Text()
+        @staticmethod
+        def branches(slate: Any) -> tuple[list[int], list[float]]:
+            count = len(slate[1])
+            return list(range(count)), [1.0] + [0.0] * (count - 1)
 
-        def encode(self, slates: list[object]) -> list[EncodedInstruction]:
-            return [EncodedInstruction(prompt=s[0], answers=s[1]) for s in slates]  # type: ignore[index]
+    def encode(self, slates: list[Any]) -> list[EncodedInstruction]:
+        return [EncodedInstruction(prompt=slate[0], answers=slate[1]) for slate in slates]
 
-    class Case(tuple):  # type: ignore[type-arg]
-        case = 0
-        user = "u"
 
-    collator = PromptTreeCollator(Encoder(), row_tokens)  # type: ignore[arg-type]
+class GivenSlate(tuple):  # type: ignore[type-arg]
+    """A (prompt, answers) pair with what messages ask for."""
+
+    case, user = 0, "u"
+
+
+def collate(collator: Any, cases: list[Case], answer_tokens: int) -> Any:
+    """A batch of cases through a real collator over `GivenIds`, without any text."""
     collator.answer_tokens = answer_tokens
-    return collator([[Case(case)] for case in cases])  # type: ignore[list-item]
+    return collator([[GivenSlate(case)] for case in cases])
 
 
-def separate_scores(
-    backbone: CausalBackbone, cases: list[tuple[list[int], list[list[int]]]], padding: str
-) -> torch.Tensor:
+def tree_batch(cases: list[Case], row_tokens: int, answer_tokens: int) -> PromptTreeBatch:
+    """A batch of prompt trees."""
+    made: PromptTreeBatch = collate(PromptTreeCollator(GivenIds(), row_tokens), cases, answer_tokens)  # type: ignore[arg-type]
+    return made
+
+
+def separate_scores(backbone: CausalBackbone, cases: list[Case], padding: str) -> torch.Tensor:
     """The oracle: every prompt and answer as a padded sequence of its own, all logits, plain causal attention."""
     pairs = [(prompt, answer) for prompt, answers in cases for answer in answers]
     width = max(len(p) + len(a) for p, a in pairs)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from benchmarks.__main__ import main
 from callbacks.training_guard import load_trained, verify_checkpoint
 from datamodules.batch import EncoderDecoderBatch
-from datamodules.chat import EncodedInstruction
 from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
@@ -26,9 +25,8 @@ from recmodels import AdapterTuning, FullTuning, LoRATuning, PrefixTuning, ZeroS
 from recmodels.backbone import CausalBackbone
 from recmodels.encoder_decoder import EncoderDecoderBackbone, bias_at, load_backbone, prove_answer_trees
 from recmodels.instruction import InstructionRecommender
+from tests.recmodels.oracle import Case, GivenIds, collate
 
-Case = tuple[list[int], list[list[int]]]
-"""Ids of a prompt and of its answers."""
 FAMILIES = ("t5", "bart")
 KINDS: dict[str, Callable[[Path], InstructionRecommender]] = {
     "full": lambda folder: FullTuning(backbone=str(folder)),
@@ -40,26 +38,9 @@ KINDS: dict[str, Callable[[Path], InstructionRecommender]] = {
 def tree_batch(cases: list[Case], row_tokens: int = 200, answer_tokens: int = 2048) -> EncoderDecoderBatch:
     """A batch of (prompt, answers) through the real collator, without any text."""
 
-    class Text:
-        def instruction(self, slate: Any) -> Any:
-            return slate
-
-        def branches(self, slate: Any) -> tuple[list[int], list[float]]:
-            return list(range(len(slate[1]))), [1.0] + [0.0] * (len(slate[1]) - 1)
-
-        class template:
-            answers = ()
-
-    class Encoder:
-        def encode(self, slates: Any) -> list[EncodedInstruction]:
-            return [EncodedInstruction(prompt=s[0], answers=s[1], apart=True) for s in slates]
-
-    class Slate(tuple):  # type: ignore[type-arg]
-        case, user = 0, "u"
-
-    collator = EncoderDecoderCollator(Text(), Encoder(), 512, row_tokens, 0)  # type: ignore[arg-type]
-    collator.answer_tokens = answer_tokens
-    return collator([[Slate(case)] for case in cases])  # type: ignore[list-item]
+    collator = EncoderDecoderCollator(GivenIds(), row_tokens, pad=0)  # type: ignore[arg-type]
+    batch: EncoderDecoderBatch = collate(collator, cases, answer_tokens)
+    return batch
 
 
 @contextmanager
