@@ -16,6 +16,7 @@ from datamodules.instructions import Instruction, find_template
 from datamodules.movielens import MovieLens100K
 from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer
 from datamodules.protocol import Protocol, Sequences, apply_protocol
+from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
 from datamodules.slates import Slate, SlateMaker
 from datamodules.sources import InputError
@@ -45,9 +46,10 @@ def collator_of(
     sequences: Sequences, folder: Path, name: str = "matching.en.1", context: int = 10_000, row_tokens: int = 300
 ) -> EncoderDecoderCollator:
     template = find_template(name)
-    text = SlateText(sequences.titles, template, MovieLens100K.words[template.language])
+    text = SlateText(sequences.titles, template, MovieLens100K.words[template.language], sequences.item_ids)
     tokenizer = load_tokenizer(str(folder))
-    return EncoderDecoderCollator(text, ChatEncoder(tokenizer, apart=True), context, row_tokens, tokenizer.pad_token_id)
+    slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=True), context)
+    return EncoderDecoderCollator(slates, row_tokens, tokenizer.pad_token_id)
 
 
 def cases(maker: SlateMaker, count: int = 6) -> list[list[Slate]]:
@@ -152,9 +154,10 @@ def test_a_prompt_may_fill_the_context_alone(sequences: Sequences, maker: SlateM
     length = len(encoded_apart(roomy, [[slate]])[0][0])
     for context in (length - 1, length):
         collator = collator_of(sequences, folder, context=context)
-        read = pairs_of(collator([[slate]]))
+        batch = collator([[slate]])
+        read = pairs_of(batch)
         assert len(read[0][0]) <= context
-        assert collator.truncated == (context < length)
+        assert batch.truncated == (context < length)
         assert (read == encoded_apart(roomy, [[slate]])) == (context == length)
     with pytest.raises(InputError, match=rf"user '{slate.user}': the prompt is \d+ tokens over the backbone's 9 even"):
         collator_of(sequences, folder, context=9)([[slate]])
@@ -177,12 +180,13 @@ def test_batches_move_as_one(sequences: Sequences, maker: SlateMaker, tiny_t5: P
 def test_prompt_and_answer_are_texts_as_the_tokenizer_makes_them(folder: Path) -> None:
     tokenizer: Any = load_tokenizer(str(folder))
     instruction = Instruction("You recommend.", "Seen: Night. Next?", ("Day", "Day of <|im_end|>"))
-    [made] = ChatEncoder(tokenizer, apart=True).encode([instruction])
+    encoder = ChatEncoder(tokenizer, apart=True)
+    [made] = encoder.encode([instruction])
     assert made.prompt == tokenizer("You recommend.\nSeen: Night. Next?").input_ids
     assert made.answers[0] == tokenizer("Day").input_ids
     assert made.answers[1].count(tokenizer.eos_token_id) == 1  # the title's own text is no end
     assert made.answers[1][-1] == tokenizer.eos_token_id
-    assert made.length == max(len(made.prompt), len(made.answers[1]))
+    assert (encoder.length(9, 4), encoder.length(3, 4)) == (9, 4)  # whichever is longer must fit
 
 
 def test_an_answer_without_tokens_is_refused(folder: Path) -> None:
