@@ -356,7 +356,7 @@ def bert(tiny_encoder: Path) -> Any:
 
 
 def tagged(sequences: Sequences, bert: Any, context: int = 512) -> TaggedTextCollator:
-    return TaggedTextCollator(text_of(sequences, "matching.en.1"), bert, context)
+    return TaggedTextCollator(text_of(sequences, "matching.en.1"), bert, context, row_tokens=1)
 
 
 def title_ids(bert: Any, title: str) -> list[int]:
@@ -442,7 +442,7 @@ def test_a_candidate_without_tokens_is_refused(sequences: Sequences, maker: Slat
     text = replace(text_of(sequences, "matching.en.1"), titles=titles)
 
     with pytest.raises(InputError, match=rf"user '{slate.user}': the candidate .* has no tokens"):
-        TaggedTextCollator(text, bert, 512)([[slate]])
+        TaggedTextCollator(text, bert, 512, row_tokens=1)([[slate]])
 
 
 def test_tagged_texts_need_separators(sequences: Sequences, encoder: ChatEncoder) -> None:
