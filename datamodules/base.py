@@ -49,7 +49,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             task or objective needs them, else none.
         batch_size: training windows a step.
         eval_batch_size: test cases a batch; it changes speed, never scores.
-        row_tokens: tokens a packed row holds, before it is padded.
+        row_tokens: tokens that attention handles at once: a run of whole trees, or a packed row of an encoder.
         num_workers: processes that prepare batches; 0 prepares them in the main process.
         seed: of batch order and training negatives (the protocol has its own).
         data_dir: folder of the raw files; null looks into `INSTRUCTREC_DATA`, then downloads.
@@ -159,9 +159,10 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if self.batch_format == "tagged_text":
             return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
         apart = is_encoder_decoder(self.backbone)
-        made = EncoderDecoderCollator if apart else PromptTreeCollator
         slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart), context)
-        return made(slates, self.row_tokens, tokenizer.pad_token_id)
+        if apart:
+            return EncoderDecoderCollator(slates, self.row_tokens, tokenizer.pad_token_id)
+        return PromptTreeCollator(slates, self.row_tokens)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.

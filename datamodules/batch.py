@@ -63,19 +63,19 @@ class Batch(Columns):
 
 @dataclass(frozen=True)
 class PromptTreeBatch(Batch):
-    """Forests of tokens in depth-first preorder, packed into rows, with labels only where there is one.
+    """A forest of tokens in depth-first preorder, in one row without padding, with labels only where there is one.
 
-    Token i of a row may attend to token j exactly when `j <= i < end[j]`, at position `depth[i]`.
-    Padding tokens are roots of their own one-token trees, so the rule covers them too.
+    Token i may attend to token j exactly when `j <= i < end[j]`, at position `depth[i]`.
 
     Attributes:
-        token: `[R, N]` input ids.
-        end: `[R, N]` index after the last descendant, within the row.
-        depth: `[R, N]` distance from the root, which is the position id.
-        label_place: `[L]` place of the predicting token (the label's parent) in the flattened `[R * N]` rows.
+        token: `[N]` input ids.
+        end: `[N]` index after the last descendant.
+        depth: `[N]` distance from the root, which is the position id.
+        stretches: bounds of runs of whole trees, from 0 to N; attention never looks across one.
+        label_place: `[L]` index of the predicting token, which is the label's parent.
         label_token: `[L]` id to be predicted there.
         label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
-        tokens: real tokens in the rows, without padding.
+        tokens: N.
         tokens_unshared: tokens the same branches would take as separate sequences.
         truncated: prompts that lost their oldest history, because they exceed the backbone's context.
     """
@@ -83,6 +83,7 @@ class PromptTreeBatch(Batch):
     token: Tensor
     end: Tensor
     depth: Tensor
+    stretches: tuple[int, ...]
     label_place: Tensor
     label_token: Tensor
     label_branch: Tensor

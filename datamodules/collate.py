@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
-from datamodules.forest import Forest, Ints, build_forests, pack_rows
+from datamodules.forest import Forest, Ints, build_forests, stretch_bounds
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
@@ -23,19 +23,18 @@ Key = TypeVar("Key")
 
 
 class PromptTreeCollator:
-    """Makes `PromptTreeBatch`es: the slates of a group become one tree, trees are packed into rows.
+    """Makes `PromptTreeBatch`es: the slates of a group become one tree, trees stand in one row.
 
     Args:
         slates: encodes slates.
-        row_tokens: tokens a packed row holds (a larger tree gets a longer row).
-        pad: id that fills rows.
+        row_tokens: tokens of whole trees that attention handles at once (a larger tree is handled alone).
     """
 
     answer_tokens = 2048
     """Answers of one tree hold at most so many tokens; more (a catalogue) become several trees under one prompt."""
 
-    def __init__(self, slates: SlateEncoder, row_tokens: int, pad: int) -> None:
-        self.text, self.slates, self.row_tokens, self.pad = slates.text, slates, row_tokens, pad
+    def __init__(self, slates: SlateEncoder, row_tokens: int) -> None:
+        self.text, self.slates, self.row_tokens = slates.text, slates, row_tokens
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> PromptTreeBatch:
         """Collates groups of slates.
@@ -59,16 +58,17 @@ class PromptTreeCollator:
                 trees += 1
         # The last token of an answer is predicted but predicts nothing, so it never enters the network.
         forests = build_forests(prompts, [answer[:-1] for answer in answers], tree)
-        rows = pack_rows([len(f.token) for f in forests], self.row_tokens)
-        token, end, depth, offset = lay_out(forests, rows, self.pad)
+        sizes = [len(forest.token) for forest in forests]
+        token, end, depth, offset = lay_out(forests, [range(len(forests))], pad=0)
         paths = [path + begin for forest, begin in zip(forests, offset, strict=True) for path in forest.path]
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
-            token=token,
-            end=end,
-            depth=depth,
+            token=token[0],
+            end=end[0],
+            depth=depth[0],
+            stretches=tuple(stretch_bounds(sizes, self.row_tokens)),
             **label_fields(answers, paths),
-            tokens=sum(len(f.token) for f in forests),
+            tokens=sum(sizes),
             tokens_unshared=sum(map(len, paths)),
             truncated=sum(made.dropped > 0 for made in encoded),
         )

@@ -150,6 +150,24 @@ def _merge(table: Ints, length: Ints, tree: Ints) -> list[Forest]:
     ]
 
 
+def stretch_bounds(sizes: Sequence[int], budget: int) -> list[int]:
+    """Cuts trees that stand side by side into runs of at most `budget` tokens; a larger tree is a run of its own.
+
+    Returns:
+        Bounds of the runs, from 0 to the number of tokens.
+
+    Example:
+        >>> stretch_bounds([90, 100, 80, 300, 20], budget=200)
+        [0, 190, 270, 570, 590]
+    """
+    bounds, end = [0], 0
+    for size in sizes:
+        if end + size - bounds[-1] > budget and end > bounds[-1]:
+            bounds.append(end)
+        end += size
+    return [*bounds, end]
+
+
 def pack_rows(sizes: Sequence[int], budget: int) -> list[list[int]]:
     """Assigns trees to rows, first fit by decreasing size, so that little is padded.
 

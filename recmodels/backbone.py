@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from datamodules.batch import PromptTreeBatch
 from datamodules.pretrained import pretrained_folder
 from datamodules.sources import InputError
-from recmodels.prompt_tree import ATTENTION, branch_scores, label_log_probabilities, tree_mask
+from recmodels.prompt_tree import branch_scores, label_log_probabilities
+from recmodels.tree_attention import ATTENTION, Forest, bucket
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -104,20 +106,35 @@ class CausalBackbone(Backbone):
 
     def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
         """Summed log-probability `[B]` of each branch's tokens."""
-        hidden = self.hidden_states(batch.token, batch.end, batch.depth)
+        hidden = self.hidden_states(batch.token, batch.end, batch.depth, batch.stretches)
         log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)
         return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
 
-    def hidden_states(self, token: Tensor, end: Tensor, depth: Tensor) -> Tensor:
-        """Last hidden states `[R, N, D]` of forests of tokens `[R, N]`."""
+    def hidden_states(
+        self, token: Tensor, end: Tensor, depth: Tensor, stretches: Sequence[int] | None = None
+    ) -> Tensor:
+        """Last hidden states `[N, D]` of a forest of tokens.
+
+        Args:
+            token: `[N]` ids in depth-first preorder.
+            end: `[N]` index after the last descendant of each token.
+            depth: `[N]` distance from the root.
+            stretches: bounds of runs of whole trees, from 0 to N; None takes everything as one run.
+        """
+        size = len(token)
+        if token.is_cuda:  # few lengths, so that kernels are compiled for few; padding tokens are trees of their own
+            place = torch.arange(size, bucket(size), device=token.device)
+            token, depth = (nn.functional.pad(part, (0, len(place))) for part in (token, depth))
+            end = torch.cat([end, place + 1])
         output = self.body(
-            input_ids=token,
-            attention_mask=tree_mask(end),
-            position_ids=depth,
+            input_ids=token[None],
+            attention_mask=end[None, None, None],  # transformers passes a mask of four dimensions on as it is
+            position_ids=depth[None],
             use_cache=False,
             return_dict=True,
+            forest=Forest(end, depth, stretches or (0, len(token))),
         )
-        return cast(Tensor, output.last_hidden_state)
+        return cast(Tensor, output.last_hidden_state)[0, :size]
 
 
 def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
@@ -182,6 +199,13 @@ def load_model(
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"backbone {name!r} cannot be loaded as {kind}: {reason}") from error
+    except KeyError as error:
+        if error.args != (attention,):
+            raise
+        raise InputError(
+            f"backbone {name!r} ({config.model_type}) cannot be loaded: it attends in a way of its own, not through"
+            " transformers' attention interface"
+        ) from error
     # Generation settings of a checkpoint (sampling, temperature) are never inherited.
     model.generation_config = type(model.generation_config)()
     return model
@@ -202,29 +226,55 @@ def set_dropout(config: Any, dropout: float, name: str) -> None:
 
 @torch.no_grad()
 def prove_tree_attention(backbone: CausalBackbone) -> None:
-    """Compares two branches of a small tree with the same two sequences through the model's own forward.
+    """Compares branches of a small forest with the same sequences through the model's own forward and attention.
 
     Raises:
         InputError: the scores differ, so the architecture does not take custom masks or positions.
     """
-    training = backbone.model.training
-    backbone.model.eval()
-    vocabulary = backbone.model.config.get_text_config().vocab_size
-    token = torch.tensor([[3, 5, 7, 4, 6, 8, 9, 2]]) % vocabulary  # a trunk of four, two branches of two
-    end = torch.tensor([[8, 8, 8, 8, 6, 6, 8, 8]])
-    depth = torch.tensor([[0, 1, 2, 3, 4, 5, 4, 5]])
-    answers = (token[0, 4:6], token[0, 6:8])
-    place, branch = torch.tensor([3, 4, 3, 6]), torch.tensor([0, 0, 1, 1])
-    hidden = backbone.hidden_states(token, end, depth)
-    log_probability = label_log_probabilities(hidden, backbone.head, place, torch.cat(answers))
-    got = branch_scores(log_probability, branch, 2, mean=False)
-    expected = []
-    for answer in answers:
-        sequence = torch.cat([token[0, :4], answer])[None]
-        logits = backbone.model(input_ids=sequence, use_cache=False).logits[0].float()
-        expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
-    backbone.model.train(training)
+    model = backbone.model
+    vocabulary = model.config.get_text_config().vocab_size
+    # A tree of one token, then a trunk of four with two branches of two.
+    token = torch.tensor([1, 3, 5, 7, 4, 6, 8, 9, 2]) % vocabulary
+    end = torch.tensor([1, 9, 9, 9, 9, 7, 7, 9, 9])
+    depth = torch.tensor([0, 0, 1, 2, 3, 4, 5, 4, 5])
+    answers = (token[5:7], token[7:9])
+    place, branch = torch.tensor([4, 5, 4, 7]), torch.tensor([0, 0, 1, 1])
+    training = model.training
+    model.eval()
+    with short_windows(model):
+        try:
+            hidden = backbone.hidden_states(token, end, depth, (0, 1, 9))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"backbone {backbone.name!r} ({backbone.family}) does not honour prompt trees: {reason}"
+            ) from error
+        log_probability = label_log_probabilities(hidden, backbone.head, place, torch.cat(answers))
+        got = branch_scores(log_probability, branch, 2, mean=False)
+        model.set_attn_implementation("eager")
+        expected = []
+        for answer in answers:
+            logits = model(input_ids=torch.cat([token[1:5], answer])[None], use_cache=False).logits[0].float()
+            expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
+        model.set_attn_implementation(ATTENTION)
+    model.train(training)
     check_agreement(backbone, "prompt trees", got, torch.stack(expected))
+
+
+@contextmanager
+def short_windows(model: Any, width: int = 3) -> Iterator[None]:
+    """While it lasts, sliding windows are so short that a small proof reaches beyond them."""
+    places = [
+        place for place in (model.config.get_text_config(), *model.modules()) if vars(place).get("sliding_window")
+    ]
+    own = [place.sliding_window for place in places]
+    for place in places:
+        place.sliding_window = width
+    try:
+        yield
+    finally:
+        for place, window in zip(places, own, strict=True):
+            place.sliding_window = window
 
 
 def check_agreement(backbone: Backbone, layout: str, got: Tensor, expected: Tensor) -> None:

@@ -114,13 +114,14 @@ class EncoderDecoderBackbone(Backbone):
 
     @property
     def head(self) -> Callable[[Tensor], Tensor]:
-        """Hidden states to logits: T5 scales the states, BART adds a bias."""
+        """Hidden states to logits: T5 and UMT5 scale the states of tied embeddings, BART's family adds a bias."""
         project, config = self.model.get_output_embeddings(), self.model.config
-        scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
         bias = getattr(self.model, "final_logits_bias", None)
         if bias is not None:
             return lambda states: project(states) + bias
-        return lambda states: project(states * scale)
+        if getattr(config, "scale_decoder_outputs", self.family == "umt5" and config.tie_word_embeddings):
+            return lambda states: project(states * config.d_model**-0.5)
+        return cast("Callable[[Tensor], Tensor]", project)
 
     def layers(self) -> list[nn.Module]:
         """The transformer blocks of the encoder, then those of the decoder."""
@@ -186,7 +187,7 @@ def load_backbone(name: str, precision: Precision, dropout: float | None = None)
 
     kind = "an encoder-decoder model"
     model = load_model(AutoModelForSeq2SeqLM, kind, name, precision, dropout, ATTENTION)
-    if model.config.decoder_start_token_id is None:
+    if getattr(model.config, "decoder_start_token_id", None) is None:
         raise InputError(f"backbone {name!r} cannot be loaded as {kind}: its config.json has no decoder_start_token_id")
     backbone = EncoderDecoderBackbone(model=model, name=name)
     prove_answer_trees(backbone)
@@ -203,13 +204,8 @@ def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
     model = backbone.model
     training = model.training
     model.eval()
-    vocabulary = model.config.vocab_size
-    prompts = (torch.tensor([3, 5, 7, 4]) % vocabulary, torch.tensor([9, 8, 6]) % vocabulary)
-    answers = (
-        torch.tensor([6, 8, 9]) % vocabulary,
-        torch.tensor([6, 2]) % vocabulary,
-        torch.tensor([4, 7, 5]) % vocabulary,
-    )
+    # Small ids, which every vocabulary has. The first prompt's answers part after a token that they share.
+    prompts, answers = ([3, 5, 7, 4], [9, 8, 6]), ([6, 8, 9], [6, 4, 2], [4, 7, 5])
     none = torch.empty(0)
     batch = EncoderDecoderBatch(
         case=none,
@@ -217,20 +213,19 @@ def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
         branch_item=none,
         relevance=none,
         answers="candidates",
-        prompt=torch.cat(prompts)[None],
+        prompt=torch.tensor([[*prompts[0], *prompts[1]]]),
         prompt_segment=torch.tensor([[4, 4, 4, 4, 7, 7, 7]]),
         prompt_position=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]),
         prompt_row=torch.tensor([0]),
-        # One tree of two branches that share their first token, and one of one branch.
-        token=torch.tensor([[0, 6, 8, 0, 4, 7]]) % vocabulary,
-        end=torch.tensor([[3, 3, 3, 6, 6, 6]]),
-        depth=torch.tensor([[0, 1, 2, 0, 1, 2]]),
-        segment=torch.tensor([[4, 4, 4, 7, 7, 7]]),
-        label_place=torch.tensor([0, 1, 2, 0, 1, 3, 4, 5]),
-        label_token=torch.cat(answers),
-        label_branch=torch.tensor([0, 0, 0, 1, 1, 2, 2, 2]),
-        tokens=13,
-        tokens_unshared=19,
+        token=torch.tensor([[0, 6, 8, 4, 0, 4, 7]]),
+        end=torch.tensor([[4, 4, 3, 4, 7, 7, 7]]),
+        depth=torch.tensor([[0, 1, 2, 2, 0, 1, 2]]),
+        segment=torch.tensor([[4, 4, 4, 4, 7, 7, 7]]),
+        label_place=torch.tensor([0, 1, 2, 0, 1, 3, 4, 5, 6]),
+        label_token=torch.tensor(answers).flatten(),
+        label_branch=torch.arange(3).repeat_interleave(3),
+        tokens=14,
+        tokens_unshared=20,
         truncated=0,
     )
     try:
@@ -241,8 +236,10 @@ def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
             f"backbone {backbone.name!r} ({backbone.family}) does not honour trees of answers: {reason}"
         ) from error
     expected = []
-    for prompt, answer in zip((prompts[0], prompts[0], prompts[1]), answers, strict=True):
-        logits = model(input_ids=prompt[None], labels=answer[None], use_cache=False).logits[0].float()
+    model.set_attn_implementation("eager")  # nothing of ours takes part
+    for prompt, answer in zip((prompts[0], prompts[0], prompts[1]), torch.tensor(answers), strict=True):
+        logits = model(input_ids=torch.tensor([prompt]), labels=answer[None], use_cache=False).logits[0].float()
         expected.append(logits.log_softmax(-1).gather(1, answer[:, None]).sum())
+    model.set_attn_implementation(ATTENTION)
     model.train(training)
     check_agreement(backbone, "trees of answers", got, torch.stack(expected))

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
 
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
+from recmodels.lora_linear import LowRankLinear
 
 
 class LoRATuning(InstructionRecommender):
@@ -51,7 +53,14 @@ class LoRATuning(InstructionRecommender):
         narrowest = min(min(linear[n].weight.shape) for n in linear if n.rsplit(".", 1)[-1] in targets)
         if self.r > narrowest:
             raise InputError(f"model.r is {self.r}, above the width {narrowest} of the narrowest target; lower it")
-        config = LoraConfig(r=self.r, lora_alpha=self.alpha, lora_dropout=self.lora_dropout, target_modules=targets)
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=targets,
+            fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
+        )
+        config._register_custom_module({nn.Linear: LowRankLinear})
         inject_adapter_in_model(config, backbone.body)
         for module in backbone.body.modules():
             if hasattr(
