@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch, BatchFormat, EventBatch
+from datamodules.catalogue import CatalogueCollator
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
@@ -122,6 +123,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         default = protocol.negatives if needs_negatives and task != "like" else 0
         self.train_negatives = default if train_negatives is None else train_negatives
         self._sequences: Sequences | None = None
+        self.catalogue: CatalogueCollator | None = None
 
     @abstractmethod
     def read(self) -> Interactions:
@@ -165,7 +167,10 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         context = context_length(self.backbone)
         if self.batch_format == "tagged_text":
             return TaggedTextCollator(text, tokenizer, context)
-        return PromptTreeCollator(text, ChatEncoder(tokenizer), context, self.row_tokens, tokenizer.pad_token_id)
+        trees = PromptTreeCollator(text, ChatEncoder(tokenizer), context, self.row_tokens, tokenizer.pad_token_id)
+        if self.template.form == "matching":
+            self.catalogue = CatalogueCollator(text, trees.slates, sequences.item_ids, tokenizer.pad_token_id)
+        return trees
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.
@@ -194,6 +199,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         cases = self.cases(split)
+        if cases.candidates is None:
+            self._make_trie()
         # Long histories first: like sizes share a batch, and memory trouble shows at once.
         shown = np.minimum(cases.target - self.sequences.start[cases.user], self.protocol.history)
         keys = [(split, int(case)) for case in np.argsort(-shown, kind="stable")]
@@ -210,16 +217,17 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if self.template.form == "like":
             raise InputError("predict ranks items; use --data.task=matching or reranking")
         self.requests = read_requests(self.predict_file, self.sequences.item_ids, self.sequences.titles)
+        if any(request.whole for request in self.requests):
+            self._make_trie()
         return self._loader(_Keys(list(range(len(self.requests)))), self._collate_requests, batch_size=1)
 
+    def _make_trie(self) -> None:
+        """Makes the catalogue's tree before worker processes start, or each would make its own."""
+        if self.catalogue is not None:
+            _ = self.catalogue.trie
+
     def _collate_requests(self, keys: list[int]) -> Batch:
-        slates = []
-        for key in keys:
-            request = self.requests[key]
-            history = request.history[-self.protocol.history :]
-            unknown = np.zeros(len(history), dtype=bool)
-            slates.append(Slate(key, request.user, history, unknown, request.candidates, -1, False))
-        return self._collate([[slate] for slate in slates])
+        return self._collate([[self.requests[key].slate(key, self.protocol.history)] for key in keys])
 
     def _loader(self, keys: _Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
         return DataLoader(
@@ -248,7 +256,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         return self._collate([[self.slates.evaluation(self.cases(split), case)] for split, case in keys])
 
     def _collate(self, groups: list[list[Slate]]) -> Batch:
-        return self.collator(groups)
+        """Cases that rank the whole catalogue share its tree; every other case brings its own candidates."""
+        whole = self.catalogue is not None and all(slate.whole for group in groups for slate in group)
+        return self.catalogue(groups) if self.catalogue is not None and whole else self.collator(groups)
 
     @property
     def cases_kind(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,7 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
         raise ValueError("a forest needs at least one sequence, and none may be empty")
     width = int(lengths.max())
     table = np.full((len(lengths), width), -1, dtype=np.int64)  # [S, T]; -1 sorts a prefix before its extensions
-    for row, sequence in zip(table, sequences, strict=True):
-        row[: len(sequence)] = sequence
+    table[np.arange(width) < lengths[:, None]] = np.fromiter(chain.from_iterable(sequences), np.int64, lengths.sum())
 
     order = np.lexsort(table.T[::-1])
     table, sorted_lengths = table[order], lengths[order]
@@ -75,23 +75,24 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
     # The token of sequence s at depth t is new, or the one most recently added at that depth.
     node = np.where(column >= shared[:, None], start[:-1, None] + column - shared[:, None], -1)
     node = np.maximum.accumulate(node, axis=0)  # [S, T]
-    new = (column >= shared[:, None]) & (column < sorted_lengths[:, None])
+    on_path = column < sorted_lengths[:, None]
+    new = (column >= shared[:, None]) & on_path
 
     total = int(start[-1])
     parent = np.full(total, -1, dtype=np.int64)
     parent[node[:, 1:][new[:, 1:]]] = node[:, :-1][new[:, 1:]]
     end = np.empty(total, dtype=np.int64)
-    for s, length in enumerate(sorted_lengths):  # the last sequence through a token says where its subtree ends
-        end[node[s, :length]] = start[s + 1]
-    path: list[Ints] = [np.empty(0, dtype=np.int64)] * len(order)
-    for s, original in enumerate(order):
-        path[original] = node[s, : sorted_lengths[s]]
+    # Of repeated places the last assignment stays: the last sequence through a token says where its subtree ends.
+    end[node[on_path]] = np.repeat(start[1:], sorted_lengths)
+    paths = np.split(node[on_path], np.cumsum(sorted_lengths)[:-1])
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
     return Forest(
         token=table[new],
         end=end,
         depth=np.broadcast_to(column, new.shape)[new],
         parent=parent,
-        path=tuple(path),
+        path=tuple(paths[s] for s in place.tolist()),
     )
 
 
