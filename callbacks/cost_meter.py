@@ -43,7 +43,7 @@ class CostMeter(L.Callback):
     ) -> None:
         """Counts a step and its tokens."""
         self._steps += 1
-        self._add_tokens("train", batch)
+        self._add_tokens("train", batch, batch)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the training clock while validating."""
@@ -73,7 +73,7 @@ class CostMeter(L.Callback):
     ) -> None:
         """Counts cases and tokens."""
         self._cases += len(batch.case)
-        self._add_tokens("test", batch)
+        self._add_tokens("test", outputs, batch)  # a model that retrieves does not touch every candidate
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the test clock."""
@@ -105,8 +105,8 @@ class CostMeter(L.Callback):
             "total_parameters": sum(size for size, _ in sizes),
         }
 
-    def _add_tokens(self, stage: str, batch: Any) -> None:
-        self._tokens[stage] += getattr(batch, "tokens", 0)
+    def _add_tokens(self, stage: str, used: Any, batch: Any) -> None:
+        self._tokens[stage] += getattr(used, "tokens", 0)
         self._unshared[stage] += getattr(batch, "tokens_unshared", 0)
 
     def _start(self, clock: str) -> None:

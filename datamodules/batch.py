@@ -31,6 +31,10 @@ class Columns:
         """Moves every tensor; Lightning calls this on each batch."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def cpu(self: SomeColumns) -> SomeColumns:
+        """Brings every tensor to the host, and waits for it."""
+        return self._map(lambda tensor: tensor.cpu())
+
     def pin_memory(self: SomeColumns) -> SomeColumns:
         """Page-locks every tensor, so that the copy to a GPU overlaps with compute."""
         return self._map(lambda tensor: tensor.pin_memory())

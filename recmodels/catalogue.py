@@ -51,7 +51,7 @@ def catalogue_scores(
     """
     if row_tokens < 1 or chunk_tokens < 1:
         raise ValueError(f"row_tokens is {row_tokens}, chunk_tokens {chunk_tokens}; both must be at least 1")
-    encoded = encode_prompts(backbone, prompt, prompt_length)
+    encoded = encode_prompts(backbone, prompt, prompt_length, closed=True)
     users, nodes = len(prompt), len(trie.token)
     value = torch.zeros(users, nodes + 1, device=prompt.device)  # the last column stands before first tokens
     first = trie.child[: int(trie.child_start[1])]

@@ -59,13 +59,14 @@ class EncodedPrompts:
     state: Tensor
 
 
-def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor) -> EncodedPrompts:
+def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, closed: bool) -> EncodedPrompts:
     """Encodes prompts once.
 
     Args:
         backbone: the model.
         prompt: `[U, S]` ids, padded on the left.
         length: `[U]` real tokens.
+        closed: whether the cache forgets what follows the prompts; else it grows.
     """
     width = prompt.shape[1]
     place = torch.arange(width, device=prompt.device)
@@ -73,7 +74,7 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor) -> 
     end = torch.where(real, width, place + 1)  # padding: trees of one token
     cache = PromptCache()
     state = forward(backbone, cache, prompt, tree_mask(end), (place - (width - length[:, None])).clamp(min=0))
-    cache.closed = True
+    cache.closed = closed
     return EncodedPrompts(cache=cache, real=real, length=length, state=state[:, -1])
 
 
