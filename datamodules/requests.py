@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.slates import Slate
 from datamodules.sources import InputError
 
 Ints = NDArray[np.int64]
@@ -24,11 +25,19 @@ class Request:
         user: id of the user, as given.
         history: item codes, oldest first.
         candidates: item codes to rank.
+        whole: whether that is the catalogue without the history.
     """
 
     user: str
     history: Ints
     candidates: Ints
+    whole: bool = False
+
+    def slate(self, number: int, limit: int) -> Slate:
+        """The request as a case without a known answer, with at most `limit` items of its history."""
+        history = self.history[-limit:]
+        unknown = np.zeros(len(history), dtype=bool)
+        return Slate(number, self.user, history, unknown, self.candidates, -1, False, whole=self.whole)
 
 
 def read_requests(path: Path, item_ids: list[str], titles: list[str]) -> list[Request]:
@@ -75,7 +84,8 @@ def _request(line: str, where: str, default: str, codes: dict[str, int], catalog
     if unknown:
         raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; there are user, history, candidates")
     history = _codes(row["history"], "history", where, codes)
-    if row.get("candidates") is None:
+    whole = row.get("candidates") is None
+    if whole:
         keep = np.ones(catalogue, dtype=bool)
         keep[history] = False
         candidates = np.flatnonzero(keep)
@@ -83,7 +93,7 @@ def _request(line: str, where: str, default: str, codes: dict[str, int], catalog
         candidates = _codes(row["candidates"], "candidates", where, codes)
     if len(history) == 0 or len(candidates) == 0:
         raise InputError(f"{where}: {'history' if len(history) == 0 else 'candidates'} is empty")
-    return Request(user=str(row.get("user", default)), history=history, candidates=candidates)
+    return Request(user=str(row.get("user", default)), history=history, candidates=candidates, whole=whole)
 
 
 def _codes(items: Any, key: str, where: str, codes: dict[str, int]) -> Ints:
