@@ -208,5 +208,5 @@ def comparison(name: str, candidates: int, target: float) -> Comparison:
         unit="users",
         sides={"trees": partial(Trees, candidates=candidates), "padded": partial(Padded, candidates=candidates)},
         targets={"padded": target},
-        rules=[Rule("log-likelihoods", "score", "largest", tolerance=1.0, exact_tolerance=1e-3)],
+        rules=[Rule("log-likelihoods", "score", "typical", tolerance=0.7, exact_tolerance=1e-4)],
     )
