@@ -47,6 +47,18 @@ def _quiet_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def scratch_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for whatever tests make; only integration tests use the user's own."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(request: pytest.FixtureRequest, scratch_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("integration") is None:
+        monkeypatch.setenv("INSTRUCTREC_CACHE", str(scratch_cache))
+
+
+@pytest.fixture(scope="session")
 def titles() -> list[str]:
     """`[ITEMS]` titles that share words, with one pair of equal titles and one that looks like control tokens."""
     made = [f"{WORDS[i % 20]} of {WORDS[(i * 7 + 3) % 20]}" if i % 3 else WORDS[i % 20] for i in range(ITEMS)]
