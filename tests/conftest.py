@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,21 @@ def _text_bpe(titles: list[str], around: str) -> Any:
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<|im_start|>", "<|im_end|>")]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=special)
     return tokenizer
+
+
+@pytest.fixture
+def with_context(tiny_causal: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """`tiny_causal` with another longest sequence."""
+
+    def made(context: int) -> Path:
+        folder = tmp_path / f"context-{context}"
+        if not folder.exists():
+            shutil.copytree(tiny_causal, folder)
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+        return folder
+
+    return made
 
 
 def _byte_bpe(titles: list[str]) -> Any:
