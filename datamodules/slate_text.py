@@ -85,7 +85,7 @@ class SlateText:
 
     def name(self, item: int) -> str:
         """An item by title and id, for messages."""
-        return f"{self.titles[item]!r} (item {self.item_ids[item] if self.item_ids else item!r})"
+        return f"{self.titles[item]!r} (item {self.item_ids[item] if self.item_ids else item})"
 
     def branches(self, slate: Slate) -> tuple[ArrayLike, ArrayLike]:
         """Item code (or answer number) and gain of each branch."""
