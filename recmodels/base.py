@@ -163,7 +163,7 @@ class Recommender(L.LightningModule, ABC):
         """Measures a validation batch."""
         self._measure(self.score_cases(batch), self.validation_ranking, self.validation_binary)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> CaseScores:
+    def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """Measures a test batch and hands its scores to the observers."""
         scored = self.score_cases(batch)
         self._measure(scored, self.test_ranking, self.test_binary)

@@ -155,7 +155,7 @@ def _row_states(backbone: CausalBackbone, encoded: EncodedPrompts, trie: Catalog
     position = encoded.length[:, None, None] + trie.depth[node]
     token = trie.token[node].expand(users, -1, -1)
     hidden = forward(backbone, encoded.cache, token.flatten(0, 1), mask, position.flatten(0, 1))
-    return hidden.unflatten(0, (users, -1)).flatten(1, 2)
+    return hidden.reshape(users, -1, hidden.shape[-1])
 
 
 def _predicted(backbone: CausalBackbone, hidden: Tensor, place: Tensor, token: Tensor) -> Tensor:
@@ -163,4 +163,4 @@ def _predicted(backbone: CausalBackbone, hidden: Tensor, place: Tensor, token: T
     users = len(hidden)
     offset = torch.arange(users, device=place.device)[:, None] * hidden.shape[1]
     flat = (offset + place).flatten()
-    return label_log_probabilities(hidden, backbone.head, flat, token.repeat(users)).unflatten(0, (users, -1))
+    return label_log_probabilities(hidden, backbone.head, flat, token.repeat(users)).view(users, -1)
