@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
+from datamodules.batch import Batch, EventBatch, InteractionBatch, PromptTreeBatch
 from datamodules.chat import ChatEncoder
 from datamodules.forest import Forest, build_forest, pack_rows
+from datamodules.protocol import Sequences
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
@@ -142,3 +143,15 @@ class InteractionCollator:
             if len(slate.history):
                 row[-len(slate.history) :] = torch.from_numpy(np.ascontiguousarray(slate.history))
         return InteractionBatch(**shared_fields(self.text, slates), history=history)
+
+
+def training_events(sequences: Sequences) -> EventBatch:
+    """All training events as one batch."""
+    user = np.repeat(np.arange(len(sequences.user_ids)), np.diff(sequences.start))
+    seen = np.arange(len(sequences.item)) < sequences.train_end[user]
+    return EventBatch(
+        user=torch.from_numpy(user[seen]),
+        item=torch.from_numpy(sequences.item[seen]),
+        users=len(sequences.user_ids),
+        items=len(sequences.item_ids),
+    )

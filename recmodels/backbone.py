@@ -129,6 +129,25 @@ def set_dropout(config: Any, dropout: float, name: str) -> None:
         setattr(config, key, dropout)
 
 
+PROBE = torch.tensor([3, 5, 7, 4, 6, 8, 9, 2])
+"""Tokens of a small tree: a trunk of four, two branches of two."""
+
+
+@torch.no_grad()
+def probe_scores(backbone: CausalBackbone) -> Tensor:
+    """Scores `[2]` of the branches of a small tree, in evaluation mode: enough to tell two models apart."""
+    training = backbone.model.training
+    backbone.model.eval()
+    token = PROBE[None] % backbone.model.config.get_text_config().vocab_size
+    end = torch.tensor([[8, 8, 8, 8, 6, 6, 8, 8]])
+    depth = torch.tensor([[0, 1, 2, 3, 4, 5, 4, 5]])
+    place, branch = torch.tensor([3, 4, 3, 6]), torch.tensor([0, 0, 1, 1])
+    hidden = backbone.hidden_states(token, end, depth)
+    log_probability = label_log_probabilities(hidden, backbone.head, place, token[0, 4:])
+    backbone.model.train(training)
+    return branch_scores(log_probability, branch, 2, mean=False)
+
+
 @torch.no_grad()
 def prove_tree_attention(backbone: CausalBackbone) -> None:
     """Compares two branches of a small tree with the same two sequences through the model's own forward.
@@ -136,20 +155,13 @@ def prove_tree_attention(backbone: CausalBackbone) -> None:
     Raises:
         InputError: the scores differ, so the architecture does not take custom masks or positions.
     """
+    got = probe_scores(backbone)
     training = backbone.model.training
     backbone.model.eval()
-    vocabulary = backbone.model.config.get_text_config().vocab_size
-    token = torch.tensor([[3, 5, 7, 4, 6, 8, 9, 2]]) % vocabulary  # a trunk of four, two branches of two
-    end = torch.tensor([[8, 8, 8, 8, 6, 6, 8, 8]])
-    depth = torch.tensor([[0, 1, 2, 3, 4, 5, 4, 5]])
-    answers = (token[0, 4:6], token[0, 6:8])
-    place, branch = torch.tensor([3, 4, 3, 6]), torch.tensor([0, 0, 1, 1])
-    hidden = backbone.hidden_states(token, end, depth)
-    log_probability = label_log_probabilities(hidden, backbone.head, place, torch.cat(answers))
-    got = branch_scores(log_probability, branch, 2, mean=False)
+    token = PROBE % backbone.model.config.get_text_config().vocab_size
     expected = []
-    for answer in answers:
-        sequence = torch.cat([token[0, :4], answer])[None]
+    for answer in (token[4:6], token[6:8]):
+        sequence = torch.cat([token[:4], answer])[None]
         logits = backbone.model(input_ids=sequence, use_cache=False).logits[0].float()
         expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
     backbone.model.train(training)

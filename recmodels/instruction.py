@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from datamodules.batch import BatchFormat, PromptTreeBatch
 from datamodules.pretrained import check_backbone_name
-from recmodels.backbone import CausalBackbone, Precision, load_causal
-from recmodels.base import Recommender
+from recmodels.backbone import CausalBackbone, Precision, load_causal, probe_scores
+from recmodels.base import IdentityError, Recommender
 from recmodels.objectives import Objective, training_loss
 from recmodels.prompt_tree import branch_scores, label_log_probabilities
 from recmodels.training import checksum_parameters
@@ -65,10 +66,26 @@ class InstructionRecommender(Recommender):
         self.backbone = load_causal(self.backbone_name, precision, self.dropout)
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
         self.backbone.model.requires_grad_(False)
+        untuned = self._probe() if self.identity_at_start else None
         self.tune(self.backbone)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
         for value in self.trained().values():  # small updates vanish in bfloat16
             value.data = value.data.float()
+        if untuned is not None:
+            self._check_identity(untuned)
+
+    def _probe(self) -> Tensor:
+        with self.trainer.precision_plugin.forward_context() if self._trainer else contextlib.nullcontext():
+            return probe_scores(self.backbone)
+
+    def _check_identity(self, untuned: Tensor) -> None:
+        difference = float((self._probe() - untuned).abs().max())
+        self.findings["step0_score_difference"] = difference
+        if not difference <= 1e-5 * max(1.0, float(untuned.abs().max())):
+            raise IdentityError(
+                f"{type(self).__name__} promises the untuned scores before its first step, and they differ by"
+                f" {difference:.3g}"
+            )
 
     def forward(self, batch: PromptTreeBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt."""

@@ -308,7 +308,7 @@ def test_nan_loss_fails_the_run_at_its_step_and_keeps_earlier_checkpoints(
     assert made["status"] == "failed"
     assert "step 2" in made["error"]
     assert "metrics" not in made
-    assert 1 <= torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] <= 2
+    assert 1 <= torch.load(out / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] <= 2
 
 
 def test_early_stopping_stops(run: Run, tmp_path: Path) -> None:

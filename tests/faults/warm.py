@@ -1,0 +1,118 @@
+"""A warm process that forks one child a trial, so that a run starts in a second instead of ten.
+
+The warm process has imported everything and has started no thread: torch, polars and tokenizers start theirs on first
+use, in the children. Run as a script it serves; `Warm` is the other end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT = 120
+
+
+class Warm:
+    """Runs trials in children of a warm process.
+
+    Args:
+        environment: of all trials.
+    """
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        quiet = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
+        path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+        self.process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | quiet | environment | {"PYTHONPATH": path},
+        )
+
+    def run(self, log: Path, arguments: list[str], **plan: Any) -> int:
+        """Runs `instructrec ARGUMENTS` in a child.
+
+        Args:
+            log: file of what it prints.
+            arguments: of the command.
+            **plan: of `tests.faults.injected.carry_out`.
+
+        Returns:
+            Exit code, or the negative number of the signal that ended it.
+        """
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps({"log": str(log), "arguments": arguments, "plan": plan}) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, "the warm process has ended"
+        return int(line)
+
+    def close(self) -> None:
+        """Ends the warm process."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.close()
+        self.process.wait(30)
+        self.process.stdout.close()
+
+
+def serve() -> None:
+    """Answers each request with the exit status of a child."""
+    import peft  # noqa: F401
+    import torch
+    from transformers.models.bert import modeling_bert  # noqa: F401
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    import benchmarks.cli
+    import benchmarks.lightning_commands  # noqa: F401
+
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _be_the_child(request)
+        _, status = os.waitpid(child, 0)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # loader workers of a killed run
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+
+def _be_the_child(request: dict[str, Any]) -> None:
+    code = 99
+    try:
+        os.setpgid(0, 0)
+        signal.alarm(TIMEOUT)
+        log = os.open(request["log"], os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        from tests.faults.injected import carry_out
+
+        code = carry_out(request["arguments"], **request["plan"])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    serve()
