@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import signal
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
+
+from callbacks.random_state import random_state
 
 POINTS = (
     "batch_start",
@@ -76,11 +76,11 @@ class Recorder(L.Callback):
             "weights": _sum({name: value.data for name, value in pl_module.trained().items()}),
             "optimizer": _sum(trainer.optimizers[0].state_dict()),
             "schedule": _sum(trainer.lr_scheduler_configs[0].scheduler.state_dict()),
-            "random": _sum([torch.get_rng_state(), list(random.getstate()[1]), np.random.get_state()[1].tolist()]),
+            "random": _sum(random_state()),
             "batch": _sum(vars(batch)),
         }
         with self.file.open("a") as lines:
-            lines.write(json.dumps({"step": trainer.global_step, **parts}) + "\n")
+            lines.write(json.dumps({"step": trainer.fit_loop.total_batch_idx + 1, **parts}) + "\n")
 
 
 def _sum(value: Any) -> str:
@@ -108,16 +108,15 @@ class Saboteur(L.Callback):
 
     def __init__(self, point: str, step: int, signum: int) -> None:
         assert point in POINTS
-        self.point, self.step, self.signum, self.trainer = point, step, signum, None
+        self.point, self.step, self.signum = point, step, signum
+        self.trainer: Any = None
         if point.startswith("write"):
             _watch_writing(self)
 
     def strike(self, point: str) -> None:
-        trainer: Any = self.trainer
-        if point == self.point and trainer is not None and trainer.training | trainer.validating:
-            if trainer.global_step >= self.step:
-                self.point = "done"
-                os.kill(os.getpid(), self.signum)
+        if point == self.point and self.trainer is not None and self.trainer.global_step >= self.step:
+            self.point = "done"
+            os.kill(os.getpid(), self.signum)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self.trainer = trainer

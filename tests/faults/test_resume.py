@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults import tally
 from tests.faults.injected import POINTS
-from tests.faults.trials import EPOCH, STEPS, VARIANTS, Runs, differences, steps_of, strayed
-from tests.faults.warm import Warm
-
-
-@pytest.fixture(scope="module")
-def runs(data_root: Path, tiny_causal: Path, tiny_encoder: Path) -> Iterator[Runs]:
-    warm = Warm({"INSTRUCTREC_DATA": str(data_root), "HF_HUB_OFFLINE": "1"})
-    yield Runs(warm, tiny_causal, tiny_encoder)
-    warm.close()
+from tests.faults.trials import CONFIGS, EPOCH, STEPS, VARIANTS, Runs, differences, steps_of, strayed, trace_of
 
 
 def kill_and_continue(
@@ -39,14 +30,14 @@ def kill_and_continue(
         # The fit may be over before a point that only exists earlier; then nothing was killed.
         assert code == -signal.SIGKILL, f"{point} at {step}: exit code {code}\n{log.read_text()[-3000:]}"
         if number:
-            survived += not strayed(trace, folder / "whole.trace")
-        wrong += [f"before the kill at {point} {step}: {line}" for line in strayed(trace, folder / "whole.trace")]
+            survived += not strayed(trace, whole)
+        wrong += [f"before the kill at {point} {step}: {line}" for line in strayed(trace, whole)]
     trace = folder / "last.trace"
     code = runs.warm.run(log, command, trace=str(trace))
     assert code == 0, log.read_text()[-3000:]
-    wrong += strayed(trace, folder / "whole.trace") + differences(out, whole)
+    wrong += strayed(trace, whole) + differences(out, whole)
     survived += not wrong
-    assert steps_of(trace)[-1]["step"] == STEPS
+    assert steps_of(trace)[-1] == steps_of(trace_of(whole))[-1]
     return survived, wrong
 
 
@@ -55,9 +46,48 @@ SHORT = [("write_before_rename", 3), ("batch_end", EPOCH), ("validation", 15)]
 
 @pytest.mark.parametrize("variant", ["lora", "token_classification"])
 def test_three_kills_change_nothing(runs: Runs, tmp_path: Path, variant: str) -> None:
+    """Inside a write and at the end of an epoch; inside a validation."""
     survived, wrong = kill_and_continue(runs, tmp_path, variant, SHORT)
     assert not wrong
     assert survived == len(SHORT)
+
+
+Points = list[tuple[str, int]]
+SHAPES: dict[str, tuple[list[str], Points]] = {
+    "length in epochs": (
+        ["--trainer.max_steps=-1", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=1"],
+        [("batch_end", 3), ("validation", 5), ("epoch_end", 6), ("validation", 11), ("batch_start", 12)],
+    ),
+    "accumulated gradients": (
+        ["--trainer.max_steps=10", "--trainer.accumulate_grad_batches=2", "--trainer.val_check_interval=4"],
+        [("after_backward", 2), ("batch_end", 3), ("validation", 4), ("epoch_end", 6), ("batch_start", 8)],
+    ),
+    "validation at the end of an epoch": (
+        ["--trainer.val_check_interval=6", "--resume.every_n_steps=6"],
+        [("batch_end", 6), ("epoch_end", 6), ("validation", 12), ("epoch_start", 12), ("batch_end", 17)],
+    ),
+    "saves after validations": (
+        ["--resume.every_n_steps=null"],
+        [("batch_end", 6), ("validation", 10), ("batch_start", 10), ("epoch_end", 12), ("batch_end", 17)],
+    ),
+    "early stopping": (
+        [
+            *("-c", str(CONFIGS / "callbacks" / "early_stopping.yaml"), "--trainer.val_check_interval=2"),
+            *("--model.optimizer=SGD", "--model.optimizer.lr=1e-12"),
+        ],
+        [("batch_end", 4), ("validation", 4), ("validation", 6), ("before_zero_grad", 6), ("batch_end", 7)],
+    ),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kills_change_nothing_in_other_shapes_of_a_run(runs: Runs, tmp_path: Path, shape: str) -> None:
+    options, points = SHAPES[shape]
+    survived, wrong = kill_and_continue(runs, tmp_path, "lora", points, *options)
+    tally.add(f"kill -9, {shape}", len(points), survived)
+    assert not wrong
+    assert survived == len(points)
 
 
 def twenty_five_points(seed: str) -> list[tuple[str, int]]:

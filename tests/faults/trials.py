@@ -14,7 +14,7 @@ import torch
 from tests.faults.warm import ROOT, Warm
 
 STEPS, EPOCH, VALIDATE, SAVE = 20, 6, 5, 3
-MODEL, DATA = ROOT / "configs" / "model", ROOT / "configs" / "data"
+CONFIGS = ROOT / "configs"
 VARIANTS = {
     "full": ["full", "ml_100k", "--model.dropout=0.1"],
     "lora": ["lora", "ml_100k", "--model.lora_dropout=0.1"],
@@ -33,11 +33,13 @@ class Runs:
 
     Attributes:
         warm: makes them.
+        data: folder of the raw data.
         causal: folder of the tiny causal backbone.
         encoder: of the tiny encoder.
     """
 
     warm: Warm
+    data: Path
     causal: Path
     encoder: Path
     whole: dict[str, Path] = field(default_factory=dict)
@@ -48,7 +50,14 @@ class Runs:
         backbone = self.encoder if model == "token_classification" else self.causal
         return [
             "fit",
-            *("-c", str(MODEL / f"{model}.yaml"), "-c", str(DATA / f"{data}.yaml"), "--out", str(out)),
+            *(
+                "-c",
+                str(CONFIGS / "model" / f"{model}.yaml"),
+                "-c",
+                str(CONFIGS / "data" / f"{data}.yaml"),
+                "--out",
+                str(out),
+            ),
             f"--model.backbone={backbone}",
             *options,
             *("--trainer.precision=32-true", "--trainer.deterministic=true", "--trainer.log_every_n_steps=1"),
@@ -64,9 +73,9 @@ class Runs:
         if key not in self.whole:
             out = folder / "whole"
             log = folder / "whole.log"
-            code = self.warm.run(log, self.command(variant, out, *extra), trace=str(folder / "whole.trace"))
+            code = self.warm.run(log, self.command(variant, out, *extra), trace=str(trace_of(out)))
             assert code == 0, log.read_text()
-            assert len(steps_of(folder / "whole.trace")) == STEPS
+            assert steps_of(trace_of(out))
             self.whole[key] = out
         return self.whole[key]
 
@@ -76,9 +85,14 @@ def steps_of(trace: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in trace.read_text().splitlines()] if trace.exists() else []
 
 
+def trace_of(out: Path) -> Path:
+    """Where the uninterrupted run's trace lies."""
+    return out.with_suffix(".trace")
+
+
 def strayed(trace: Path, whole: Path) -> list[str]:
     """Steps that were not as in the uninterrupted run, and in what."""
-    right = {row["step"]: row for row in steps_of(whole)}
+    right = {row["step"]: row for row in steps_of(trace_of(whole))}
     return [
         f"step {row['step']}: {', '.join(k for k in row if row[k] != right[row['step']][k])}"
         for row in steps_of(trace)
