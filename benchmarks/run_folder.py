@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -214,6 +215,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@cache
 def _commit() -> dict[str, Any]:
     """Commit of the checkout this code runs from; absent outside one."""
     root = Path(__file__).resolve().parent.parent

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from callbacks.durable_checkpoint import write_checkpoint
 from callbacks.random_state import random_state
 
 POINTS = (
@@ -27,6 +28,34 @@ POINTS = (
     "write_after_rename",
     "write_after_manifest",
 )
+
+
+def save_and_die(path: str, seed: int, call: str = "", number: int = 0, delay: float = 0.0) -> int:
+    """Writes a checkpoint and dies at the n-th (from 0) call of an `os` function, or after a delay in seconds.
+
+    Returns:
+        0 where it was done before.
+    """
+    if call:
+        original, calls = getattr(os, call), iter(range(1000))
+
+        def deadly(*arguments: Any) -> Any:
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+
+        setattr(os, call, deadly)
+    if delay:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends the process, wherever it is
+        signal.setitimer(signal.ITIMER_REAL, delay)
+    write_checkpoint(content(seed), Path(path))
+    return 0
+
+
+def content(seed: int) -> dict[str, Any]:
+    """A small checkpoint."""
+    torch.manual_seed(seed)
+    return {"state_dict": {"w": torch.randn(300)}, "optimizer_states": [{"state": {0: torch.randn(300)}}], "epoch": 1}
 
 
 def carry_out(

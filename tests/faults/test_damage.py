@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -26,12 +23,8 @@ from callbacks.durable_checkpoint import (
 )
 from callbacks.resume import checkpoints_in
 from tests.faults import tally
+from tests.faults.injected import content
 from tests.faults.trials import Runs, differences
-
-
-def content(seed: int = 0) -> dict[str, Any]:
-    torch.manual_seed(seed)
-    return {"state_dict": {"w": torch.randn(300)}, "optimizer_states": [{"state": {0: torch.randn(300)}}], "epoch": 1}
 
 
 def flips(size: int, count: int) -> list[int]:
@@ -48,9 +41,9 @@ def refused(path: Path, name: str) -> bool:
     return False
 
 
-def test_every_flipped_bit_and_every_cut_is_refused(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_every_flipped_bit_and_every_cut_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    write_checkpoint(content(), path)
+    write_checkpoint(content(0), path)
     whole, manifest = path.read_bytes(), manifest_of(path).read_bytes()
     survived = 0
     for bit in flips(len(whole), 100):
@@ -83,11 +76,11 @@ def test_every_flipped_bit_and_every_cut_is_refused(tmp_path: Path, request: pyt
 
 def test_a_checkpoint_without_manifest_is_held_against_the_archive(tmp_path: Path) -> None:
     path = tmp_path / "old.ckpt"
-    torch.save(content(), path)  # as version 0.1.0 wrote them
+    torch.save(content(0), path)  # as version 0.1.0 wrote them
     assert check_file(path) is False
     assert read_checkpoint(path)["epoch"] == 1
     whole = path.read_bytes()
-    weights = content()["state_dict"]["w"].numpy().tobytes()
+    weights = content(0)["state_dict"]["w"].numpy().tobytes()
     place = whole.index(weights)
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
     with pytest.raises(CheckpointError, match=r"old.ckpt is damaged: expected the archive's own check sum, found"):
@@ -97,11 +90,13 @@ def test_a_checkpoint_without_manifest_is_held_against_the_archive(tmp_path: Pat
         assert refused(path, "old.ckpt")
 
 
-def test_replacing_a_file_of_the_earlier_version_keeps_it_readable_until_the_end(tmp_path: Path) -> None:
+def test_replacing_a_file_of_the_earlier_version_keeps_it_readable_until_the_end(runs: Runs, tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    torch.save(content(), path)
-    assert killed_while_saving(path, 1, "replace", 1)  # the manifest is there, the checkpoint is not yet
-    assert read_checkpoint(path)["state_dict"]["w"].equal(content()["state_dict"]["w"])
+    torch.save(content(0), path)
+    plan = {"path": str(path), "seed": 1, "call": "replace", "number": 1}
+    assert runs.warm.save(tmp_path / "log", **plan)  # the manifest is there, the checkpoint is not yet
+    assert manifest_of(path).is_file()
+    assert read_checkpoint(path)["state_dict"]["w"].equal(content(0)["state_dict"]["w"])
 
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
@@ -127,68 +122,40 @@ def test_a_second_name_outlives_the_first(tmp_path: Path) -> None:
 
 def test_the_manifest_is_what_sha256sum_reads(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
-    write_checkpoint(content(), path)
+    write_checkpoint(content(0), path)
     assert manifest_of(path).read_text() == f"{checksum(path)}  a.ckpt\n"
 
 
-def killed_while_saving(path: Path, seed: int, call: str, number: int, delay: float = 0.0) -> bool:
-    """Saves in a child that is killed at the n-th fsync, rename or write, or after a delay; whether it was."""
-    child = os.fork()
-    if child == 0:
-        original = getattr(os, call) if call else None
-        calls = iter(range(1, 1000))
-
-        def deadly(*arguments: Any) -> Any:
-            if next(calls) == number + 1:
-                os.kill(os.getpid(), signal.SIGKILL)
-            assert original
-            return original(*arguments)
-
-        if call:
-            setattr(os, call, deadly)
-        try:
-            write_checkpoint(content(seed), path)
-        finally:
-            os._exit(0)
-    if delay:
-        time.sleep(delay)
-        os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
-
-
-def kills_during_saving(folder: Path, attempts: int) -> tuple[int, int]:
-    """Kills and survivals: after each kill the newest whole checkpoint is the new content or the one before it."""
-    path, seen, kills, survived = folder / "a.ckpt", 0, 0, 0
+def kills_during_saving(runs: Runs, folder: Path, attempts: int) -> tuple[int, int]:
+    """Kills, and how often the file was then the new content or the one before it."""
+    path, log = folder / "a.ckpt", folder / "log"
     write_checkpoint(content(0), path)
-    rng = random.Random(0)
-    began = time.monotonic()
-    killed_while_saving(path, 0, "fsync", 99)
-    length = time.monotonic() - began
-    seed = 0
+    rng, kills, survived, seen, seed = random.Random(0), 0, 0, 0, 0
     while kills < attempts:
         seed += 1
-        call = ("fsync", "replace", "")[seed % 3]
-        # Of the system calls: draft, folder, manifest before and after; of the delays: from start to end.
-        delay = 0.0 if call else rng.uniform(0, length)
-        if not killed_while_saving(path, seed, call, rng.randrange(5 if call == "fsync" else 3), delay):
-            seen = seed
-            continue
-        kills += 1
+        # Each write syncs and renames the draft, its folder, and the manifest before and after it.
+        plan = [
+            {"call": "fsync", "number": rng.randrange(6)},
+            {"call": "replace", "number": rng.randrange(3)},
+            {"delay": rng.uniform(0.0001, 0.02)},
+        ][seed % 3]
+        killed = runs.warm.save(log, path=str(path), seed=seed, **plan)
         found = read_checkpoint(path)["state_dict"]["w"]
-        if found.equal(content(seed)["state_dict"]["w"]):
-            seen = seed
-        survived += found.equal(content(seen)["state_dict"]["w"])
+        whole = [one for one in {seen, seed} if found.equal(content(one)["state_dict"]["w"])]
+        kills += killed
+        survived += killed and whole != []
+        assert killed or whole == [seed]
+        seen = whole[0] if whole else seen
     return kills, survived
 
 
-def test_ten_kills_during_saving_lose_nothing(tmp_path: Path) -> None:
-    kills, survived = kills_during_saving(tmp_path, 10)
-    assert kills == survived == 10
+def test_ten_kills_during_saving_lose_nothing(runs: Runs, tmp_path: Path) -> None:
+    assert kills_during_saving(runs, tmp_path, 10) == (10, 10)
 
 
 @pytest.mark.faults
-def test_a_hundred_kills_during_saving_lose_nothing(tmp_path: Path) -> None:
-    kills, survived = kills_during_saving(tmp_path, 100)
+def test_a_hundred_kills_during_saving_lose_nothing(runs: Runs, tmp_path: Path) -> None:
+    kills, survived = kills_during_saving(runs, tmp_path, 100)
     tally.add("kill -9 while a checkpoint is written over the one before", kills, survived)
     assert kills == survived == 100
 
@@ -218,25 +185,28 @@ def test_damage_is_met_at_every_command(runs: Runs, tmp_path: Path) -> None:
     assert code == 2
     assert "no checkpoint in" in lines(log)[-1]
     assert "Traceback" not in log.read_text()
+    # The run's own best checkpoint, whole for another method and damaged for its own.
     best = out / "checkpoints" / "best.ckpt"
-    other = tmp_path / "lora"
-    assert runs.warm.run(log, runs.command("lora", other)) == 0, log.read_text()
-    foreign = other / "checkpoints" / "best.ckpt"
+    lora = runs.command("lora", tmp_path / "again", f"--ckpt_path={best}")
+    assert refusal(runs, log, ["test", *lora[1:]], best) == (
+        "the checkpoint is of AdapterTuning, the configured model is LoRATuning"
+    )
     flip(best)
     users = tmp_path / "users.jsonl"
     users.write_text(json.dumps({"history": ["1", "2"]}) + "\n")
     for words in (["test"], ["validate"], ["predict", f"--data.predict_file={users}"]):
-        for file, expected in (
-            (best, "is damaged: expected sha256"),
-            (foreign, "the checkpoint is of LoRATuning, the configured model is AdapterTuning"),
-        ):
-            log.unlink(missing_ok=True)
-            base = ["-c", str(whole / "config.yaml"), "--out", str(tmp_path / "again"), f"--ckpt_path={file}"]
-            assert runs.warm.run(log, [words[0], *base, *words[1:]]) == 2, log.read_text()
-            assert len(lines(log)) == 1
-            assert str(file) in lines(log)[0]
-            assert expected in lines(log)[0]
-            assert "Traceback" not in log.read_text()
+        base = ["-c", str(whole / "config.yaml"), "--out", str(tmp_path / "again"), f"--ckpt_path={best}"]
+        assert "is damaged: expected sha256" in refusal(runs, log, [words[0], *base, *words[1:]], best)
+
+
+def refusal(runs: Runs, log: Path, command: list[str], file: Path) -> str:
+    """What a command says of a file that it refuses."""
+    log.unlink(missing_ok=True)
+    assert runs.warm.run(log, command) == 2, log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert len(lines(log)) == 1
+    assert str(file) in lines(log)[0]
+    return lines(log)[0].split(f"{file}: ", 1)[-1]
 
 
 def flip(path: Path) -> None:

@@ -7,6 +7,7 @@ use, in the children. Run as a script it serves; `Warm` is the other end.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -37,6 +38,20 @@ class Warm:
             env=os.environ | quiet | environment | {"PYTHONPATH": path},
         )
 
+    def save(self, log: Path, **plan: Any) -> bool:
+        """Saves a checkpoint in a child.
+
+        Args:
+            log: file of what it prints.
+            **plan: of `tests.faults.injected.save_and_die`.
+
+        Returns:
+            Whether it was killed.
+        """
+        code = self._ask({"log": str(log), "do": "save_and_die", "plan": plan})
+        assert code <= 0, log.read_text()
+        return code < 0
+
     def run(self, log: Path, arguments: list[str], **plan: Any) -> int:
         """Runs `instructrec ARGUMENTS` in a child.
 
@@ -48,9 +63,12 @@ class Warm:
         Returns:
             Exit code, or the negative number of the signal that ended it.
         """
+        return self._ask({"log": str(log), "do": "carry_out", "plan": {"arguments": arguments, **plan}})
+
+    def _ask(self, request: dict[str, Any]) -> int:
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write(json.dumps({"log": str(log), "arguments": arguments, "plan": plan}) + "\n")
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, "the warm process has ended"
@@ -69,14 +87,19 @@ def serve() -> None:
     """Answers each request with the exit status of a child."""
     import peft  # noqa: F401
     import torch
+    import torch._dynamo  # imported by the first step of any optimiser
+    import wandb  # noqa: F401
     from transformers.models.bert import modeling_bert  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
 
     import benchmarks.cli
-    import benchmarks.lightning_commands  # noqa: F401
+    import benchmarks.lightning_commands
 
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):  # fills the parser's caches
+        configs = ["-c", str(ROOT / "configs/model/lora.yaml"), "-c", str(ROOT / "configs/data/ml_100k.yaml")]
+        benchmarks.cli.main(["fit", *configs, "--print_config"])
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
@@ -97,9 +120,9 @@ def _be_the_child(request: dict[str, Any]) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        from tests.faults.injected import carry_out
+        from tests.faults import injected
 
-        code = carry_out(request["arguments"], **request["plan"])
+        code = getattr(injected, request["do"])(**request["plan"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:
