@@ -22,12 +22,14 @@ class TrainingGuard(L.Callback):
 
     def __init__(self) -> None:
         self._before: dict[str, str] = {}
+        self._continued = False
         self.findings: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remembers every parameter by its checksum; a continued run has them from its beginning."""
-        if not self._before:
+        if not self._continued:
             self._before = {name: _checksum(value) for name, value in pl_module.named_parameters()}
+        self._continued = False
 
     def state_dict(self) -> dict[str, Any]:
         """The parameters at the beginning of the run, by checksum."""
@@ -35,7 +37,7 @@ class TrainingGuard(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the beginning of the run that is continued."""
-        self._before = dict(state_dict["before"])
+        self._before, self._continued = dict(state_dict["before"]), True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compares.
