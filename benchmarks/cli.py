@@ -146,7 +146,8 @@ class InstructRecCLI(LightningCLI):
 
     def fit(self, model: Recommender, **kwargs: Any) -> None:
         """Trains what there is to train, from its beginning or from where it was interrupted."""
-        self.run_folder.begin(fresh=self.continues is None)
+        if self.trainer.is_global_zero:
+            self.run_folder.begin(fresh=self.continues is None)
         if resume := callback_of(self.trainer, Resume):
             resume.identity = self.identity
         if model.trains:

@@ -204,10 +204,15 @@ class _Stream:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -217,7 +222,12 @@ def _write(path: Path, fill: Callable[[Any], None]) -> str:
     """Fills a new file, syncs it, and returns its sha256."""
     with path.open("xb") as file:
         stream = _Stream(file)
-        fill(stream)
+        try:
+            fill(stream)
+        except RuntimeError as error:  # torch says where it stood, never why
+            if stream.error is None:
+                raise
+            raise OSError(stream.error.errno, stream.error.strerror, str(path)) from error
         file.flush()
         os.fsync(file.fileno())
     return stream.digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -104,6 +105,22 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path) -> None:
     write_checkpoint(content(1), path)
     with pytest.raises(CheckpointError, match=r"a.ckpt cannot be read as a checkpoint"):
         write_checkpoint(content(2) | {"callbacks": {"x": Path("an object")}}, path)
+    assert read_checkpoint(path)["state_dict"]["w"].equal(content(1)["state_dict"]["w"])
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["a.ckpt", "a.ckpt.sha256"]
+
+
+def test_a_full_disk_says_so_and_costs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    write_checkpoint(content(1), path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))  # as with a full disk, a write fails midway
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*a\.ckpt"):
+            write_checkpoint({"state_dict": {"w": torch.randn(100_000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     assert read_checkpoint(path)["state_dict"]["w"].equal(content(1)["state_dict"]["w"])
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["a.ckpt", "a.ckpt.sha256"]
 
