@@ -41,12 +41,12 @@ def kill_and_continue(
     return survived, wrong
 
 
-SHORT = [("write_before_rename", 3), ("batch_end", EPOCH), ("validation", 15)]
+SHORT = [("write_before_rename", 3), ("batch_end", EPOCH), ("validation", 10), ("after_backward", 16)]
 
 
 @pytest.mark.parametrize("variant", ["lora", "token_classification"])
-def test_three_kills_change_nothing(runs: Runs, tmp_path: Path, variant: str) -> None:
-    """Inside a write and at the end of an epoch; inside a validation."""
+def test_four_kills_change_nothing(runs: Runs, tmp_path: Path, variant: str) -> None:
+    """Inside a write, at the end of an epoch, inside a validation, just after one."""
     survived, wrong = kill_and_continue(runs, tmp_path, variant, SHORT)
     assert not wrong
     assert survived == len(SHORT)
