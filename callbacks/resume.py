@@ -128,8 +128,10 @@ class Resume(L.Callback):
         """
         if trainer.state.fn != "fit" or trainer.sanity_checking or not (stop := self._stop_wanted(trainer)):
             return
-        # After the very last step Lightning would not validate again: the step before it is saved already.
-        if self._random is not None and trainer.global_step != trainer.max_steps:
+        # After the very last step Lightning would not validate again, and gradients that wait for more batches are in
+        # no checkpoint: then the save before it has to do.
+        last = trainer.global_step == trainer.max_steps
+        if self._random is not None and not last and not trainer.fit_loop._should_accumulate():
             self._save(trainer, before_validation(trainer), self._random)
         raise Interrupted(stop)
 

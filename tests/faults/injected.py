@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +82,21 @@ def carry_out(
     from benchmarks.__main__ import main
 
     original = cli.InstructRecCLI.fit
+    saboteur = Saboteur(point, step, signum) if point else None
 
     def fit(self: Any, model: Any, **kwargs: Any) -> None:
         if trace:
             self.trainer.callbacks.append(Recorder(Path(trace)))
-        if point:
-            self.trainer.callbacks.insert(0, Saboteur(point, step, signum))
+        if saboteur:
+            saboteur.watch()
+            self.trainer.callbacks.insert(0, saboteur)
         original(self, model, **kwargs)
 
     cli.InstructRecCLI.fit = fit  # type: ignore[method-assign]
-    return main(arguments)
+    code = main(arguments)
+    if saboteur and saboteur.struck:
+        print(f"left {time.monotonic() - saboteur.struck:.1f} s after the signal")
+    return code
 
 
 class Recorder(L.Callback):
@@ -139,12 +145,16 @@ class Saboteur(L.Callback):
         assert point in POINTS
         self.point, self.step, self.signum = point, step, signum
         self.trainer: Any = None
-        if point.startswith("write"):
+        self.struck = 0.0
+
+    def watch(self) -> None:
+        """Where the point is inside a write, looks into it."""
+        if self.point.startswith("write"):
             _watch_writing(self)
 
     def strike(self, point: str) -> None:
         if point == self.point and self.trainer is not None and self.trainer.global_step >= self.step:
-            self.point = "done"
+            self.point, self.struck = "done", time.monotonic()
             os.kill(os.getpid(), self.signum)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
