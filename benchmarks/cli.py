@@ -7,23 +7,25 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, ClassVar
 
 import torch
 from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import recmodels
 from benchmarks.config_errors import one_line
-from benchmarks.run_folder import RunFolder
+from benchmarks.config_file import SaveConfig
+from benchmarks.resuming import Continuation, continuation, forget, identity_of, machine
+from benchmarks.run_folder import RunFolder, callback_of
 from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
+from callbacks.durable_checkpoint import CheckpointError, DurableCheckpointIO
+from callbacks.resume import Resume
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
 from datamodules import *  # noqa: F403
 from datamodules.base import InstructionDataModule
 from datamodules.sources import InputError
-from recmodels.base import NonFiniteError, Recommender
+from recmodels.base import IdentityError, NonFiniteError, Recommender
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = ROOT / "configs" / "trainer" / "default.yaml"
@@ -32,7 +34,7 @@ DEFAULTS = ROOT / "configs" / "trainer" / "default.yaml"
 ALLOWED_IMPORTS = ("recmodels", "datamodules", "callbacks", "lightning.pytorch", "torch.optim")
 
 
-EXPECTED_FAILURES = (NonFiniteError, GuardError)
+EXPECTED_FAILURES = (NonFiniteError, IdentityError, GuardError)
 """Failures whose message says everything, so that no traceback is printed."""
 
 current_run: RunFolder | None = None
@@ -53,39 +55,6 @@ class InstructRecParser(LightningArgumentParser):
         sys.exit(2)
 
 
-class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config into the run's own folder and logs it."""
-
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Writes once per run, before anything is trained."""
-        if self.already_saved or not trainer.is_global_zero:
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
-        (folder / "config.yaml").write_text(text)
-        for logger in trainer.loggers:
-            if isinstance(logger, Logger):
-                logger.log_hyperparams(flatten(self.config.as_dict()))
-        self.already_saved = True
-
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key, as loggers want them.
-
-    Example:
-        >>> flatten({"model": {"r": 8}, "seed": 1})
-        {'model.r': 8, 'seed': 1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
-    return flat
-
-
 class InstructRecCLI(LightningCLI):
     """`instructrec fit|validate|test|predict`.
 
@@ -93,8 +62,11 @@ class InstructRecCLI(LightningCLI):
     command makes one row of a table.
     """
 
+    continues: Continuation | None = None
+    """Where this fit goes on."""
+
     subcommand_help: ClassVar[dict[str, str]] = {
-        "fit": "tune, verify the checkpoint, test, and write the run record",
+        "fit": "tune, verify the checkpoint, test, and write the run record; --ckpt_path last continues",
         "validate": "measure on the validation cases",
         "test": "measure on the test cases and write the run record",
         "predict": "rank items for new users (--data.predict_file)",
@@ -112,8 +84,9 @@ class InstructRecCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the run's folder and name, and the values that model and data share."""
+        """Adds the run's folder, name and saves, and the values that model and data share."""
         parser.add_argument("--out", type=Path, default=Path("results/run"), help="folder of everything the run writes")
+        parser.add_lightning_class_args(Resume, "resume")
         parser.add_argument("--name", type=str | None, default=None, help="name of the row; default: the model's class")
         parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
         parser.link_arguments("model.init_args.objective", "data.init_args.objective")
@@ -123,7 +96,7 @@ class InstructRecCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fills in what depends on the run's folder and on the machine."""
         config = self.config[self.subcommand]
-        refuse_unusable_paths(config)
+        refuse_unusable_paths(config, self.subcommand == "fit")
         trainer = config.trainer
         trainer.default_root_dir = str(config.out)
         if trainer.precision is None:
@@ -136,9 +109,29 @@ class InstructRecCLI(LightningCLI):
         for callback in trainer.callbacks or []:
             if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
                 callback.init_args.dirpath = str(config.out / "checkpoints")
+        if self.subcommand == "fit":
+            self._find_continuation(config)
         if self.subcommand in ("fit", "test"):
             global current_run
             current_run = self.run_folder
+
+    def _find_continuation(self, config: Namespace) -> None:
+        """Decides where the fit begins, before anything is loaded; the written config does not say it."""
+        asked, config.ckpt_path = config.ckpt_path, None
+        self.identity = identity_of(
+            config.as_dict(), self.run_folder.header(), machine(str(config.trainer.accelerator))
+        )
+        self.continues = continuation(Path(config.out), asked, self.identity)
+        runs = list(self.continues.wandb) if self.continues else []
+        for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
+            if logger.class_path.endswith("WandbLogger") and runs and logger.init_args.get("id") is None:
+                logger.init_args.id = runs.pop(0)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Makes a trainer that writes checkpoints durably."""
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        return trainer
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the config, never the checkpoint, says which model is evaluated."""
@@ -152,15 +145,17 @@ class InstructRecCLI(LightningCLI):
         )
 
     def fit(self, model: Recommender, **kwargs: Any) -> None:
-        """Trains what there is to train."""
+        """Trains what there is to train, from its beginning or from where it was interrupted."""
+        if self.trainer.is_global_zero:
+            self.run_folder.begin(fresh=self.continues is None)
+        if resume := callback_of(self.trainer, Resume):
+            resume.identity = self.identity
         if model.trains:
-            self.trainer.fit(model, **kwargs)
+            self.trainer.fit(model, **kwargs | {"ckpt_path": self.continues.path if self.continues else None})
 
     def after_fit(self) -> None:
         """Verifies, loads the best checkpoint, tests and writes the record."""
-        findings: dict[str, Any] = {}
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
+        findings: dict[str, Any] = dict(self.model.findings)
         if self.model.trains:
             last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             self.trainer.save_checkpoint(last, weights_only=True)
@@ -173,6 +168,8 @@ class InstructRecCLI(LightningCLI):
             findings["tested_checkpoint"] = Path(best).name
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
+        if self.trainer.is_global_zero:
+            forget(self.run_folder.path)
 
     def _probe_batch(self) -> Any:
         self.datamodule.setup("test")
@@ -208,9 +205,8 @@ class InstructRecCLI(LightningCLI):
         model.trainer = self.trainer
         try:
             load_trained(model, Path(ckpt_path))
-        except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise InputError(f"--ckpt_path {ckpt_path} cannot be read as a checkpoint: {reason[:160]}") from error
+        except (CheckpointError, InputError) as error:
+            raise InputError(f"--ckpt_path {ckpt_path}: {str(error).removeprefix(f'{ckpt_path}: ')}") from error
 
 
 def batch_format_of(model: Namespace | None) -> str:
@@ -229,14 +225,18 @@ def best_precision(accelerator: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def refuse_unusable_paths(config: Namespace) -> None:
+def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
     """Refuses an output folder or a checkpoint that cannot be used, before anything is loaded.
+
+    Args:
+        config: of the command.
+        fitting: whether `last` is a checkpoint too.
 
     Raises:
         InputError: the checkpoint is not there or the folder is not writable.
     """
     checkpoint = config.get("ckpt_path")
-    if checkpoint and not Path(checkpoint).is_file():
+    if checkpoint and not Path(checkpoint).is_file() and not (fitting and checkpoint == "last"):
         raise InputError(f"--ckpt_path {checkpoint}: there is no such file")
     nearest = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -254,6 +254,7 @@ def quieten() -> None:
     transformers.utils.logging.disable_progress_bar()
     for message in (
         "does not have many workers",  # batches are made faster than they are used; num_workers is an option
+        "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler knows its place
         "exists and is not empty",  # the run's folder holds its config before the first log
         "is deprecated, use `isinstance",  # inside Lightning 2.6: https://github.com/Lightning-AI/pytorch-lightning/issues/21300
         "returned `None`, this fit will run with no optimizer",  # popularity counts, it needs none

@@ -2,65 +2,31 @@
 
 One folder per cell, ``DIR/runs/<cell>/``. A ``record.json`` there, written by the run as its very last act,
 means the cell is done (``status`` is ``finished`` or ``failed``); else a live lease (`benchmarks.lease`)
-means a runner works on it; else the cell waits, and whatever lies in its folder was left by a killed run.
+means a runner works on it; else the cell waits, and whatever lies in its folder was left by a killed or an
+interrupted run: what that run can be continued from stays, the rest goes.
 Any number of runners on any number of hosts may share the results folder.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import shutil
-import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import yaml
 
+from benchmarks.atomic import write_atomic
 from benchmarks.lease import Heartbeat, Lease, create_lease, drop_lease, has_guard, is_held, owns
 from datamodules.sources import InputError
 
-__all__ = ["Ledger", "Stamp", "State", "write_atomic"]
+__all__ = ["Ledger", "Stamp", "State", "can_continue", "write_atomic"]
 
 State = Literal["waiting", "running", "finished", "failed"]
 Stamp = tuple[int, int]
 """Identity of one written record (modification time in ns, inode): a second failure is another record."""
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader, or a restart after a kill, sees the old text or the new, never a part.
-
-    Args:
-        path: The file; its folder exists.
-        text: The whole content, written as UTF-8.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomic(Path(folder, "a.txt"), "whole")
-        ...     [(file.name, file.read_text()) for file in Path(folder).iterdir()]
-        [('a.txt', 'whole')]
-    """
-    draft = path.with_name(f".{path.name}-{uuid.uuid4().hex}.tmp")
-    try:
-        with draft.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name, too, survives a power cut
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
-            raise
-    finally:
-        os.close(folder)
 
 
 class Ledger:
@@ -115,19 +81,20 @@ class Ledger:
         Raises:
             InputError: The file is damaged. Records are written atomically, so this is no trace of a kill.
         """
-        path = self.folder(cell) / "record.json"
-        remedy = f"delete {path.parent} to run the cell again"
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: not a record ({error}); {remedy}") from error
-        if not isinstance(record, dict) or record.get("status") not in ("finished", "failed"):
-            raise InputError(f"{path}: not a record (status must be finished or failed); {remedy}")
-        if record.get("format") != 1:
-            raise InputError(f"{path}: record format {record.get('format')!r}, this version reads 1; {remedy}")
-        return record
+        record = self._read(cell)
+        return record if record is not None and record["status"] != "interrupted" else None
+
+    def is_interrupted(self, cell: str) -> bool:
+        """Tell whether the cell's last run ended on a signal, and waits to be continued.
+
+        Args:
+            cell: Name of the cell.
+
+        Raises:
+            InputError: The record is damaged.
+        """
+        record = self._read(cell)
+        return record is not None and record["status"] == "interrupted"
 
     def state(self, cell: str) -> State:
         """Return what the files say about a cell; writes nothing.
@@ -172,7 +139,7 @@ class Ledger:
         return record["status"] == "finished" or retry is None or self._identity(cell) != retry
 
     def acquire(self, cell: str, *, retry: Stamp | None = None) -> Lease | None:
-        """Claim a cell that is not done and that no live runner holds, and clear what a killed run left.
+        """Claim a cell that is not done and that no live runner holds, and clear what a killed run cannot use.
 
         Args:
             cell: Name of the cell.
@@ -196,7 +163,7 @@ class Ledger:
         if has_guard(folder) or self.is_done(cell, retry=retry):
             self.release(lease)
             return None
-        _clear(folder, keep=lease.path.name)
+        _clear(folder, keep={lease.path.name, *(RESUMABLE if can_continue(folder) else ())})
         return lease
 
     def release(self, lease: Lease) -> None:
@@ -229,12 +196,12 @@ class Ledger:
         self.release(lease)
 
     def discard_record(self, lease: Lease) -> None:
-        """Remove the record that an interrupted run wrote, so that the cell is run again.
+        """Remove the record of failure that a stopped run wrote, so that the cell is run again.
 
         Args:
             lease: The lease of the cell; if another runner has taken it over, nothing is removed.
         """
-        if owns(lease):
+        if owns(lease) and self.record(lease.cell) is not None:
             lease.path.with_name("record.json").unlink(missing_ok=True)
 
     def check_suite(self, name: str) -> None:
@@ -280,19 +247,51 @@ class Ledger:
         except OSError as error:
             raise InputError(f"{self.root}: cannot write results here ({error.strerror})") from error
 
+    def _read(self, cell: str) -> dict[str, Any] | None:
+        path = self.folder(cell) / "record.json"
+        remedy = f"delete {path.parent} to run the cell again"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: not a record ({error}); {remedy}") from error
+        if not isinstance(record, dict) or record.get("status") not in ("finished", "failed", "interrupted"):
+            raise InputError(f"{path}: not a record (status must be finished, failed or interrupted); {remedy}")
+        if record.get("format") != 1:
+            raise InputError(f"{path}: record format {record.get('format')!r}, this version reads 1; {remedy}")
+        return record
+
     def _identity(self, cell: str) -> Stamp:
         status = (self.folder(cell) / "record.json").stat()
         return status.st_mtime_ns, status.st_ino
 
 
-def _clear(folder: Path, keep: str) -> None:
-    """Empty the folder of a cell but for the holder's lease.
+RESUMABLE = ("resume", "checkpoints")
+"""Folders of a run from which it is continued."""
+
+
+def can_continue(folder: Path) -> bool:
+    """Tell whether a run left a state in its folder from which `fit --ckpt_path last` continues.
+
+    Args:
+        folder: The run's folder.
+
+    Example:
+        >>> can_continue(Path("nowhere"))
+        False
+    """
+    return any((folder / "resume").glob("step-*.ckpt"))
+
+
+def _clear(folder: Path, keep: set[str]) -> None:
+    """Empty the folder of a cell but for what is kept.
 
     The record goes first: a kill in between must not leave a cell that is done but has lost files.
     """
     (folder / "record.json").unlink(missing_ok=True)
     for path in folder.iterdir():
-        if path.name == keep:
+        if path.name in keep:
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

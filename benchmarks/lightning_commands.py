@@ -20,18 +20,20 @@ def run_command(arguments: list[str]) -> int:
         arguments: command line without the program's name.
 
     Returns:
-        0 done, 2 the input is wrong, 1 anything else.
+        0 done, 2 the input is wrong, 1 anything else; 130, 143 or 138 after SIGINT, SIGTERM or, in a SLURM job,
+        SIGUSR1, which also asks SLURM to run the job again.
     """
     from benchmarks import cli
+    from callbacks.interruption import Interrupted, interruptible
 
     started = time.monotonic()
     try:
-        made = cli.main(arguments)
+        with interruptible():
+            made = cli.main(arguments)
     except InputError as error:
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        print("instructrec: interrupted", file=sys.stderr)
-        return 130
+    except Interrupted as end:
+        return _leave(end, arguments[0])
     except Exception as error:  # the exit code and the record must say so, whatever it was
         if (wrong := _input_error(error)) is not None:
             return _fail(str(wrong), 2)
@@ -43,9 +45,29 @@ def run_command(arguments: list[str]) -> int:
     return 0
 
 
-def _input_error(error: BaseException | None) -> InputError | None:
+def _leave(end: Any, command: str) -> int:
+    from benchmarks import cli
+    from benchmarks.resuming import step_of
+    from callbacks.interruption import requeue
+    from callbacks.resume import checkpoints_in
+
+    message = f"interrupted by {end}"
+    if command == "fit" and cli.current_run is not None:
+        saved = checkpoints_in(cli.current_run.path / "resume")
+        at = f"saved at step {step_of(saved[0])}" if saved else "nothing was saved yet"
+        message += f"; {at}; the same command with --ckpt_path last continues"
+        cli.current_run.write_end("interrupted", message)
+    print(f"instructrec: {message}", file=sys.stderr)
+    if end.asks_to_requeue and (problem := requeue()):
+        print(f"instructrec: the job is not run again: {problem}", file=sys.stderr)
+    return int(end.exit_code)
+
+
+def _input_error(error: BaseException | None) -> Exception | None:
+    from callbacks.durable_checkpoint import CheckpointError
+
     while error is not None:
-        if isinstance(error, InputError):
+        if isinstance(error, (InputError, CheckpointError)):
             return error
         error = error.__cause__ or error.__context__
     return None
@@ -56,7 +78,7 @@ def _fail(message: str, code: int) -> int:
 
     line = " ".join(message.split())
     if cli.current_run is not None:
-        cli.current_run.write_failure(line)
+        cli.current_run.write_end("failed", line)
     print(f"instructrec: {line}", file=sys.stderr)
     return code
 

@@ -122,7 +122,7 @@ def read_suite(directory: Path) -> Suite:
         try:
             run = read_run(folders[cell])
         except RunFailed as error:
-            problems.append(Problem(cell, "failed", str(error), log))
+            problems.append(Problem(cell, error.state, str(error), log))
         except InputError as error:
             problems.append(Problem(cell, "unreadable", str(error), log))
         else:
@@ -141,7 +141,7 @@ def read_run(folder: Path) -> Run:
         folder: the run's folder. Curves are read by `read_suite`: they never cost a row its place.
 
     Raises:
-        RunFailed: the record's status is `failed`.
+        RunFailed: the record's status is `failed` or `interrupted`.
         InputError: a file is damaged, of another format, or a value has the wrong type.
 
     >>> read_run(Path("nowhere"))
@@ -152,8 +152,9 @@ def read_run(folder: Path) -> Run:
     if record.get("format") != FORMAT:
         raise InputError(f"record.json: format is {record.get('format')!r}, this version reads {FORMAT}")
     status = record.get("status")
-    if status == "failed":
-        raise RunFailed(_text(record, "error") or "no error recorded")
+    if status in ("failed", "interrupted"):
+        reason = _text(record, "error") or "no error recorded"
+        raise RunFailed(reason, "failed" if status == "failed" else "unfinished")
     if status != "finished":
         raise InputError(f"record.json: status is {status!r}, must be 'finished' or 'failed'")
     protocol, metrics = _mapping(record, "protocol"), _metrics(_numbers(record, "metrics"))

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,8 @@ import lightning as L
 import numpy as np
 import torch
 
-from callbacks import CostMeter, SampleTable, ScoreLog, TrainingGuard
+from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TrainingGuard
+from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
 from recmodels import metrics
 from recmodels.base import Recommender
@@ -56,12 +58,12 @@ class RunFolder:
         """Writes `scores.npz`, then `record.json` as the very last act of a finished run."""
         if not trainer.is_global_zero:
             return
-        log = _callback(trainer, ScoreLog)
+        log = callback_of(trainer, ScoreLog)
         self.path.mkdir(parents=True, exist_ok=True)
         if log is not None and log.answers:
             write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
-        guard, samples = _callback(trainer, TrainingGuard), _callback(trainer, SampleTable)
-        meter = _callback(trainer, CostMeter)
+        guard, samples = callback_of(trainer, TrainingGuard), callback_of(trainer, SampleTable)
+        resume, meter = callback_of(trainer, Resume), callback_of(trainer, CostMeter)
         record = self.header(model.kind)
         stored = self.path / "scores.npz"
         record |= {
@@ -82,7 +84,8 @@ class RunFolder:
             },
             "guards": (guard.findings if guard else {})
             | findings
-            | ({"truncated_prompts": meter.truncated} if meter else {}),
+            | ({"truncated_prompts": meter.truncated} if meter else {})
+            | ({"resumed_at_steps": resume.resumed_at} if resume and resume.resumed_at else {}),
             "samples": samples.samples if samples else [],
         }
         write_json(self.path / "record.json", record)
@@ -107,17 +110,29 @@ class RunFolder:
             **checkout_state(),
         }
 
-    def write_failure(self, error: str) -> None:
-        """Records that the run failed, and why."""
+    def begin(self, fresh: bool) -> None:
+        """Removes the record of an earlier run in the same folder, so that it never stands for this one.
+
+        Args:
+            fresh: the run begins, and is not continued: earlier checkpoints are not its own either.
+        """
+        (self.path / "record.json").unlink(missing_ok=True)
+        (self.path / "scores.npz").unlink(missing_ok=True)
+        if fresh:
+            for name in ("best.ckpt", "last.ckpt"):
+                remove_checkpoint(self.path / "checkpoints" / name)
+
+    def write_end(self, status: str, error: str) -> None:
+        """Records that the run has ended without a result (`failed` or `interrupted`), and why."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "record.json", self.header() | {"status": "failed", "error": error})
+        write_json(self.path / "record.json", self.header() | {"status": status, "error": error})
 
     def _costs(self, trainer: L.Trainer) -> dict[str, Any]:
-        meter = _callback(trainer, CostMeter)
+        meter = callback_of(trainer, CostMeter)
         costs: dict[str, Any] = meter.costs() if meter else {}
         last = self.path / "checkpoints" / "last.ckpt"
         if last.exists():
-            kept = torch.load(last, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+            kept = read_checkpoint(last, mmap=True)["state_dict"]
             costs["checkpoint_bytes"] = last.stat().st_size
             costs["trained_bytes"] = sum(value.numel() * value.element_size() for value in kept.values())
         return costs
@@ -165,7 +180,8 @@ def _write_atomically(path: Path, content: bytes) -> None:
     os.replace(fresh, path)
 
 
-def _callback(trainer: L.Trainer, kind: type[Any]) -> Any:
+def callback_of(trainer: L.Trainer, kind: type[Any]) -> Any:
+    """The trainer's callback of a class, or None."""
     return next((c for c in cast("list[L.Callback]", trainer.callbacks) if isinstance(c, kind)), None)  # type: ignore[attr-defined]
 
 
@@ -201,6 +217,7 @@ def installed_versions(*others: str) -> dict[str, str]:
     return found
 
 
+@cache
 def checkout_state() -> dict[str, Any]:
     """Commit of the checkout this code runs from; absent outside one."""
     root = Path(__file__).resolve().parent.parent

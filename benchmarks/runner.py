@@ -131,7 +131,9 @@ def _finish(suite: Suite, out: Path, cells: Sequence[Cell], ledger: Ledger, summ
         print(f"next: repair the cause, then {again} --retry-failed")
     if summary.changed:
         print(f"next: configs were edited meanwhile and {len(summary.changed)} cells did not run; {again}")
-    if failed or summary.changed:
+    if summary.interrupted:
+        print(f"next: {len(summary.interrupted)} cells were interrupted and can be continued; {again}")
+    if failed or summary.changed or summary.interrupted:
         return 1
     print(f"next: add a line to an axis of {suite.path} and run the same command: only new cells run")
     return 0

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,16 @@ class Scores:
 
 
 class RunFailed(Exception):
-    """The record says that the run failed; the message is its error."""
+    """The record says that the run has no result; the message is its error.
+
+    Args:
+        error: the message.
+        state: `failed`, or `unfinished` for a run that was interrupted and can be continued.
+    """
+
+    def __init__(self, error: str, state: Literal["failed", "unfinished"] = "failed") -> None:
+        super().__init__(error)
+        self.state: Literal["failed", "unfinished"] = state
 
 
 def read_scores(path: Path, sha256: str | None) -> Scores | None:

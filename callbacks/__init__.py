@@ -3,8 +3,9 @@
 from callbacks.cost_meter import CostMeter
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.progress_log import ProgressLog
+from callbacks.resume import Resume
 from callbacks.sample_table import SampleTable
 from callbacks.score_log import ScoreLog
 from callbacks.training_guard import TrainingGuard
 
-__all__ = ["CostMeter", "PredictionWriter", "ProgressLog", "SampleTable", "ScoreLog", "TrainingGuard"]
+__all__ = ["CostMeter", "PredictionWriter", "ProgressLog", "Resume", "SampleTable", "ScoreLog", "TrainingGuard"]

@@ -32,6 +32,18 @@ class CostMeter(L.Callback):
         self._waited_before = 0.0
         self.truncated = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the fit has cost so far, so that a continued run's costs are those of the whole run."""
+        now = time.perf_counter()
+        running = {clock: now - began for clock, began in self._began.items() if clock == "train"}
+        seconds = {clock: spent + running.get(clock, 0.0) for clock, spent in self._seconds.items()}
+        return {"seconds": seconds, "tokens": self._tokens, "unshared": self._unshared, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting from there."""
+        self._seconds, self._steps = dict(state_dict["seconds"]), state_dict["steps"]
+        self._tokens, self._unshared = dict(state_dict["tokens"]), dict(state_dict["unshared"])
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts parameters."""
         self._count(pl_module)

@@ -10,6 +10,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.durable_checkpoint import read_checkpoint
+
 
 class GuardError(RuntimeError):
     """A guard found that a run cannot be trusted."""
@@ -20,11 +22,22 @@ class TrainingGuard(L.Callback):
 
     def __init__(self) -> None:
         self._before: dict[str, str] = {}
+        self._continued = False
         self.findings: dict[str, Any] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remembers every parameter by its checksum."""
-        self._before = {name: _checksum(value) for name, value in pl_module.named_parameters()}
+        """Remembers every parameter by its checksum; a continued run has them from its beginning."""
+        if not self._continued:
+            self._before = {name: _checksum(value) for name, value in pl_module.named_parameters()}
+        self._continued = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parameters at the beginning of the run, by checksum."""
+        return {"before": self._before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the beginning of the run that is continued."""
+        self._before, self._continued = dict(state_dict["before"]), True
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compares.
@@ -90,7 +103,10 @@ def load_trained(model: L.LightningModule, path: Path) -> None:
     Args:
         model: checks the checkpoint in its `on_load_checkpoint`.
         path: the checkpoint.
+
+    Raises:
+        CheckpointError: the file is damaged.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    checkpoint = read_checkpoint(path, mmap=True)
     model.on_load_checkpoint(checkpoint)
     model.load_state_dict(checkpoint["state_dict"], strict=False)

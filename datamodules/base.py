@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batch import BatchFormat, EventBatch
+from datamodules.batch import BatchFormat
 from datamodules.catalogue import CatalogueCollator
 from datamodules.chat import ChatEncoder
-from datamodules.collate import InteractionCollator, PromptTreeCollator
+from datamodules.collate import InteractionCollator, PromptTreeCollator, training_events
 from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
@@ -115,6 +116,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self._sequences: Sequences | None = None
         self.waited: dict[str, float] = {}
         """Seconds that batches were waited for, by stage, since this object was made."""
+        self._start = (0, 0)
 
     @abstractmethod
     def read(self) -> Interactions:
@@ -173,11 +175,11 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         Recommenders that know no text get all training events as one batch.
         """
         if self.batch_format == "interactions":
-            return self._loader("train", Keys([None]), self._all_events, batch_size=1)
+            return self._loader("train", Keys([None]), partial(training_events, self.sequences), batch_size=1)
         windows = self.slates.windows
         sizes = windows.last - windows.first
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes)
+        sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes, self._start)
         return self._loader("train", Keys(), TrainingBatches(self.slates, self.collator), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -231,19 +233,30 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            # Its own, so that making an iterator draws nothing from the generator that dropout uses.
+            generator=torch.Generator().manual_seed(self.seed),
             **options,
         )
 
-    def _all_events(self, _: Any) -> EventBatch:
-        sequences = self.sequences
-        user = np.repeat(np.arange(len(sequences.user_ids)), np.diff(sequences.start))
-        seen = np.arange(len(sequences.item)) < sequences.train_end[user]
-        return EventBatch(
-            user=torch.from_numpy(user[seen]),
-            item=torch.from_numpy(sequences.item[seen]),
-            users=len(sequences.user_ids),
-            items=len(sequences.item_ids),
-        )
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands in the data, for a checkpoint; Lightning calls this."""
+        if self.trainer is None:
+            return {}
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        return {"epoch": self.trainer.current_epoch, "batches": done, "fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there; Lightning calls this before it asks for the training loader.
+
+        Raises:
+            InputError: the checkpoint's run was trained on other data or under another protocol.
+        """
+        if state_dict["fingerprint"] != self.fingerprint:
+            raise InputError(
+                f"the checkpoint's run has data fingerprint {state_dict['fingerprint'][:16]}, the configured data has"
+                f" {self.fingerprint[:16]}; put the data back, or start a new run in another --out"
+            )
+        self._start = (state_dict["epoch"], state_dict["batches"])
 
     @property
     def cases_kind(self) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.batch import Batch, InteractionBatch, PromptTreeBatch
+from datamodules.batch import Batch, EventBatch, InteractionBatch, PromptTreeBatch
 from datamodules.forest import Forest, Ints, build_forests, stretch_bounds
+from datamodules.protocol import Sequences
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
@@ -174,3 +175,15 @@ class InteractionCollator:
             if len(slate.history):
                 row[-len(slate.history) :] = torch.from_numpy(np.ascontiguousarray(slate.history))
         return InteractionBatch(**shared_fields(self.text, slates), history=history)
+
+
+def training_events(sequences: Sequences, _: object = None) -> EventBatch:
+    """All training events as one batch, whatever keys a loader asks for."""
+    user = np.repeat(np.arange(len(sequences.user_ids)), np.diff(sequences.start))
+    seen = np.arange(len(sequences.item)) < sequences.train_end[user]
+    return EventBatch(
+        user=torch.from_numpy(user[seen]),
+        item=torch.from_numpy(sequences.item[seen]),
+        users=len(sequences.user_ids),
+        items=len(sequences.item_ids),
+    )

@@ -169,22 +169,36 @@ class WindowSampler(Sampler[list[tuple[int, int]]]):
         rank: of this process; each takes every `processes`-th batch of the one order.
         processes: that train together. Batches left over when they do not divide are dropped, so that all take as
             many steps.
+        start: epoch, and batches of it that this process has trained on; a continued run begins there.
     """
 
-    def __init__(self, sizes: Ints, batch_size: int, seed: int, rank: int = 0, processes: int = 1) -> None:
-        self.sizes, self.batch_size, self.seed, self.epoch = sizes, batch_size, seed, 0
-        self.rank, self.processes = rank, processes
+    def __init__(
+        self,
+        sizes: Ints,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        start: tuple[int, int] = (0, 0),
+    ) -> None:
+        self.sizes, self.batch_size, self.seed, self.epoch = sizes, batch_size, seed, start[0]
+        self.rank, self.processes, self.start = rank, processes, start
+
+    @property
+    def sampler(self) -> WindowSampler:
+        """Itself: Lightning looks for `set_epoch` here, never at the batch sampler."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch's order; Lightning calls this."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of batches of this process."""
+        """Number of batches of this process in a whole epoch."""
         return -(-len(self.sizes) // self.batch_size) // self.processes
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yields the epoch's batches."""
+        """Yields the epoch's batches, in the first epoch of a continued run those that are left."""
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.sizes))
         pool = 50 * self.batch_size
@@ -193,5 +207,6 @@ class WindowSampler(Sampler[list[tuple[int, int]]]):
             chunk = order[begin : begin + pool]
             chunk = chunk[np.argsort(self.sizes[chunk], kind="stable")]
             batches += [chunk[i : i + self.batch_size] for i in range(0, len(chunk), self.batch_size)]
-        for index in rng.permutation(len(batches))[: len(self) * self.processes][self.rank :: self.processes]:
+        mine = rng.permutation(len(batches))[: len(self) * self.processes][self.rank :: self.processes]
+        for index in mine[self.start[1] if self.epoch == self.start[0] else 0 :]:
             yield [(self.epoch, int(window)) for window in batches[index]]

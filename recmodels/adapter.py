@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
@@ -50,6 +50,8 @@ class AdapterTuning(InstructionRecommender):
         adapter_dropout: before the second layer.
         **kwargs: of `InstructionRecommender`.
     """
+
+    identity_at_start: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -56,6 +56,10 @@ class NonFiniteError(ArithmeticError):
     """A loss or score became NaN or infinite; the run must not go on."""
 
 
+class IdentityError(ArithmeticError):
+    """A method that promises the untuned scores at its start gives others."""
+
+
 class Recommender(L.LightningModule, ABC):
     """Anything that scores branches. Subclasses say how; this class measures and optimises.
 
@@ -73,6 +77,8 @@ class Recommender(L.LightningModule, ABC):
     """`reference` (no language model), `untuned`, or `tuned`."""
     trains: ClassVar[bool] = True
     """Whether `fit` has anything to do."""
+    identity_at_start: ClassVar[bool] = False
+    """Whether the method promises the untuned backbone's scores before the first step; checked when it is built."""
 
     def __init__(
         self,
@@ -92,6 +98,7 @@ class Recommender(L.LightningModule, ABC):
         self.validation_binary, self.test_binary = BinaryMetrics(**alone), BinaryMetrics(**alone)
         self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
         self.base_checksum = ""
+        self.findings: dict[str, float] = {}  # what checks have measured, for the run's record
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
@@ -215,11 +222,30 @@ class Recommender(L.LightningModule, ABC):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm; the trainer's own setting, where given, goes first."""
+        """Clips by norm; the trainer's own setting, where given, goes first.
+
+        Raises:
+            NonFiniteError: a gradient is NaN or infinite, named with its step.
+        """
+        if self.trainer.precision != "16-mixed":  # there infinite gradients are expected, and the scaler skips them
+            self.check_gradients()
         value = self.gradient_clip if gradient_clip_val is None else gradient_clip_val
         self.clip_gradients(
             optimizer, gradient_clip_val=value, gradient_clip_algorithm=gradient_clip_algorithm or "norm"
         )
+
+    def check_gradients(self) -> None:
+        """Stops at a gradient that would spoil the weights.
+
+        Raises:
+            NonFiniteError: a gradient is NaN or infinite.
+        """
+        found = {name: value.grad for name, value in self.trained().items() if value.grad is not None}
+        # The largest magnitudes of all tensors in one pass: NaN and infinity survive it.
+        largest = torch.stack(torch._foreach_norm(list(found.values()), float("inf"))) if found else torch.zeros(1)
+        if not bool(torch.isfinite(largest).all()):
+            name = list(found)[int((~torch.isfinite(largest)).nonzero()[0])]
+            raise NonFiniteError(f"non-finite gradient at step {self.global_step}: {name}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Logs the learning rate of the step."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.batch import CatalogueTrie
-from recmodels.backbone import CausalBackbone
+from recmodels.causal import CausalBackbone
 from recmodels.prompt_cache import encode_prompts, forward
 from recmodels.prompt_tree import label_log_probabilities
 

@@ -24,7 +24,8 @@ from transformers.masking_utils import sdpa_mask
 from datamodules.batch import EncoderDecoderBatch
 from datamodules.pretrained import is_encoder_decoder
 from datamodules.sources import InputError
-from recmodels.backbone import Backbone, Precision, block_list, check_agreement, load_causal, load_model
+from recmodels.backbone import Backbone, Precision, block_list, check_agreement, load_model
+from recmodels.causal import load_causal
 from recmodels.encoder import segment_mask
 from recmodels.prompt_tree import branch_scores, label_log_probabilities, tree_mask
 
@@ -154,6 +155,15 @@ class EncoderDecoderBackbone(Backbone):
             )
         return cast(Tensor, output.last_hidden_state)
 
+    @torch.no_grad()
+    def probe(self) -> Tensor:
+        """Scores `[3]` of three branches under two packed prompts."""
+        training = self.model.training
+        self.model.eval()
+        made = self.log_likelihood(probe_batch())
+        self.model.train(training)
+        return made
+
     def log_likelihood(self, batch: EncoderDecoderBatch) -> Tensor:
         """Summed log-probability `[B]` of each branch's tokens."""
         encoded = self.encode(batch)
@@ -194,6 +204,36 @@ def load_backbone(name: str, precision: Precision, dropout: float | None = None)
     return backbone
 
 
+# Small ids, which every vocabulary has. The first prompt's two answers part after a token that they share.
+PROMPTS, ANSWERS = ([3, 5, 7, 4], [9, 8, 6]), ([6, 8, 9], [6, 4, 2], [4, 7, 5])
+
+
+def probe_batch() -> EncoderDecoderBatch:
+    """Three branches under two packed prompts."""
+    none = torch.empty(0)
+    return EncoderDecoderBatch(
+        case=none,
+        branch_case=torch.tensor([0, 0, 1]),
+        branch_item=none,
+        relevance=none,
+        answers="candidates",
+        prompt=torch.tensor([[*PROMPTS[0], *PROMPTS[1]]]),
+        prompt_segment=torch.tensor([[4, 4, 4, 4, 7, 7, 7]]),
+        prompt_position=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]),
+        prompt_row=torch.tensor([0]),
+        token=torch.tensor([[0, 6, 8, 4, 0, 4, 7]]),
+        end=torch.tensor([[4, 4, 3, 4, 7, 7, 7]]),
+        depth=torch.tensor([[0, 1, 2, 2, 0, 1, 2]]),
+        segment=torch.tensor([[4, 4, 4, 4, 7, 7, 7]]),
+        label_place=torch.tensor([0, 1, 2, 0, 1, 3, 4, 5, 6]),
+        label_token=torch.tensor(ANSWERS).flatten(),
+        label_branch=torch.arange(3).repeat_interleave(3),
+        tokens=14,
+        tokens_unshared=20,
+        truncated=0,
+    )
+
+
 @torch.no_grad()
 def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
     """Compares branches under two packed prompts with the same pairs through the model's own forward.
@@ -204,32 +244,8 @@ def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
     model = backbone.model
     training = model.training
     model.eval()
-    # Small ids, which every vocabulary has. The first prompt's answers part after a token that they share.
-    prompts, answers = ([3, 5, 7, 4], [9, 8, 6]), ([6, 8, 9], [6, 4, 2], [4, 7, 5])
-    none = torch.empty(0)
-    batch = EncoderDecoderBatch(
-        case=none,
-        branch_case=torch.tensor([0, 0, 1]),
-        branch_item=none,
-        relevance=none,
-        answers="candidates",
-        prompt=torch.tensor([[*prompts[0], *prompts[1]]]),
-        prompt_segment=torch.tensor([[4, 4, 4, 4, 7, 7, 7]]),
-        prompt_position=torch.tensor([[0, 1, 2, 3, 0, 1, 2]]),
-        prompt_row=torch.tensor([0]),
-        token=torch.tensor([[0, 6, 8, 4, 0, 4, 7]]),
-        end=torch.tensor([[4, 4, 3, 4, 7, 7, 7]]),
-        depth=torch.tensor([[0, 1, 2, 2, 0, 1, 2]]),
-        segment=torch.tensor([[4, 4, 4, 4, 7, 7, 7]]),
-        label_place=torch.tensor([0, 1, 2, 0, 1, 3, 4, 5, 6]),
-        label_token=torch.tensor(answers).flatten(),
-        label_branch=torch.arange(3).repeat_interleave(3),
-        tokens=14,
-        tokens_unshared=20,
-        truncated=0,
-    )
     try:
-        got = backbone.log_likelihood(batch)
+        got = backbone.probe()
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -237,7 +253,7 @@ def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
         ) from error
     expected = []
     model.set_attn_implementation("eager")  # nothing of ours takes part
-    for prompt, answer in zip((prompts[0], prompts[0], prompts[1]), torch.tensor(answers), strict=True):
+    for prompt, answer in zip((PROMPTS[0], PROMPTS[0], PROMPTS[1]), torch.tensor(ANSWERS), strict=True):
         logits = model(input_ids=torch.tensor([prompt]), labels=answer[None], use_cache=False).logits[0].float()
         expected.append(logits.log_softmax(-1).gather(1, answer[:, None]).sum())
     model.set_attn_implementation(ATTENTION)

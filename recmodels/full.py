@@ -12,6 +12,7 @@ class FullTuning(InstructionRecommender):
     """Trains every parameter of the backbone, embeddings included, as InstructRec does (arXiv 2305.07001)."""
 
     trains_backbone: ClassVar[bool] = True
+    identity_at_start: ClassVar[bool] = True
 
     def tune(self, backbone: Backbone) -> None:
         """Unfreezes everything."""

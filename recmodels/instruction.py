@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from datamodules.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
 from datamodules.pretrained import check_backbone_name
 from datamodules.sources import InputError
-from recmodels.backbone import Backbone, CausalBackbone, Precision
-from recmodels.base import CaseScores, Recommender
+from recmodels.backbone import Backbone, Precision
+from recmodels.base import CaseScores, IdentityError, Recommender
 from recmodels.beam_search import Retrieved, beam_search
 from recmodels.catalogue import catalogue_scores
+from recmodels.causal import CausalBackbone
 from recmodels.encoder_decoder import load_backbone
 from recmodels.objectives import Objective, training_loss
 from recmodels.training import checksum_parameters
@@ -81,10 +83,26 @@ class InstructionRecommender(Recommender):
             _ = self._causal  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
         self.backbone.model.requires_grad_(False)
+        untuned = self._probe() if self.identity_at_start else None
         self.tune(self.backbone)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
         for value in self.trained().values():  # small updates vanish in bfloat16
             value.data = value.data.float()
+        if untuned is not None:
+            self._check_identity(untuned)
+
+    def _probe(self) -> Tensor:
+        with self.trainer.precision_plugin.forward_context() if self._trainer else contextlib.nullcontext():
+            return self.backbone.probe()
+
+    def _check_identity(self, untuned: Tensor) -> None:
+        difference = float((self._probe() - untuned).abs().max())
+        self.findings["step0_score_difference"] = difference
+        if not difference <= 1e-5 * max(1.0, float(untuned.abs().max())):
+            raise IdentityError(
+                f"{type(self).__name__} promises the untuned scores before its first step, and they differ by"
+                f" {difference:.3g}"
+            )
 
     def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt; of those found, under beam retrieval."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
@@ -24,6 +24,8 @@ class LoRATuning(InstructionRecommender):
         targets: names of the linear layers to adapt, by their last part; null takes every linear layer but the head.
         **kwargs: of `InstructionRecommender`.
     """
+
+    identity_at_start: ClassVar[bool] = True
 
     def __init__(
         self,

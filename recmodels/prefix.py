@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from datamodules.sources import InputError
-from recmodels.backbone import Backbone, CausalBackbone
+from recmodels.backbone import Backbone
+from recmodels.causal import CausalBackbone
 from recmodels.instruction import InstructionRecommender
 
 
@@ -76,5 +77,4 @@ class PrefixTuning(InstructionRecommender):
             attention = [m for name, m in layer.named_children() if "attn" in name and "norm" not in name]
             if len(attention) != 1:
                 raise InputError(f"backbone {backbone.name!r} ({config.model_type}) has no attention layer to prefix")
-            prefix = Prefix(heads, self.length, size, self.reparameterisation)
-            attention[0].add_module("prefix", cast(nn.Module, prefix))
+            attention[0].add_module("prefix", Prefix(heads, self.length, size, self.reparameterisation))

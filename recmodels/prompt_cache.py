@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from recmodels.backbone import CausalBackbone
+from recmodels.causal import CausalBackbone
 from recmodels.prompt_tree import tree_mask
 
 

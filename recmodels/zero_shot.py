@@ -14,6 +14,7 @@ class ZeroShot(InstructionRecommender):
 
     kind: ClassVar[Kind] = "untuned"
     trains: ClassVar[bool] = False
+    identity_at_start: ClassVar[bool] = True
 
     def tune(self, backbone: Backbone) -> None:
         """Leaves everything frozen."""

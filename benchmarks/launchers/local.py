@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from benchmarks.grid import Cell, changed_file
 from benchmarks.lease import Lease, host_name
-from benchmarks.ledger import Ledger, Stamp
+from benchmarks.ledger import Ledger, Stamp, can_continue
 from benchmarks.progress import Event, Running
 from benchmarks.suite import CHECKOUT
 from datamodules.sources import InputError
@@ -41,6 +41,7 @@ class Summary:
         failed: Run here, without.
         skipped: Done before, or by another runner meanwhile.
         changed: Not run, because a config was edited after the grid was read.
+        interrupted: A signal ended the run, not this runner; it waits to be continued.
         stopped_by: The signal that ended the runner early, else None.
     """
 
@@ -48,6 +49,7 @@ class Summary:
     failed: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    interrupted: tuple[str, ...] = ()
     stopped_by: int | None = None
 
 
@@ -60,12 +62,12 @@ def run_local(
     prefix: Sequence[str] = (sys.executable, "-m", "benchmarks"),
     retry_failed: bool = False,
     on_event: Callable[[Event], None] | None = None,
-    grace: float = 20.0,
+    grace: float = 30.0,
 ) -> Summary:
     """Run every cell that is not done; return when all are, here or by another runner on the same folder.
 
     A cell that fails does not stop the others. SIGINT and SIGTERM are passed on to the runs; a run that was
-    stopped has no record and starts again next time. A second signal kills at once.
+    stopped is continued next time from what it has saved. A second signal kills at once.
 
     Args:
         cells: From `expand`.
@@ -185,7 +187,8 @@ class _Pool:
         self.waiting = deque(cells)
         self.elsewhere: list[Cell] = []  # held by other runners, which may die
         self.runs: list[_Run] = []
-        self.ended: dict[str, list[str]] = {"finished": [], "failed": [], "skipped": [], "changed": []}
+        kinds = ("finished", "failed", "skipped", "changed", "interrupted")
+        self.ended: dict[str, list[str]] = {kind: [] for kind in kinds}
 
     def run(self, signals: _Signals) -> Summary:
         next_tick = time.monotonic() + _TICK
@@ -228,7 +231,8 @@ class _Pool:
 
     def _start(self, cell: Cell, lease: Lease) -> None:
         slot = min(set(range(self.setup.processes)) - {run.slot for run in self.runs})
-        command = [*self.setup.prefix, *cell.command[1:]]
+        left = can_continue(self.ledger.folder(cell.name))
+        command = [*self.setup.prefix, *cell.command[1:], *(("--ckpt_path", "last") if left else ())]
         guard = [sys.executable, "-I", "-S", str(_GUARD), str(lease.guard.absolute()), host_name()]
         try:
             with (self.ledger.folder(cell.name) / "run.log").open("wb") as log:
@@ -279,8 +283,10 @@ class _Pool:
         else:
             if record is not None:
                 status, reason = record["status"], str(record.get("error") or "")
-        if stopping and status != "finished":
+        interrupted = not status and self.ledger.is_interrupted(run.cell.name)
+        if interrupted or (stopping and status != "finished"):
             self.ledger.discard_record(run.lease)  # being interrupted is no result
+            self.ended["interrupted"] += [] if stopping else [run.cell.name]
             self.tell(Event("stopped", run.cell, run.seconds()))
             return
         if status not in ("finished", "failed"):

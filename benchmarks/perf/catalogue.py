@@ -17,9 +17,9 @@ from benchmarks.perf.scoring import BATCH_SIZES, pad_batches, quiet_trainer, sco
 from benchmarks.perf.setting import Setting, load_plain
 from datamodules.catalogue import build_trie, encode_titles
 from recmodels import ZeroShot
-from recmodels.backbone import CausalBackbone
 from recmodels.beam_search import beam_search
 from recmodels.catalogue import catalogue_scores
+from recmodels.causal import CausalBackbone
 
 BEAMS = 20
 

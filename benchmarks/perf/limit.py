@@ -22,7 +22,7 @@ from benchmarks.perf.scoring import Trees
 from benchmarks.perf.setting import Setting, synchronise
 from benchmarks.perf.training import OurTraining
 from datamodules.batch import PromptTreeBatch
-from recmodels.backbone import CausalBackbone
+from recmodels.causal import CausalBackbone
 
 Passes = Literal["score", "adapters", "full"]
 TARGET = 2.5

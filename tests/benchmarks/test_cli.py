@@ -15,6 +15,8 @@ import wandb
 import yaml
 
 from benchmarks.__main__ import main
+from callbacks.durable_checkpoint import read_checkpoint
+from callbacks.resume import checkpoints_in
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
 
@@ -111,6 +113,8 @@ def test_every_model_runs_on_every_data_set(run: Run, tmp_path: Path, model: Pat
         assert made["guards"]["reloaded_score_difference"] == 0
         assert made["guards"]["parameters_moved"] > 0
         assert made["guards"]["frozen_unchanged"] is True
+        assert made["guards"].get("step0_score_difference", 0) == 0
+        assert not (out / "resume").exists(), "a finished run has nothing to continue"
         kept = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         assert sum(v.numel() for v in kept.values()) == made["costs"]["trainable_parameters"]
 
@@ -333,7 +337,43 @@ def test_nan_loss_fails_the_run_at_its_step_and_keeps_earlier_checkpoints(
     assert made["status"] == "failed"
     assert "step 2" in made["error"]
     assert "metrics" not in made
-    assert 1 <= torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] <= 2
+    assert 1 <= torch.load(out / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"), [("gradient", "non-finite gradient at step 2"), ("score", "scores are not finite")]
+)
+def test_other_non_finite_values_fail_the_run_and_keep_the_best(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, expected: str
+) -> None:
+    from recmodels.base import Recommender
+
+    calls = iter(range(100))
+    check, score = Recommender.on_before_optimizer_step, Recommender.check_scores
+
+    def spoil(self: Recommender, optimizer: Any) -> None:
+        if next(calls) == 2:
+            next(value for value in self.trained().values() if value.grad is not None).grad.view(-1)[0] = torch.inf
+        check(self, optimizer)
+
+    def spoil_scores(scores: torch.Tensor) -> torch.Tensor:
+        return score(scores * (torch.nan if next(calls) == 7 else 1))  # in the third validation
+
+    if where == "gradient":
+        monkeypatch.setattr(Recommender, "on_before_optimizer_step", spoil)
+    else:
+        monkeypatch.setattr(Recommender, "check_scores", staticmethod(spoil_scores))
+    model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
+    words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--out", out, *FAST, *QUIET]
+    code, err = run("fit", *words, "--trainer.max_steps=5", model=model)
+    assert code == 1
+    assert expected in err
+    assert "Traceback" not in err
+    made = record(out)
+    assert made["status"] == "failed"
+    assert "metrics" not in made
+    assert read_checkpoint(out / "checkpoints" / "best.ckpt")["global_step"] <= 2
+    assert read_checkpoint(checkpoints_in(out / "resume")[0])["global_step"] <= 2
 
 
 def test_early_stopping_stops(run: Run, tmp_path: Path) -> None:

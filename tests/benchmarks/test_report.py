@@ -281,6 +281,15 @@ def test_failed_and_unfinished_runs_are_named_below(full: Grid) -> None:
     assert "| full |" not in text
 
 
+def test_an_interrupted_run_is_unfinished_and_says_how_it_goes_on(grid: Grid) -> None:
+    grid.add("lora", 1, 3)
+    again = "interrupted by SIGTERM; saved at step 7; the same command with --ckpt_path last continues"
+    grid.add("full", cell="full-1", edit=lambda r: r.update(status="interrupted", error=again))
+    below = markdown_of(grid).split("## Not in the tables, and why")[1]
+    assert f"`full-1`: unfinished, {again}" in below
+    assert column(tables_of(grid)[0], "trainable").keys() == {"lora"}
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -46,3 +46,19 @@ def test_a_moved_frozen_parameter_is_an_error(model: nn.Module) -> None:
 
 def test_no_step_proves_nothing(model: nn.Module) -> None:
     assert watch(model, lambda m: None, steps=0).findings == {}
+
+
+def test_a_continued_run_is_held_against_its_beginning(model: nn.Module) -> None:
+    before = TrainingGuard()
+    before.on_fit_start(SimpleNamespace(global_step=0), model)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model["trained"].weight.add_(1)  # type: ignore[index]
+    after = TrainingGuard()
+    after.load_state_dict(before.state_dict())
+    after.on_fit_start(SimpleNamespace(global_step=3), model)  # type: ignore[arg-type]
+    after.on_fit_end(SimpleNamespace(global_step=3), model)  # type: ignore[arg-type]
+    assert after.findings["parameters_moved"] == 0.5
+    with torch.no_grad():
+        model["frozen"].bias.add_(1)  # type: ignore[index]
+    with pytest.raises(GuardError, match="frozen parameters have changed"):
+        after.on_fit_end(SimpleNamespace(global_step=3), model)  # type: ignore[arg-type]

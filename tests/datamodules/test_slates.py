@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from datamodules.interactions import Interactions
 from datamodules.protocol import Protocol, Sequences, apply_protocol
@@ -269,3 +270,35 @@ def test_batches_do_not_come_by_length() -> None:
 
     steps = np.abs(np.diff(first))
     assert np.mean(steps) > 1  # sorted by length they would rise by 4 in 49 steps
+
+
+def test_lightning_tells_the_sampler_the_epoch() -> None:
+    """It looks at `sampler` and `batch_sampler.sampler` only; an order that never changes would go unseen."""
+    from lightning.fabric.utilities.data import _set_sampler_epoch
+
+    sampler = WindowSampler(np.arange(40), 3, 0)
+    loader: DataLoader[Any] = DataLoader([], batch_sampler=sampler)
+    first = list(sampler)
+    _set_sampler_epoch(loader, 5)
+    assert sampler.epoch == 5
+    assert {epoch for batch in sampler for epoch, _ in batch} == {5}
+    assert [w for batch in first for _, w in batch] != [w for batch in sampler for _, w in batch]
+
+
+@given(st.integers(1, 60), st.integers(1, 7), st.integers(0, 5), st.integers(1, 3), st.data())
+def test_a_continued_sampler_yields_what_is_left(
+    windows: int, batch_size: int, epoch: int, processes: int, data: st.DataObject
+) -> None:
+    rank = data.draw(st.integers(0, processes - 1))
+    sizes = np.arange(windows) % 5
+    whole = WindowSampler(sizes, batch_size, 0, rank, processes)
+    whole.set_epoch(epoch)
+    batches = list(whole)
+    done = data.draw(st.integers(0, len(batches)))
+    continued = WindowSampler(sizes, batch_size, 0, rank, processes, start=(epoch, done))
+    assert list(continued) == batches[done:]
+    assert len(continued) == len(whole)
+    for later in (epoch + 1, epoch + 2):
+        whole.set_epoch(later)
+        continued.set_epoch(later)
+        assert list(continued) == list(whole)

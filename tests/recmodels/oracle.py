@@ -11,7 +11,7 @@ from datamodules.batch import PromptTreeBatch
 from datamodules.chat import EncodedInstruction
 from datamodules.collate import PromptTreeCollator
 from recmodels import AdapterTuning, LoRATuning, PrefixTuning
-from recmodels.backbone import CausalBackbone
+from recmodels.causal import CausalBackbone
 from recmodels.instruction import InstructionRecommender
 from recmodels.prompt_tree import branch_scores, label_log_probabilities
 

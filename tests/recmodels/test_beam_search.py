@@ -16,9 +16,9 @@ from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
 from datamodules.sources import InputError
 from recmodels import ZeroShot
-from recmodels.backbone import CausalBackbone, load_causal
 from recmodels.beam_search import Retrieved, beam_search
 from recmodels.catalogue import catalogue_scores
+from recmodels.causal import CausalBackbone, load_causal
 from tests.recmodels.oracle import tuned
 from tests.recmodels.test_catalogue import (
     EXAMPLE_PROMPTS,

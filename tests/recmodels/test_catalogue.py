@@ -19,8 +19,8 @@ from datamodules.catalogue import build_trie
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
 from recmodels import ZeroShot
-from recmodels.backbone import CausalBackbone, load_causal
 from recmodels.catalogue import catalogue_scores
+from recmodels.causal import CausalBackbone, load_causal
 from recmodels.tree_attention import ATTENTION
 from tests.recmodels.oracle import tuned
 

@@ -22,7 +22,7 @@ from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
 from datamodules.sources import InputError
 from recmodels import AdapterTuning, FullTuning, LoRATuning, PrefixTuning, ZeroShot
-from recmodels.backbone import CausalBackbone
+from recmodels.causal import CausalBackbone
 from recmodels.encoder_decoder import EncoderDecoderBackbone, bias_at, load_backbone, prove_answer_trees
 from recmodels.instruction import InstructionRecommender
 from tests.recmodels.oracle import Case, GivenIds, collate

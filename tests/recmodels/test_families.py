@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from datamodules.sources import InputError
-from recmodels.backbone import CausalBackbone, load_causal, short_windows
+from recmodels.causal import CausalBackbone, load_causal, short_windows
 from recmodels.tree_attention import Forest, bucket, tree_attention
 from tests.recmodels.oracle import engine_scores, separate_scores, tree_batch, tuned
 
@@ -128,7 +128,7 @@ def test_flex_attention_follows_the_same_rule(
             seen.append(True)
             return Forest(*args, flex=True)
 
-        monkeypatch.setattr("recmodels.backbone.Forest", forest)
+        monkeypatch.setattr("recmodels.causal.Forest", forest)
         torch.testing.assert_close(engine_scores(backbone, batch), expected, atol=1e-4, rtol=0)
     assert seen
 

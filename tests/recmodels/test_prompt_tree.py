@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
-from recmodels.backbone import CausalBackbone, load_causal, prove_tree_attention
+from recmodels.causal import CausalBackbone, load_causal, prove_tree_attention
 from recmodels.prompt_tree import label_log_probabilities, tree_mask
 from tests.recmodels.oracle import engine_scores, separate_scores, tree_batch, tuned
 

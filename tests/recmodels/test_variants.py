@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,15 @@ from datamodules.batch import Batch
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
 from datamodules.sources import InputError
-from recmodels.base import NonFiniteError, Recommender
+from recmodels.base import IdentityError, NonFiniteError, Recommender
 
 NAMES = sorted(recmodels.__all__)
 NETWORKS = [n for n in NAMES if getattr(recmodels, n).batch_format != "interactions"]
 TRAINED = [n for n in NETWORKS if getattr(recmodels, n).trains]
 CAUSAL = [n for n in TRAINED if getattr(recmodels, n).batch_format == "prompt_tree"]
-IDENTITY = ("LoRATuning", "AdapterTuning", "FullTuning")  # promise the untuned output before the first step
+IDENTITY = ("LoRATuning", "AdapterTuning", "FullTuning", "ZeroShot")  # promise the untuned output before the first step
 
+ROOT = Path(__file__).resolve().parents[2]
 Make = Callable[..., Recommender]
 
 
@@ -108,6 +111,57 @@ def test_identity_at_the_start(make: Make, batches: Any, name: str) -> None:
         torch.testing.assert_close(
             make(name).eval().score(test), make("ZeroShot").eval().score(test), atol=1e-5, rtol=0
         )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_promised_identity_is_declared_and_measured(make: Make, name: str) -> None:
+    model = make(name)
+    assert model.identity_at_start == (name in IDENTITY)
+    assert model.findings == ({"step0_score_difference": 0.0} if name in IDENTITY else {})
+
+
+def test_a_broken_identity_stops_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = recmodels.LoRATuning.tune
+
+    def careless(self: Any, backbone: Any) -> None:
+        original(self, backbone)
+        for name, value in backbone.model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(value)
+
+    monkeypatch.setattr(recmodels.LoRATuning, "tune", careless)
+    with pytest.raises(IdentityError, match="LoRATuning promises the untuned scores before its first step, and they"):
+        make("LoRATuning")
+
+
+def test_no_generation_setting_is_inherited(make: Make, tiny_causal: Path, tmp_path: Path) -> None:
+    """A backbone's own sampling settings once made constrained beams collapse."""
+    folder = tmp_path / "sampling"
+    shutil.copytree(tiny_causal, folder)
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 9.0, "num_beams": 4}')
+    model = recmodels.ZeroShot(backbone=str(folder))
+    model.configure_model()
+    inherited = model.backbone.model.generation_config
+    assert inherited.to_diff_dict() == type(inherited)().to_diff_dict()
+    free = [path for path in (ROOT / "recmodels").rglob("*.py") if re.search(r"\.generate\(", path.read_text())]
+    assert not free, "scores come from forward passes; free generation would need its settings pinned here"
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_non_finite_gradient_stops_before_it_reaches_the_weights(
+    make: Make, batches: Any, name: str, bad: float
+) -> None:
+    model = make(name)
+    train, _ = batches(name)
+    model.training_step(train, 0).backward()
+    model.check_gradients()
+    spoiled = [n for n, p in model.trained().items() if p.grad is not None][-1]
+    grad = model.trained()[spoiled].grad
+    assert grad is not None
+    grad.view(-1)[-1] = bad
+    with pytest.raises(NonFiniteError, match=f"non-finite gradient at step 0: {re.escape(spoiled)}"):
+        model.check_gradients()
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -50,7 +50,7 @@ sys.exit(1 if summary.stopped_by is not None or summary.failed else 0)
 FAKE = r"""
 import json, os, signal, sys, time
 options = dict(part[2:].split("=", 1) for part in sys.argv[1:] if "=" in part)
-out = sys.argv[-1]
+out = sys.argv[sys.argv.index("--out") + 1]
 cell, root = os.path.basename(out), os.path.dirname(os.path.dirname(out))
 
 def say(word):
@@ -99,6 +99,14 @@ if do == "crash":
     sys.exit(3)
 if do == "die":
     os.kill(os.getpid(), signal.SIGKILL)
+if do == "preempted" and sys.argv[-2:] != ["--ckpt_path", "last"]:
+    for name in ("resume/step-00000001.ckpt", "checkpoints/best.ckpt"):
+        os.makedirs(out + "/" + name.split("/")[0])
+        open(out + "/" + name, "w").write("state")
+    record("interrupted", "interrupted by SIGTERM")
+    sys.exit(143)
+if do == "preempted":
+    say("continued" if open(out + "/checkpoints/best.ckpt").read() == "state" else "lost")
 if do == "vanish":
     sys.exit(0)
 if do == "garbage":
@@ -360,3 +368,17 @@ def test_a_missing_program_is_a_failure_with_a_reason(root):
 )
 def test_exits_are_described_in_one_line(code, log, expected):
     assert describe_exit(code, log) == expected
+
+
+def test_an_interrupted_run_is_no_failure_and_is_continued(root):
+    cells = make_cells(root, {"a": ("--do=preempted",), "b": ()})
+    with Ledger(root) as ledger:
+        first = run_local(cells, ledger, prefix=fake_prefix(root))
+        assert (first.finished, first.failed, first.interrupted) == (("b",), (), ("a",))
+        assert ledger.is_interrupted("a")
+        assert ledger.state("a") == "waiting"
+        second = run_local(cells, ledger, prefix=fake_prefix(root))
+        assert (second.finished, second.skipped, second.interrupted) == (("a",), ("b",), ())
+        assert ledger.state("a") == "finished"
+    assert said(root, "continued") == ["a"]
+    assert said(root, "dirty") == []  # of what an interrupted run leaves, only what it is continued from stays

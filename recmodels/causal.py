@@ -1,0 +1,148 @@
+"""Causal language models that honour prompt trees.
+
+# N tokens, B branches, D hidden
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.batch import PromptTreeBatch
+from datamodules.sources import InputError
+from recmodels.backbone import Backbone, Precision, block_list, check_agreement, load_model
+from recmodels.prompt_tree import branch_scores, label_log_probabilities
+from recmodels.tree_attention import ATTENTION, Forest, bucket
+
+
+class CausalBackbone(Backbone):
+    """A causal language model that honours prompt trees."""
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """Hidden states to logits."""
+        project = self.model.get_output_embeddings()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return (lambda states: cap * torch.tanh(project(states) / cap)) if cap else project
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks, first to last."""
+        return block_list(self, self.body)
+
+    @torch.no_grad()
+    def probe(self) -> Tensor:
+        """Scores `[2]` of two branches of a small forest."""
+        training = self.model.training
+        self.model.eval()
+        token = PROBE % self.model.config.get_text_config().vocab_size
+        end = torch.tensor([9, 9, 3, 9, 9, 7, 7, 9, 9])
+        depth = torch.tensor([0, 1, 2, 2, 3, 4, 5, 4, 5])
+        hidden = self.hidden_states(token, end, depth, 2, (2, 3, 9))
+        place, branch = torch.tensor([4, 5, 4, 7]), torch.tensor([0, 0, 1, 1])
+        log_probability = label_log_probabilities(hidden, self.head, place, token[5:])
+        self.model.train(training)
+        return branch_scores(log_probability, branch, 2, mean=False)
+
+    def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
+        """Summed log-probability `[B]` of each branch's tokens."""
+        hidden = self.hidden_states(batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
+        log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)
+        return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
+
+    def hidden_states(self, token: Tensor, end: Tensor, depth: Tensor, trunk: int, stretches: Sequence[int]) -> Tensor:
+        """Last hidden states `[N, D]` of a forest of tokens.
+
+        Args:
+            token: `[N]` ids in depth-first preorder.
+            end: `[N]` index after the last descendant of each token.
+            depth: `[N]` distance from the root.
+            trunk: tokens at the front that are ancestors of all others.
+            stretches: bounds of runs of whole trees behind the trunk, from its end to N.
+        """
+        size = len(token)
+        if token.is_cuda:  # few lengths, so that kernels are compiled for few; padding tokens are trees of their own
+            place = torch.arange(size, bucket(size), device=token.device)
+            token, depth = (nn.functional.pad(part, (0, len(place))) for part in (token, depth))
+            end = torch.cat([end, place + 1])
+        output = self.body(
+            input_ids=token[None],
+            attention_mask=end[None, None, None],  # transformers passes a mask of four dimensions on as it is
+            position_ids=depth[None],
+            use_cache=False,
+            return_dict=True,
+            forest=Forest(end, depth, trunk, stretches),
+        )
+        return cast(Tensor, output.last_hidden_state)[0, :size]
+
+
+def load_causal(name: str, precision: Precision, dropout: float | None = None) -> CausalBackbone:
+    """Loads a causal backbone with the prompt-tree attention, and proves on a small tree that it is exact.
+
+    Args:
+        name: packaged name, folder or hub id.
+        precision: of the weights.
+        dropout: probability for every dropout of the architecture; None leaves its own.
+
+    Raises:
+        InputError: the folder is no causal model, its weights are unreadable, or it does not honour trees.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = load_model(AutoModelForCausalLM, "a causal model", name, precision, dropout, ATTENTION)
+    backbone = CausalBackbone(model=model, name=name)
+    prove_tree_attention(backbone)
+    return backbone
+
+
+PROBE = torch.tensor([3, 5, 1, 7, 4, 6, 8, 9, 2])
+"""A trunk of two; behind it a branch of one, and a stem of two with two branches of two, which are scored."""
+
+
+@torch.no_grad()
+def prove_tree_attention(backbone: CausalBackbone) -> None:
+    """Compares branches of a small forest with the same sequences through the model's own forward and attention.
+
+    Raises:
+        InputError: the scores differ, so the architecture does not take custom masks or positions.
+    """
+    model = backbone.model
+    token = PROBE % model.config.get_text_config().vocab_size
+    prompt, answers = token[[0, 1, 3, 4]], (token[5:7], token[7:9])
+    training = model.training
+    model.eval()
+    with short_windows(model):
+        try:
+            got = backbone.probe()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"backbone {backbone.name!r} ({backbone.family}) does not honour prompt trees: {reason}"
+            ) from error
+        model.set_attn_implementation("eager")
+        expected = []
+        for answer in answers:
+            logits = model(input_ids=torch.cat([prompt, answer])[None], use_cache=False).logits[0].float()
+            expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
+        model.set_attn_implementation(ATTENTION)
+    model.train(training)
+    check_agreement(backbone, "prompt trees", got, torch.stack(expected))
+
+
+@contextmanager
+def short_windows(model: Any, width: int = 3) -> Iterator[None]:
+    """While it lasts, sliding windows are so short that a small proof reaches beyond them."""
+    places = [
+        place for place in (model.config.get_text_config(), *model.modules()) if vars(place).get("sliding_window")
+    ]
+    own = [place.sliding_window for place in places]
+    for place in places:
+        place.sliding_window = width
+    try:
+        yield
+    finally:
+        for place, window in zip(places, own, strict=True):
+            place.sliding_window = window
