@@ -11,12 +11,14 @@ from pickle import UnpicklingError  # what torch.load raises; nothing is unpickl
 from typing import Any, ClassVar
 
 import torch
-from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
 import recmodels
+from benchmarks.allowed_imports import allow_imports, class_named, refuse_code
 from benchmarks.config_errors import one_line
+from benchmarks.raw_input import HELP, check_raw_input, take_plugins
 from benchmarks.run_folder import RunFolder
 from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
@@ -27,10 +29,6 @@ from recmodels.base import NonFiniteError, Recommender
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = ROOT / "configs" / "trainer" / "default.yaml"
-
-# What a config may name. Everything else is refused, so that a config is data and never code.
-ALLOWED_IMPORTS = ("recmodels", "datamodules", "callbacks", "lightning.pytorch", "torch.optim")
-
 
 EXPECTED_FAILURES = (NonFiniteError, GuardError)
 """Failures whose message says everything, so that no traceback is printed."""
@@ -123,6 +121,7 @@ class InstructRecCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fills in what depends on the run's folder and on the machine."""
         config = self.config[self.subcommand]
+        refuse_code(config)
         refuse_unusable_paths(config)
         trainer = config.trainer
         trainer.default_root_dir = str(config.out)
@@ -217,8 +216,9 @@ def batch_format_of(model: Namespace | None) -> str:
     """The batch format that a configured model class reads; the commonest where no class is named yet."""
     if model is None or not model.get("class_path"):
         return "prompt_tree"
-    name = model.class_path.rsplit(".", 1)[-1]
-    return str(getattr(getattr(recmodels, name, None), "batch_format", "prompt_tree"))
+    path = str(model.class_path)
+    named = class_named(path) if "." in path else getattr(recmodels, path, None)
+    return str(getattr(named, "batch_format", "prompt_tree"))
 
 
 def best_precision(accelerator: str) -> str:
@@ -260,11 +260,12 @@ def quieten() -> None:
         "Found .* module\\(s\\) in eval mode",  # metrics and dropout-free parts
         "smaller than the logging interval",  # popularity has one batch
         "Trying to infer the `batch_size`",
+        "LightningCLI's args parameter",  # the command line without our own flags
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
-def main(args: ArgsType = None) -> InstructRecCLI:
+def main(args: list[str] | None = None) -> InstructRecCLI:
     """Runs one command.
 
     Args:
@@ -272,10 +273,9 @@ def main(args: ArgsType = None) -> InstructRecCLI:
     """
     os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
     os.environ.setdefault("WANDB_SILENT", "true")
-    set_parsing_settings(
-        import_path_denylist=["*"],
-        import_path_allowlist=list(ALLOWED_IMPORTS),
-    )
+    arguments, plugins = take_plugins(sys.argv[1:] if args is None else list(args))
+    check_raw_input(arguments)
+    allow_imports(plugins)
     quieten()
     global current_run
     current_run = None
@@ -287,9 +287,9 @@ def main(args: ArgsType = None) -> InstructRecCLI:
         subclass_mode_data=True,
         save_config_callback=SaveConfig,
         parser_class=InstructRecParser,
-        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)]} for command in commands},
+        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)], "epilog": HELP} for command in commands},
         seed_everything_default=1,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=None if args == sys.argv[1:] else args,
+        args=None if arguments == sys.argv[1:] else arguments,
     )

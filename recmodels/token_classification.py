@@ -50,10 +50,12 @@ class TokenClassification(Recommender):
 
         folder = pretrained_folder(self.backbone_name)
         try:
-            config = AutoConfig.from_pretrained(folder)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if self.dropout is not None:
                 set_dropout(config, self.dropout, self.backbone_name)
-            body = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, add_pooling_layer=False)
+            body = AutoModel.from_pretrained(
+                folder, config=config, dtype=torch.float32, add_pooling_layer=False, trust_remote_code=False
+            )
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(f"backbone {self.backbone_name!r} cannot be loaded as an encoder: {reason}") from error
