@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 from jsonargparse.typing import Path as ConfigPath
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger

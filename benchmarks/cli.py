@@ -14,6 +14,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import recmodels
 from benchmarks.allowed_imports import allow_imports, class_named, refuse_code
@@ -138,6 +139,17 @@ class InstructRecCLI(LightningCLI):
         if self.subcommand in ("fit", "test"):
             global current_run
             current_run = self.run_folder
+
+    def instantiate_classes(self) -> None:
+        """Builds trainer, model and data; here only constructors run, so what they refuse is the user's value.
+
+        Raises:
+            InputError: a constructor refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            raise InputError(f"the config cannot be built: {' '.join(str(error).split())[:300]}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the config, never the checkpoint, says which model is evaluated."""
