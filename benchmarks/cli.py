@@ -10,15 +10,14 @@ from pathlib import Path
 from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, ClassVar
 
-import torch
-from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import recmodels
-from benchmarks.allowed_imports import allow_imports, class_named, refuse_code
-from benchmarks.config_errors import one_line
+from benchmarks.allowed_imports import allow_imports, refuse_code
+from benchmarks.config_checks import refuse_unusable_paths, refuse_unusable_values
+from benchmarks.config_errors import first_input_error, one_line
+from benchmarks.config_values import batch_format_of, best_precision
 from benchmarks.raw_input import HELP, check_raw_input, take_plugins
 from benchmarks.run_folder import RunFolder
 from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
@@ -123,6 +122,7 @@ class InstructRecCLI(LightningCLI):
         """Fills in what depends on the run's folder and on the machine."""
         config = self.config[self.subcommand]
         refuse_code(config)
+        refuse_unusable_values(config)
         refuse_unusable_paths(config)
         trainer = config.trainer
         trainer.default_root_dir = str(config.out)
@@ -136,9 +136,6 @@ class InstructRecCLI(LightningCLI):
         for callback in trainer.callbacks or []:
             if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
                 callback.init_args.dirpath = str(config.out / "checkpoints")
-        if self.subcommand in ("fit", "test"):
-            global current_run
-            current_run = self.run_folder
 
     def instantiate_classes(self) -> None:
         """Builds trainer, model and data; here only constructors run, so what they refuse is the user's value.
@@ -149,7 +146,18 @@ class InstructRecCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
-            raise InputError(f"the config cannot be built: {' '.join(str(error).split())[:300]}") from error
+            told = first_input_error(error)
+            raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
+
+        if self.subcommand in ("fit", "test"):
+            global current_run
+            current_run = self.run_folder
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(f"seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the config, never the checkpoint, says which model is evaluated."""
@@ -222,37 +230,6 @@ class InstructRecCLI(LightningCLI):
         except (OSError, EOFError, KeyError, RuntimeError, ValueError, UnpicklingError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"--ckpt_path {ckpt_path} cannot be read as a checkpoint: {reason[:160]}") from error
-
-
-def batch_format_of(model: Namespace | None) -> str:
-    """The batch format that a configured model class reads; the commonest where no class is named yet."""
-    if model is None or not model.get("class_path"):
-        return "prompt_tree"
-    path = str(model.class_path)
-    named = class_named(path) if "." in path else getattr(recmodels, path, None)
-    return str(getattr(named, "batch_format", "prompt_tree"))
-
-
-def best_precision(accelerator: str) -> str:
-    """bfloat16 mixed precision where the hardware has it, else float32."""
-    if torch.cuda.is_available() and accelerator != "cpu":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
-
-
-def refuse_unusable_paths(config: Namespace) -> None:
-    """Refuses an output folder or a checkpoint that cannot be used, before anything is loaded.
-
-    Raises:
-        InputError: the checkpoint is not there or the folder is not writable.
-    """
-    checkpoint = config.get("ckpt_path")
-    if checkpoint and not Path(checkpoint).is_file():
-        raise InputError(f"--ckpt_path {checkpoint}: there is no such file")
-    nearest = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"--out {config.out}: {nearest} is not a writable folder")
 
 
 def quieten() -> None:

@@ -23,6 +23,7 @@ def run_command(arguments: list[str]) -> int:
         0 done, 2 the input is wrong, 1 anything else.
     """
     from benchmarks import cli
+    from benchmarks.config_errors import first_input_error
 
     started = time.monotonic()
     try:
@@ -33,7 +34,7 @@ def run_command(arguments: list[str]) -> int:
         print("instructrec: interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # the exit code and the record must say so, whatever it was
-        if (wrong := _input_error(error)) is not None:
+        if (wrong := first_input_error(error)) is not None:
             return _fail(str(wrong), 2)
         if not isinstance(error, cli.EXPECTED_FAILURES):
             traceback.print_exc()
@@ -41,14 +42,6 @@ def run_command(arguments: list[str]) -> int:
     if arguments[0] in ("fit", "test"):
         _say_where(made, time.monotonic() - started)
     return 0
-
-
-def _input_error(error: BaseException | None) -> InputError | None:
-    while error is not None:
-        if isinstance(error, InputError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _fail(message: str, code: int) -> int:
