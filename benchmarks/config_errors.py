@@ -63,10 +63,15 @@ def one_line(message: str, parser: Any) -> str:
     if named := re.search(r"unrecognized arguments: --([\w.\-+]+)", message):
         return _unknown_key(named.group(1), parser, whole=True)
     if key and "Not a valid subclass of" in message and (named := re.search(r"Given value: \{'([\w\-]+)':", message)):
+        if named.group(1) == "init_args":
+            return f"{key}: name its class (--{key} CLASS, or a config) before its options"
         return f"no option '{key}.{named.group(1)}'; the nearest is '{key}.class_path'"
     if key and (choices := re.search(r"Expected a typing\.Literal\[(.+?)\]\. Got value: (.*)", message)):
         words = re.findall(r"'([^']+)'", choices.group(1))
         return f"{key}: {choices.group(2)!r} is not one of {', '.join(words)}{_near(choices.group(2), words)}"
+    if key in EXPORTS and (named := re.search(r"Expected an instantiatable class, but ([\w.]+) is abstract", message)):
+        names = ", ".join(EXPORTS[key].__all__)
+        return f"{key}: {named.group(1).rsplit('.', 1)[-1]} is abstract; name one of {names} (before its options)"
     if "argument after ** must be a mapping" in message:
         return f"{key or 'config'}: a mapping (key: value) is needed where a single value or a list is given"
     line = _telling_line(message)
