@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 import callbacks
 import datamodules
 import recmodels
+from benchmarks.raw_input import FLAG
 from datamodules.sources import InputError
 
 EXPORTS = {"model": recmodels, "data": datamodules, "callbacks": callbacks}
@@ -48,7 +50,7 @@ def one_line(message: str, parser: Any) -> str:
     found = re.search(r'Parser key "([^"]+)"', message)
     key = found.group(1) if found else ""
     if named := re.search(r"Importing '([\w.]+)' is not allowed", message):
-        return f"{key or 'config'}: {named.group(1)!r} must not be named in a config"
+        return f"{key or 'config'}: {named.group(1)!r} must not be named in a config{_plugin_hint(named.group(1))}"
     if key and (named := re.search(r"Expected a dot import path string: ([\w.]+)", message)):
         return _unknown_class(key, named.group(1))
     if key and re.search(r"module '[\w.]+' has no attribute|No module named", message):
@@ -76,6 +78,12 @@ def one_line(message: str, parser: Any) -> str:
         return f"{key or 'config'}: a mapping (key: value) is needed where a single value or a list is given"
     line = _telling_line(message)
     return f"{key}: {line}" if key and key not in line else line
+
+
+def _plugin_hint(name: str) -> str:
+    package = name.partition(".")[0]
+    known = package in sys.stdlib_module_names or package in ("recmodels", "datamodules", "callbacks", "benchmarks")
+    return "" if known else f"; if {package} is a plug-in of yours: {FLAG} {package}"
 
 
 def first_input_error(error: BaseException | None) -> InputError | None:

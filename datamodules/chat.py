@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError
-
 from datamodules.instructions import Instruction
+from datamodules.plain_text import encode_plain
+from datamodules.safe_templates import run_bounded
 from datamodules.sources import InputError
 
 # Private-use characters mark where text goes; no tokenizer's template holds them.
@@ -57,8 +57,8 @@ class ChatEncoder:
         ]
         if self.tokenizer.chat_template:
             try:
-                text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-            except TemplateError as error:
+                text = run_bounded(lambda: self.tokenizer.apply_chat_template(turns, tokenize=False))
+            except Exception as error:  # whatever a stranger's template runs into
                 raise InputError(
                     f"the tokenizer's chat template refuses a system, user or assistant turn: {error}"
                 ) from error
@@ -78,8 +78,7 @@ class ChatEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts; special-token strings in them become ordinary tokens."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
-        return list(encoded)
+        return encode_plain(self.tokenizer, texts)
 
     def encode(self, instructions: Sequence[Instruction]) -> list[EncodedInstruction]:
         """Encodes instructions.

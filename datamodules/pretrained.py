@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any
 
 from datamodules.sources import HubSnapshot, InputError, PackageArchive, cache_dir, fetch
@@ -253,6 +254,18 @@ def context_length(name: str) -> int:
         if isinstance(config.get(key), int):
             return int(config[key])
     return 10**9
+
+
+def why_not_loaded(error: Exception) -> str:
+    """Why transformers could not load a backbone, in one line.
+
+    Example:
+        >>> why_not_loaded(UnpicklingError("Weights only load failed. Re-running with weights_only=False ..."))
+        'its weights are a pickle with more than numbers in it, which is never run; give safetensors'
+    """
+    if isinstance(error, UnpicklingError):
+        return "its weights are a pickle with more than numbers in it, which is never run; give safetensors"
+    return _first_line(error)
 
 
 def _first_line(error: Exception) -> str:

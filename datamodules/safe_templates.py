@@ -7,7 +7,14 @@ language, and a rendered text is at most linear in the template times the values
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
 
 from jinja2 import StrictUndefined, Template, TemplateSyntaxError, nodes
 from jinja2.exceptions import SecurityError
@@ -15,6 +22,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_LENGTH = 10_000
 """Characters of a template."""
+MAX_STEPS = 1_000_000
+"""Lines of Python that a chat template of a model may take; those in use take some ten thousand."""
+MAX_MEMORY = 1 << 28
+"""Bytes that it may take on top of what the process has."""
+_T = TypeVar("_T")
 FILTERS = frozenset({"capitalize", "first", "join", "last", "length", "lower", "title", "trim", "upper"})
 PARTS = (
     nodes.And,
@@ -85,3 +97,54 @@ def _check(node: nodes.Node, in_loop: bool) -> None:
             raise SecurityError("a template joins a value by its name")
     for child in node.iter_child_nodes():
         _check(child, in_loop)
+
+
+def run_bounded(render: Callable[[], _T]) -> _T:
+    """Renders a template that came with a model's weights: written in all of Jinja, by a stranger.
+
+    Its sandbox is transformers'; this bounds its time and memory.
+
+    Raises:
+        SecurityError: it takes too many steps or too much memory.
+
+    Example:
+        >>> run_bounded(lambda: "a" * 3)
+        'aaa'
+    """
+    left = MAX_STEPS
+
+    def count(frame: FrameType, event: str, value: Any) -> Any:  # noqa: ARG001  # the signature of a tracer
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise SecurityError(f"a template took more than {MAX_STEPS} steps")
+        return count
+
+    before = sys.gettrace()
+    try:
+        with _memory_limit():
+            sys.settrace(count)
+            return render()
+    except (MemoryError, OverflowError) as error:
+        raise SecurityError(f"a template needs more than {MAX_MEMORY >> 20} MiB") from error
+    finally:
+        sys.settrace(before)
+
+
+@contextmanager
+def _memory_limit() -> Iterator[None]:
+    """Limits what the process may allocate, where the operating system can."""
+    limits = None
+    with suppress(ImportError, OSError, ValueError, TypeError):  # elsewhere than on Linux: without this bound
+        import resource
+
+        used = re.search(r"^VmData:\s*(\d+) kB", Path("/proc/self/status").read_text(), flags=re.MULTILINE)
+        kind, limits = resource.RLIMIT_DATA, resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = int(used[1]) * 1024 + MAX_MEMORY if used else limits[0]
+        open_end = limits[0] == resource.RLIM_INFINITY
+        resource.setrlimit(kind, (wanted if open_end else min(wanted, limits[0]), limits[1]))
+    try:
+        yield
+    finally:
+        if limits is not None:
+            resource.setrlimit(kind, limits)

@@ -12,6 +12,7 @@ import torch
 
 from datamodules.batch import TaggedTextBatch
 from datamodules.instructions import clean_title
+from datamodules.plain_text import encode_plain
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
 from datamodules.sources import InputError
@@ -38,7 +39,7 @@ class TaggedTextCollator:
     def _title(self, item: int) -> list[int]:
         if item not in self._titles:
             title = clean_title(self.text.titles[item])
-            self._titles[item] = self.tokenizer(title, add_special_tokens=False, split_special_tokens=True).input_ids
+            [self._titles[item]] = encode_plain(self.tokenizer, [title])
         return self._titles[item]
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> TaggedTextBatch:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.pretrained import pretrained_folder
+from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
 from recmodels.prompt_tree import ATTENTION, branch_scores, label_log_probabilities, tree_mask
 
@@ -109,10 +110,8 @@ def load_causal(name: str, precision: Precision, dropout: float | None = None) -
             attn_implementation=ATTENTION,
             trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"backbone {name!r} cannot be loaded as a causal model: {str(error).strip().splitlines()[0]}"
-        ) from error
+    except (OSError, ValueError, UnpicklingError) as error:
+        raise InputError(f"backbone {name!r} cannot be loaded as a causal model: {why_not_loaded(error)}") from error
     # Generation settings of a checkpoint (sampling, temperature) are never inherited.
     model.generation_config = type(model.generation_config)()
     backbone = CausalBackbone(model=model, name=name)

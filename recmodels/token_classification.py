@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, ClassVar, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batch import BatchFormat, TaggedTextBatch
-from datamodules.pretrained import check_backbone_name, pretrained_folder
+from datamodules.pretrained import check_backbone_name, pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
 from recmodels.backbone import set_dropout
 from recmodels.base import Recommender
@@ -56,8 +57,8 @@ class TokenClassification(Recommender):
             body = AutoModel.from_pretrained(
                 folder, config=config, dtype=torch.float32, add_pooling_layer=False, trust_remote_code=False
             )
-        except (OSError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
+        except (OSError, ValueError, TypeError, UnpicklingError) as error:
+            reason = why_not_loaded(error)
             raise InputError(f"backbone {self.backbone_name!r} cannot be loaded as an encoder: {reason}") from error
         self.base_checksum = checksum_parameters(body.named_parameters())
         self.tagger = nn.Linear(config.hidden_size, len(TAGS))
