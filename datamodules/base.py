@@ -16,18 +16,20 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.batch import Batch, BatchFormat, EventBatch
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator
+from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
-from datamodules.pretrained import context_length, load_tokenizer, pretrained_folder
+from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
+from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
 from datamodules.slates import Slate, SlateMaker, WindowSampler, check_slates
 from datamodules.sources import InputError
 from datamodules.tagged_text import TaggedTextCollator
 
 Split = Literal["validation", "test"]
-Collator = PromptTreeCollator | TaggedTextCollator | InteractionCollator
+Collator = PromptTreeCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
 
 
 class _Keys(Dataset[Any]):
@@ -59,7 +61,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             task or objective needs them, else none.
         batch_size: training windows a step.
         eval_batch_size: test cases a batch; it changes speed, never scores.
-        row_tokens: tokens a packed row holds, before it is padded.
+        row_tokens: tokens that attention handles at once: a run of whole trees, or a packed row of an encoder.
         num_workers: processes that prepare batches; 0 prepares them in the main process.
         seed: of batch order and training negatives (the protocol has its own).
         data_dir: folder of the raw files; null looks into `INSTRUCTREC_DATA`, then downloads.
@@ -161,7 +163,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.collator = self._make_collator(self._sequences)
 
     def _make_collator(self, sequences: Sequences) -> Collator:
-        text = SlateText(sequences.titles, self.template, self.words[self.template.language])
+        words = self.words[self.template.language]
+        text = SlateText(sequences.titles, self.template, words, sequences.item_ids)
         if self.batch_format == "interactions":
             return InteractionCollator(text)
         if self.backbone is None:
@@ -169,8 +172,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         tokenizer = load_tokenizer(self.backbone)
         context = context_length(self.backbone)
         if self.batch_format == "tagged_text":
-            return TaggedTextCollator(text, tokenizer, context)
-        return PromptTreeCollator(text, ChatEncoder(tokenizer), context, self.row_tokens, tokenizer.pad_token_id)
+            return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
+        apart = is_encoder_decoder(self.backbone)
+        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart), context)
+        if apart:
+            return EncoderDecoderCollator(slates, self.row_tokens, tokenizer.pad_token_id)
+        return PromptTreeCollator(slates, self.row_tokens)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.

@@ -5,33 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from datamodules.sources import InputError
-
 
 def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of texts without special tokens; special-token strings in them become ordinary tokens.
+    """Ids of plain texts in one call; special-token strings in them become ordinary tokens.
 
     A tokenizer may find a control token twice: as a special token, which is switched off, and as a piece of its
-    vocabulary, as Unigram models that were converted from SentencePiece do. In the second case the string gets a space
-    after its first character, which is the only change that a text sees.
+    vocabulary, as Unigram models made from SentencePiece do. In the second case the string gets a space after its first
+    character; where normalisation makes such a string of another one (`＜/s＞`), its id is left out.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
         texts: the texts.
-
-    Raises:
-        InputError: a text cannot be spelt without a control token.
     """
-    found: list[list[int]] = list(tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids)
+    if not texts:
+        return []
     control = control_ids(tokenizer)
-    for number, ids in enumerate(found):
-        if not control.isdisjoint(ids):
-            text = _broken(texts[number], tokenizer.convert_ids_to_tokens(sorted(control)))
-            ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-            if not control.isdisjoint(ids):
-                raise InputError(f"the tokenizer makes control tokens of the text {texts[number][:80]!r}")
-            found[number] = ids
-    return found
+    tokens = tokenizer.convert_ids_to_tokens(sorted(control))
+    # Judged by the string alone and not by its text, so that a text in pieces is what it is as a whole.
+    present = [token for token in tokens if any(token in text for text in texts)]
+    spelt = [token for token in present if not control.isdisjoint(_ids(tokenizer, [token])[0])]
+    found = _ids(tokenizer, [_broken(text, spelt) for text in texts] if spelt else texts)
+    return [ids if control.isdisjoint(ids) else [i for i in ids if i not in control] for ids in found]
 
 
 def control_ids(tokenizer: Any) -> set[int]:
@@ -40,7 +34,11 @@ def control_ids(tokenizer: Any) -> set[int]:
     return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id}
 
 
-def _broken(text: str, tokens: list[str]) -> str:
+def _ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    return list(tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids)
+
+
+def _broken(text: str, tokens: Sequence[str]) -> str:
     for token in sorted(tokens, key=len, reverse=True):
-        text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else " ")
+        text = text.replace(token, f"{token[0]} {token[1:]}")
     return text

@@ -13,10 +13,20 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any
 
+from datamodules.hostile_backbones import first_line, refuse_code, why_not_loaded
 from datamodules.sources import HubSnapshot, InputError, PackageArchive, cache_dir, fetch
+
+__all__ = [
+    "PACKAGED",
+    "PackagedBackbone",
+    "check_backbone_name",
+    "context_length",
+    "load_tokenizer",
+    "pretrained_folder",
+    "why_not_loaded",
+]
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,21 @@ PACKAGED = {
         licence="Apache-2.0",
     ),
 }
+
+POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""Families that number positions from one after the padding id, so that their first position embeddings go unused."""
 
 
 def check_backbone_name(name: str) -> None:
@@ -115,36 +140,8 @@ def pretrained_folder(name: str) -> Path:
     if not os.path.isdir(folder):
         repo, _, revision = name.partition("@")
         folder = fetch(HubSnapshot(repo=repo, revision=revision or "main"))
-    _refuse_code(name, folder)
+    refuse_code(name, folder)
     return folder
-
-
-def _refuse_code(name: str, folder: Path) -> None:
-    """Refuses a folder that would make transformers run or load something other than its own code on these files."""
-    for filename in ("config.json", "tokenizer_config.json"):
-        settings = _read_settings(folder / filename)
-        if settings.get("auto_map"):
-            from transformers import CONFIG_MAPPING
-
-            # An architecture that transformers knows is built by its own code, whatever the file offers beside it.
-            if filename != "config.json" or settings.get("model_type") not in CONFIG_MAPPING:
-                raise InputError(
-                    f"backbone {name!r} needs code that comes with it (auto_map in {folder / filename}), which is never "
-                    "run; it would take a reviewed plug-in of that code for a pinned commit, owner/name@<40 hex digits>"
-                )
-        for key in ("_attn_implementation", "attn_implementation"):
-            if "/" in str(settings.get(key, "")):
-                raise InputError(f"backbone {name!r}: {folder / filename} names code to download ({key}), never run")
-    if (folder / "adapter_config.json").is_file():
-        raise InputError(f"backbone {name!r} is an adapter for another model; give the model it belongs to")
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}  # whoever needs the file says what is wrong with it
-    return settings if isinstance(settings, dict) else {}
 
 
 def _folder_with(folder: Path, filename: str) -> Path:
@@ -226,7 +223,7 @@ def load_tokenizer(name: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of several libraries; each means that the files are not what they should be
-        raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: {_first_line(error)}") from error
+        raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: {first_line(error)}") from error
     # Without its files transformers may still make a tokenizer, one that knows no word.
     if len({tuple(ids) for ids in tokenizer(list("abAB01的是"), add_special_tokens=False).input_ids}) < 2:
         raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: its vocabulary is missing")
@@ -243,30 +240,30 @@ def context_length(name: str) -> int:
     Raises:
         InputError: the configuration cannot be read.
     """
+    config = _configuration(name)
+    padding = config.get("pad_token_id", 1) if config.get("model_type") in POSITIONS_AFTER_PADDING else None
+    unused = padding + 1 if isinstance(padding, int) else 0
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(config.get(key), int):
+            return int(config[key]) - unused
+    return 10**9
+
+
+def is_encoder_decoder(name: str) -> bool:
+    """Whether a backbone reads a prompt with an encoder and answers with a decoder, by its configuration.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
+    return _configuration(name).get("is_encoder_decoder") is True
+
+
+def _configuration(name: str) -> dict[str, Any]:
     path = pretrained_folder(name) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {_first_line(error)}") from error
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        if isinstance(config.get(key), int):
-            return int(config[key])
-    return 10**9
-
-
-def why_not_loaded(error: Exception) -> str:
-    """Why transformers could not load a backbone, in one line.
-
-    Example:
-        >>> why_not_loaded(UnpicklingError("Weights only load failed. Re-running with weights_only=False ..."))
-        'its weights are a pickle with more than numbers in it, which is never run; give safetensors'
-    """
-    if isinstance(error, UnpicklingError):
-        return "its weights are a pickle with more than numbers in it, which is never run; give safetensors"
-    return _first_line(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return config

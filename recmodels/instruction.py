@@ -1,4 +1,4 @@
-"""Causal language models that rank by the likelihood of answers; subclasses say what is trained.
+"""Language models that rank by the likelihood of answers; subclasses say what is trained.
 
 # U cases, B branches, L labelled tokens
 """
@@ -11,17 +11,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.batch import BatchFormat, PromptTreeBatch
+from datamodules.batch import BatchFormat, BranchBatch
 from datamodules.pretrained import check_backbone_name
-from recmodels.backbone import CausalBackbone, Precision, load_causal
+from recmodels.backbone import Backbone, Precision
 from recmodels.base import Recommender
+from recmodels.encoder_decoder import load_backbone
 from recmodels.objectives import Objective, training_loss
-from recmodels.prompt_tree import branch_scores, label_log_probabilities
 from recmodels.training import checksum_parameters
 
 
 class InstructionRecommender(Recommender):
-    """A causal language model tuned on instructions (InstructRec, arXiv 2305.07001).
+    """A language model, causal or encoder-decoder, tuned on instructions (InstructRec, arXiv 2305.07001).
 
     A variant overrides `tune`, which marks what is trained; everything else is frozen.
 
@@ -53,7 +53,7 @@ class InstructionRecommender(Recommender):
         self.network: torch.nn.Module | None = None
 
     @abstractmethod
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Makes trainable what this variant trains; the whole backbone arrives frozen."""
 
     def configure_model(self) -> None:
@@ -62,7 +62,7 @@ class InstructionRecommender(Recommender):
             return
         mixed = self._trainer is not None and str(self._trainer.precision).startswith("bf16")
         precision: Precision = "bfloat16" if mixed and not self.trains_backbone else "float32"
-        self.backbone = load_causal(self.backbone_name, precision, self.dropout)
+        self.backbone = load_backbone(self.backbone_name, precision, self.dropout)
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
         self.backbone.model.requires_grad_(False)
         self.tune(self.backbone)
@@ -70,26 +70,20 @@ class InstructionRecommender(Recommender):
         for value in self.trained().values():  # small updates vanish in bfloat16
             value.data = value.data.float()
 
-    def forward(self, batch: PromptTreeBatch) -> Tensor:
+    def forward(self, batch: BranchBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt."""
-        return self._rank(self._log_likelihood(batch), batch)
+        return self._rank(self.backbone.log_likelihood(batch), batch)
 
-    def _log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
-        """Summed log-probability `[B]` of each branch's tokens."""
-        hidden = self.backbone.hidden_states(batch.token, batch.end, batch.depth)
-        log_probability = label_log_probabilities(hidden, self.backbone.head, batch.label_place, batch.label_token)
-        return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
-
-    def _rank(self, log_likelihood: Tensor, batch: PromptTreeBatch) -> Tensor:
+    def _rank(self, log_likelihood: Tensor, batch: BranchBatch) -> Tensor:
         return log_likelihood / self._length(batch) if self.length_normalised else log_likelihood
 
     @staticmethod
-    def _length(batch: PromptTreeBatch) -> Tensor:
+    def _length(batch: BranchBatch) -> Tensor:
         return torch.bincount(batch.label_branch, minlength=len(batch.branch_case))
 
-    def training_step(self, batch: PromptTreeBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
         """The objective's loss on a batch of windows."""
-        log_likelihood = self._log_likelihood(batch)
+        log_likelihood = self.backbone.log_likelihood(batch)
         loss = training_loss(
             self.objective,
             log_likelihood,

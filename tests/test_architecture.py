@@ -21,6 +21,7 @@ BEHIND_LEAVES = {
     "datamodules.source_cache",
     "datamodules.archives",
     "datamodules.downloads",
+    "datamodules.hostile_backbones",
 }
 TUNING_METHODS = {"AdapterTuning", "FullTuning", "LoRATuning", "PrefixTuning"}
 NO_PAPER = {"ZeroShot", "Random", "Popularity"}  # there is none to cite
