@@ -61,6 +61,7 @@ class RunFolder:
         if log is not None and log.answers:
             write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
         guard, samples = _callback(trainer, TrainingGuard), _callback(trainer, SampleTable)
+        meter = _callback(trainer, CostMeter)
         record = self.header(model.kind)
         stored = self.path / "scores.npz"
         record |= {
@@ -79,7 +80,9 @@ class RunFolder:
             "metrics": {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
             },
-            "guards": (guard.findings if guard else {}) | findings | {"truncated_prompts": data.collator.truncated},
+            "guards": (guard.findings if guard else {})
+            | findings
+            | ({"truncated_prompts": meter.truncated} if meter else {}),
             "samples": samples.samples if samples else [],
         }
         write_json(self.path / "record.json", record)

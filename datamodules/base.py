@@ -11,38 +11,26 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.batch import Batch, BatchFormat, EventBatch
+from datamodules.batch import BatchFormat, EventBatch
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator
 from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
+from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, TrainingBatches
 from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
-from datamodules.slates import Slate, SlateMaker, WindowSampler, check_slates
+from datamodules.slates import SlateMaker, WindowSampler, check_slates
 from datamodules.sources import InputError
 from datamodules.tagged_text import TaggedTextCollator
 
 Split = Literal["validation", "test"]
 Collator = PromptTreeCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
-
-
-class _Keys(Dataset[Any]):
-    """A data set whose samples are their own keys; the collator does the work on whole batches."""
-
-    def __init__(self, keys: list[Any] | None = None) -> None:
-        self.keys = keys
-
-    def __len__(self) -> int:
-        return len(self.keys or ())
-
-    def __getitem__(self, key: Any) -> Any:
-        return key if self.keys is None else self.keys[key]
 
 
 class InstructionDataModule(L.LightningDataModule, ABC):
@@ -129,6 +117,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.train_negatives = default if train_negatives is None else train_negatives
         check_slates(protocol, self.train_negatives, targets_per_window, seed)
         self._sequences: Sequences | None = None
+        self.waited: dict[str, float] = {}
+        """Seconds that batches were waited for, by stage, since this object was made."""
 
     @abstractmethod
     def read(self) -> Interactions:
@@ -185,12 +175,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         Recommenders that know no text get all training events as one batch.
         """
         if self.batch_format == "interactions":
-            return self._loader(_Keys([None]), self._all_events, batch_size=1)
+            return self._loader("train", Keys([None]), self._all_events, batch_size=1)
         windows = self.slates.windows
         sizes = windows.last - windows.first
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes)
-        return self._loader(_Keys(), self._collate_training, batch_sampler=sampler)
+        return self._loader("train", Keys(), TrainingBatches(self.slates, self.collator), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The frozen validation cases; every process evaluates all of them, so that means need no correction."""
@@ -208,8 +198,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         cases = self.cases(split)
         # Long histories first: like sizes share a batch, and memory trouble shows at once.
         shown = np.minimum(cases.target - self.sequences.start[cases.user], self.protocol.history)
-        keys = [(split, int(case)) for case in np.argsort(-shown, kind="stable")]
-        return self._loader(_Keys(keys), self._collate_evaluation, batch_size=self.eval_batch_size)
+        keys = Keys(np.argsort(-shown, kind="stable").tolist())
+        batches = EvaluationBatches(self.slates, cases, self.collator)
+        return self._loader(split, keys, batches, batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The users of `predict_file`.
@@ -222,20 +213,14 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if self.template.form == "like":
             raise InputError("predict ranks items; use --data.task=matching or reranking")
         self.requests = read_requests(self.predict_file, self.sequences.item_ids, self.sequences.titles)
-        return self._loader(_Keys(list(range(len(self.requests)))), self._collate_requests, batch_size=1)
+        batches = RequestBatches(self.requests, self.protocol.history, self.collator)
+        return self._loader("predict", Keys(range(len(self.requests))), batches, batch_size=1)
 
-    def _collate_requests(self, keys: list[int]) -> Batch:
-        slates = []
-        for key in keys:
-            request = self.requests[key]
-            history = request.history[-self.protocol.history :]
-            unknown = np.zeros(len(history), dtype=bool)
-            slates.append(Slate(key, request.user, history, unknown, request.candidates, -1, False))
-        return self._collate([[slate] for slate in slates])
-
-    def _loader(self, keys: _Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            keys,
+    def _loader(self, stage: str, keys: Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
+        return TimedLoader(
+            waited=self.waited,
+            stage=stage,
+            dataset=keys,
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -252,15 +237,6 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             users=len(sequences.user_ids),
             items=len(sequences.item_ids),
         )
-
-    def _collate_training(self, keys: list[tuple[int, int]]) -> Batch:
-        return self._collate([self.slates.training(window, epoch) for epoch, window in keys])
-
-    def _collate_evaluation(self, keys: list[tuple[Split, int]]) -> Batch:
-        return self._collate([[self.slates.evaluation(self.cases(split), case)] for split, case in keys])
-
-    def _collate(self, groups: list[list[Slate]]) -> Batch:
-        return self.collator(groups)
 
     @property
     def cases_kind(self) -> str:

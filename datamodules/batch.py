@@ -71,7 +71,8 @@ class PromptTreeBatch(Batch):
         token: `[N]` input ids.
         end: `[N]` index after the last descendant.
         depth: `[N]` distance from the root, which is the position id.
-        stretches: bounds of runs of whole trees, from 0 to N; attention never looks across one.
+        trunk: tokens at the front that begin every sequence, the ancestors of all others.
+        stretches: bounds of runs of whole trees behind the trunk, from its end to N; none attends to another.
         label_place: `[L]` index of the predicting token, which is the label's parent.
         label_token: `[L]` id to be predicted there.
         label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
@@ -83,6 +84,7 @@ class PromptTreeBatch(Batch):
     token: Tensor
     end: Tensor
     depth: Tensor
+    trunk: int
     stretches: tuple[int, ...]
     label_place: Tensor
     label_token: Tensor

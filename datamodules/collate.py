@@ -23,7 +23,7 @@ Key = TypeVar("Key")
 
 
 class PromptTreeCollator:
-    """Makes `PromptTreeBatch`es: the slates of a group become one tree, trees stand in one row.
+    """Makes `PromptTreeBatch`es: a group's slates become one tree; what all trees begin with is their common trunk.
 
     Args:
         slates: encodes slates.
@@ -56,22 +56,38 @@ class PromptTreeCollator:
             for part in parts(pairs, self.answer_tokens):
                 tree += [trees] * len(part)
                 trees += 1
+        trunk = common_beginning(prompts) if trees > 1 else 0
         # The last token of an answer is predicted but predicts nothing, so it never enters the network.
-        forests = build_forests(prompts, [answer[:-1] for answer in answers], tree)
-        sizes = [len(forest.token) for forest in forests]
-        token, end, depth, offset = lay_out(forests, [range(len(forests))], pad=0)
-        paths = [path + begin for forest, begin in zip(forests, offset, strict=True) for path in forest.path]
+        forests = build_forests([prompt[trunk:] for prompt in prompts], [answer[:-1] for answer in answers], tree)
+        sizes = [trunk, *(len(forest.token) for forest in forests)]
+        begin = np.cumsum(sizes)[:-1]
+        lead = np.arange(trunk)
+        paths = [np.concatenate((lead, path + b)) for f, b in zip(forests, begin, strict=True) for path in f.path]
+        ends = [np.full(trunk, sum(sizes)), *(f.end + b for f, b in zip(forests, begin, strict=True))]
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
-            token=token[0],
-            end=end[0],
-            depth=depth[0],
-            stretches=tuple(stretch_bounds(sizes, self.row_tokens)),
+            token=torch.from_numpy(np.concatenate([np.array(prompts[0][:trunk], int), *(f.token for f in forests)])),
+            end=torch.from_numpy(np.concatenate(ends)),
+            depth=torch.from_numpy(np.concatenate([lead, *(f.depth + trunk for f in forests)])),
+            trunk=trunk,
+            stretches=tuple(trunk + bound for bound in stretch_bounds(sizes[1:], self.row_tokens)),
             **label_fields(answers, paths),
             tokens=sum(sizes),
             tokens_unshared=sum(map(len, paths)),
             truncated=sum(made.dropped > 0 for made in encoded),
         )
+
+
+def common_beginning(prompts: Sequence[list[int]]) -> int:
+    """Tokens that all prompts begin with; the last token of a prompt is never among them.
+
+    Example:
+        >>> common_beginning([[5, 6, 7], [5, 6, 9, 9], [5, 6]])
+        1
+    """
+    first, last = min(prompts), max(prompts)  # what these two share, all share
+    limit = min(map(len, prompts)) - 1
+    return next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or n == limit), 0)
 
 
 def lay_out(

@@ -107,20 +107,19 @@ class CausalBackbone(Backbone):
 
     def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
         """Summed log-probability `[B]` of each branch's tokens."""
-        hidden = self.hidden_states(batch.token, batch.end, batch.depth, batch.stretches)
+        hidden = self.hidden_states(batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
         log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)
         return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
 
-    def hidden_states(
-        self, token: Tensor, end: Tensor, depth: Tensor, stretches: Sequence[int] | None = None
-    ) -> Tensor:
+    def hidden_states(self, token: Tensor, end: Tensor, depth: Tensor, trunk: int, stretches: Sequence[int]) -> Tensor:
         """Last hidden states `[N, D]` of a forest of tokens.
 
         Args:
             token: `[N]` ids in depth-first preorder.
             end: `[N]` index after the last descendant of each token.
             depth: `[N]` distance from the root.
-            stretches: bounds of runs of whole trees, from 0 to N; None takes everything as one run.
+            trunk: tokens at the front that are ancestors of all others.
+            stretches: bounds of runs of whole trees behind the trunk, from its end to N.
         """
         size = len(token)
         if token.is_cuda:  # few lengths, so that kernels are compiled for few; padding tokens are trees of their own
@@ -133,7 +132,7 @@ class CausalBackbone(Backbone):
             position_ids=depth[None],
             use_cache=False,
             return_dict=True,
-            forest=Forest(end, depth, stretches or (0, len(token))),
+            forest=Forest(end, depth, trunk, stretches),
         )
         return cast(Tensor, output.last_hidden_state)[0, :size]
 
@@ -237,17 +236,17 @@ def prove_tree_attention(backbone: CausalBackbone) -> None:
     """
     model = backbone.model
     vocabulary = model.config.get_text_config().vocab_size
-    # A tree of one token, then a trunk of four with two branches of two.
-    token = torch.tensor([1, 3, 5, 7, 4, 6, 8, 9, 2]) % vocabulary
-    end = torch.tensor([1, 9, 9, 9, 9, 7, 7, 9, 9])
-    depth = torch.tensor([0, 0, 1, 2, 3, 4, 5, 4, 5])
-    answers = (token[5:7], token[7:9])
+    # A trunk of two; behind it a branch of one, and a stem of two with two branches of two.
+    token = torch.tensor([3, 5, 1, 7, 4, 6, 8, 9, 2]) % vocabulary
+    end = torch.tensor([9, 9, 3, 9, 9, 7, 7, 9, 9])
+    depth = torch.tensor([0, 1, 2, 2, 3, 4, 5, 4, 5])
+    prompt, answers = token[[0, 1, 3, 4]], (token[5:7], token[7:9])
     place, branch = torch.tensor([4, 5, 4, 7]), torch.tensor([0, 0, 1, 1])
     training = model.training
     model.eval()
     with short_windows(model):
         try:
-            hidden = backbone.hidden_states(token, end, depth, (0, 1, 9))
+            hidden = backbone.hidden_states(token, end, depth, 2, (2, 3, 9))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
@@ -258,7 +257,7 @@ def prove_tree_attention(backbone: CausalBackbone) -> None:
         model.set_attn_implementation("eager")
         expected = []
         for answer in answers:
-            logits = model(input_ids=torch.cat([token[1:5], answer])[None], use_cache=False).logits[0].float()
+            logits = model(input_ids=torch.cat([prompt, answer])[None], use_cache=False).logits[0].float()
             expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
         model.set_attn_implementation(ATTENTION)
     model.train(training)

@@ -1,8 +1,8 @@
 """Attention over forests of tokens, as transformers' `AttentionInterface` calls it in every layer.
 
 A forest lies in one row, its trees side by side; token i attends to token j exactly when `j <= i < end[j]`, and, in a
-layer with a sliding window of W, `depth[i] - depth[j] < W`. Trees do not see each other, so on a CPU they are computed
-a stretch at a time and nothing is padded; on a GPU the rule is FlexAttention's block mask.
+layer with a sliding window of W, `depth[i] - depth[j] < W`. Trees see at most a common trunk, and not each other, so on
+a CPU they are computed a stretch at a time and nothing is padded; on a GPU the rule is FlexAttention's block mask.
 
 # R rows, N tokens a row, M keys, P prefix length, H query heads, G key/value heads, K head size
 """
@@ -36,26 +36,37 @@ class Forest:
     Args:
         end: `[N]` index after the last descendant of each token.
         depth: `[N]` distance from the root.
-        stretches: `[S + 1]` bounds of runs of whole trees, from 0 to N; no tree crosses a bound.
+        trunk: tokens at the front that are ancestors of all others.
+        stretches: bounds of runs of whole trees behind the trunk, from its end to N; none sees another.
         flex: use FlexAttention; by default on a GPU.
     """
 
-    def __init__(self, end: Tensor, depth: Tensor, stretches: Sequence[int], *, flex: bool | None = None) -> None:
-        self.end, self.depth = end, depth
-        self.bounds = list(pairwise(stretches))
+    def __init__(
+        self, end: Tensor, depth: Tensor, trunk: int, stretches: Sequence[int], *, flex: bool | None = None
+    ) -> None:
+        self.end, self.depth, self.trunk = end, depth, trunk
+        self.bounds = [*([(0, trunk)] if trunk else []), *pairwise(stretches)]
         self.flex = end.is_cuda if flex is None else flex
-        self._hidden: dict[tuple[int | None, int, torch.dtype], list[Tensor]] = {}
+        self._penalties: dict[tuple[int | None, int, torch.dtype], list[Tensor]] = {}
         self._block: dict[int | None, BlockMask] = {}
 
     def penalties(self, window: int | None, prefix: int, dtype: torch.dtype) -> list[Tensor]:
-        """For each stretch `[n, P + n]`: 0 where a token attends, minus infinity elsewhere."""
+        """For each of `bounds` `[n, P + trunk + n]`: 0 where a token attends, minus infinity elsewhere.
+
+        The trunk's own tokens have no trunk before them: `[trunk, P + trunk]`.
+        """
         key = (window, prefix, dtype)
-        if key not in self._hidden:
-            self._hidden[key] = [self._penalty(*bound, window, prefix, dtype) for bound in self.bounds]
-        return self._hidden[key]
+        if key not in self._penalties:
+            self._penalties[key] = [self._penalty(*bound, window, prefix, dtype) for bound in self.bounds]
+        return self._penalties[key]
 
     def _penalty(self, begin: int, stop: int, window: int | None, prefix: int, dtype: torch.dtype) -> Tensor:
-        seen = tree_mask(self.end[None, begin:stop] - begin, self.depth[None, begin:stop], window)[0, 0]
+        places = torch.arange(begin, stop, device=self.end.device)
+        if begin:
+            places = torch.cat([torch.arange(self.trunk, device=places.device), places])
+        # Places that are left out do not matter: a run lies wholly behind them.
+        end = self.end[places] - (begin - self.trunk if begin else 0)
+        seen = tree_mask(end[None], self.depth[None, places], window)[0, 0, self.trunk if begin else 0 :]
         penalty = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
         return nn.functional.pad(penalty, (prefix, 0))
 
@@ -111,11 +122,14 @@ def tree_attention(
         return _flex(forest, query, key, value, ahead, scaling, sliding_window, softcap), None
     if forest is not None:
         penalties = forest.penalties(sliding_window, ahead[0].shape[2] if ahead else 0, query.dtype)
+        trunk = ahead
+        if forest.trunk:
+            trunk = tuple(_behind(ahead, n, part[:, :, : forest.trunk]) for n, part in enumerate((key, value)))
         made = [
             _attend(
                 query[:, :, begin:stop],
-                _behind(ahead, 0, key[:, :, begin:stop]),
-                _behind(ahead, 1, value[:, :, begin:stop]),
+                _behind(trunk if begin else ahead, 0, key[:, :, begin:stop]),
+                _behind(trunk if begin else ahead, 1, value[:, :, begin:stop]),
                 penalty,
                 dropout,
                 scaling,

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datamodules.batch import InteractionBatch, PromptTreeBatch, TaggedTextBatch
 from datamodules.chat import ChatEncoder
-from datamodules.collate import InteractionCollator, PromptTreeCollator
+from datamodules.collate import InteractionCollator, PromptTreeCollator, common_beginning
 from datamodules.instructions import clean_title, find_template
 from datamodules.interactions import Interactions
 from datamodules.movielens import MovieLens100K
@@ -60,6 +62,14 @@ def encoder(tiny_causal: Path) -> ChatEncoder:
 def text_of(sequences: Sequences, name: str) -> SlateText:
     template = find_template(name)
     return SlateText(sequences.titles, template, MovieLens100K.words[template.language], sequences.item_ids)
+
+
+def shared_by_all(prompts: list[list[int]]) -> int:
+    """Tokens that all begin with, counted column by column."""
+    count = 0
+    while all(len(prompt) > count and prompt[count] == prompts[0][count] for prompt in prompts):
+        count += 1
+    return count
 
 
 def tree_collator(
@@ -143,16 +153,38 @@ def test_stretches_hold_whole_trees_and_keep_to_their_budget_unless_one_is_large
     sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
 ) -> None:
     groups = [[slate] for slate in evaluation_slates(maker, 8)]
-    alone = [tree_collator(sequences, encoder)([group]).tokens for group in groups]
+    trunk = tree_collator(sequences, encoder)(groups).trunk
+    behind = [tree_collator(sequences, encoder)([group]).tokens - trunk for group in groups]
 
-    for row_tokens in (1, max(alone), 3 * max(alone)):
+    for row_tokens in (1, max(behind), 3 * max(behind)):
         batch = tree_collator(sequences, encoder, row_tokens=row_tokens)(groups)
-        assert (batch.stretches[0], batch.stretches[-1]) == (0, sum(alone))
+        assert (batch.stretches[0], batch.stretches[-1]) == (trunk, trunk + sum(behind))
         for begin, stop in pairwise(batch.stretches):
-            assert 0 < stop - begin <= max(row_tokens, *alone)
+            assert 0 < stop - begin <= max(row_tokens, *behind)
             assert int(batch.end[begin:stop].max()) == stop
     assert len(tree_collator(sequences, encoder, row_tokens=1)(groups).stretches) == 9
-    assert tree_collator(sequences, encoder, row_tokens=100 * max(alone))(groups).stretches == (0, sum(alone))
+    assert len(tree_collator(sequences, encoder, row_tokens=100 * max(behind))(groups).stretches) == 2
+
+
+def test_what_all_prompts_begin_with_stands_once_before_all_trees(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    collator = tree_collator(sequences, encoder)
+    groups = [[slate] for slate in evaluation_slates(maker, 5)]
+    batch = collator(groups)
+    prompts = [path for path, _ in encoded_apart(collator, [slate for group in groups for slate in group])]
+
+    assert batch.trunk == shared_by_all(prompts) > 20  # the system turn, and how the user's turn begins
+    assert batch.token[: batch.trunk].tolist() == prompts[0][: batch.trunk]
+    assert (batch.end[: batch.trunk] == batch.tokens).all()
+    assert batch.tokens == sum(collator([group]).tokens for group in groups) - 4 * batch.trunk
+    assert collator(groups[:1]).trunk == 0  # a tree alone is its own trunk
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=5), min_size=1, max_size=6))
+def test_a_common_beginning_leaves_each_prompt_a_token(prompts: list[list[int]]) -> None:
+    shared = common_beginning(prompts)
+    assert shared == min(shared_by_all(prompts), min(map(len, prompts)) - 1)
 
 
 @pytest.mark.parametrize("name", ["matching.en.1", "like.en.1"])
@@ -214,10 +246,10 @@ def test_a_window_shares_the_history_of_its_targets(
     assert len(group) > 2
     collator = tree_collator(sequences, encoder)
 
-    together, apart = collator([group]), collator([[slate] for slate in group])
+    together, apart = collator([group]), [collator([[slate]]) for slate in group]
 
-    assert together.tokens < 0.8 * apart.tokens
-    assert branches_of(together) == branches_of(apart)
+    assert together.tokens < 0.6 * sum(batch.tokens for batch in apart)
+    assert branches_of(together) == [branch for batch in apart for branch in branches_of(batch)]
 
 
 def slate_with(slate: Slate, **changed: Any) -> Slate:
