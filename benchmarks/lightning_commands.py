@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def run_command(arguments: list[str]) -> int:
     """
     from benchmarks import cli
     from benchmarks.config_errors import first_input_error
+    from benchmarks.failures import machine_failure
 
     started = time.monotonic()
     try:
@@ -36,6 +38,8 @@ def run_command(arguments: list[str]) -> int:
     except Exception as error:  # the exit code and the record must say so, whatever it was
         if (wrong := first_input_error(error)) is not None:
             return _fail(str(wrong), 2)
+        if (told := machine_failure(error)) is not None:
+            return _fail(told, 1)
         if not isinstance(error, cli.EXPECTED_FAILURES):
             traceback.print_exc()
         return _fail(f"{type(error).__name__}: {error}", 1)
@@ -49,7 +53,8 @@ def _fail(message: str, code: int) -> int:
 
     line = " ".join(message.split())
     if cli.current_run is not None:
-        cli.current_run.write_failure(line)
+        with suppress(OSError):  # a full disk takes no record of it either; the line and the exit code say it
+            cli.current_run.write_failure(line)
     print(f"instructrec: {line}", file=sys.stderr)
     return code
 
