@@ -103,8 +103,8 @@ class RunFolder:
             "data": {"class": data["class_path"].rsplit(".", 1)[-1]},
             "seed": self.config.get("seed_everything"),
             "config": json.loads(json.dumps(self.config, default=str)),
-            "versions": _versions(),
-            **_commit(),
+            "versions": installed_versions(),
+            **checkout_state(),
         }
 
     def write_failure(self, error: str) -> None:
@@ -189,9 +189,10 @@ def _device(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def installed_versions(*others: str) -> dict[str, str]:
+    """Versions of Python, of the packages that every result depends on, and of others; what is missing is absent."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *others):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -199,7 +200,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> dict[str, Any]:
+def checkout_state() -> dict[str, Any]:
     """Commit of the checkout this code runs from; absent outside one."""
     root = Path(__file__).resolve().parent.parent
 

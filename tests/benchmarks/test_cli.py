@@ -278,7 +278,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("weights were read before the input was checked")
 
-    monkeypatch.setattr("recmodels.instruction.load_causal", refuse)
+    monkeypatch.setattr("recmodels.instruction.load_backbone", refuse)
     out = ["--out", str(tmp_path / "run")] if arguments[0] in ("fit", "test", "predict") else []
     code, err = run(*arguments, *out)
     lines = [line for line in err.splitlines() if line.startswith("instructrec:")]
