@@ -136,10 +136,11 @@ def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int,
         arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
         arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
         return arrays
-    for k in metrics.informative_cutoffs(cutoffs, int(mask.sum(1).max())):
-        arrays[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask).numpy()
-        arrays[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask).numpy()
-    arrays["mrr"] = metrics.reciprocal_rank(table, relevance, mask=mask).numpy()
+    total = columns["total_relevant"]  # with those that retrieval missed
+    for k in metrics.informative_cutoffs(cutoffs, int(columns["candidates"].max())):
+        arrays[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total).numpy()
+        arrays[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask, total).numpy()
+    arrays["mrr"] = metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total).numpy()
     return arrays
 
 

@@ -52,7 +52,7 @@ class CostMeter(L.Callback):
     ) -> None:
         """Counts a step and its tokens."""
         self._steps += 1
-        self._add_batch("train", batch)
+        self._add_batch("train", batch, batch)
 
     def on_validation_batch_end(
         self,
@@ -96,7 +96,7 @@ class CostMeter(L.Callback):
     ) -> None:
         """Counts cases and tokens."""
         self._cases += len(batch.case)
-        self._add_batch("test", batch)
+        self._add_batch("test", outputs, batch)  # a model that retrieves does not touch every candidate
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the test clock."""
@@ -143,9 +143,9 @@ class CostMeter(L.Callback):
             "total_parameters": sum(size for size, _ in sizes),
         }
 
-    def _add_batch(self, stage: str, batch: Any) -> None:
+    def _add_batch(self, stage: str, used: Any, batch: Any) -> None:
         self.truncated += getattr(batch, "truncated", 0)
-        self._tokens[stage] += getattr(batch, "tokens", 0)
+        self._tokens[stage] += getattr(used, "tokens", 0)
         self._unshared[stage] += getattr(batch, "tokens_unshared", 0)
 
     def _start(self, clock: str) -> None:

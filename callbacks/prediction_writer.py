@@ -13,7 +13,8 @@ class PredictionWriter(L.Callback):
     """Writes `predictions.jsonl` into the run's folder during `predict`.
 
     Each line holds `user` and `ranking`: the best items with `item`, `title`, `score` and `probability` (softmax of
-    the scores over the user's candidates; for like/dislike the probability of Yes).
+    the scores over the user's candidates, or over the items retrieved where the model searches by beam; for
+    like/dislike the probability of Yes).
 
     Args:
         top: items written for each user.

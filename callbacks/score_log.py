@@ -40,14 +40,17 @@ class ScoreLog(L.Callback):
         """Flat columns over all cases, ordered by case, branches in the order the case lists them.
 
         Returns:
-            `case [U]`, `case_start [U + 1]`, and `item`, `score`, `relevance` `[B]`.
+            `case`, `candidates`, `total_relevant` `[U]`, `case_start [U + 1]`, and `item`, `score`, `relevance` `[B]`.
         """
         case = torch.cat([part.case for part in self._parts])
         owner = torch.cat([part.case[part.branch_case] for part in self._parts])
         order = torch.argsort(owner, stable=True)
-        counts = torch.bincount(torch.searchsorted(case.sort().values, owner), minlength=len(case))
+        by_case = case.argsort(stable=True)
+        counts = torch.bincount(torch.searchsorted(case[by_case], owner), minlength=len(case))
         return {
-            "case": case.sort().values,
+            "case": case[by_case],
+            "candidates": torch.cat([part.candidates for part in self._parts])[by_case],
+            "total_relevant": torch.cat([part.total_relevant for part in self._parts])[by_case],
             "case_start": torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
             "item": torch.cat([part.branch_item for part in self._parts])[order],
             "score": torch.cat([part.score for part in self._parts])[order],

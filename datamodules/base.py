@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batch import BatchFormat, EventBatch
+from datamodules.catalogue import CatalogueCollator
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator
 from datamodules.encoder_decoder import EncoderDecoderCollator
@@ -30,7 +31,7 @@ from datamodules.sources import InputError
 from datamodules.tagged_text import TaggedTextCollator
 
 Split = Literal["validation", "test"]
-Collator = PromptTreeCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
+Collator = PromptTreeCollator | CatalogueCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
 
 
 class InstructionDataModule(L.LightningDataModule, ABC):
@@ -167,7 +168,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart), context)
         if apart:
             return EncoderDecoderCollator(slates, self.row_tokens, tokenizer.pad_token_id)
-        return PromptTreeCollator(slates, self.row_tokens)
+        trees = PromptTreeCollator(slates, self.row_tokens)
+        # A template that lists the candidates cannot list a catalogue.
+        return CatalogueCollator(trees, slates, tokenizer.pad_token_id) if self.template.form == "matching" else trees
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.
@@ -196,6 +199,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
         cases = self.cases(split)
+        if cases.candidates is None:
+            self._make_trie()
         # Long histories first: like sizes share a batch, and memory trouble shows at once.
         shown = np.minimum(cases.target - self.sequences.start[cases.user], self.protocol.history)
         keys = Keys(np.argsort(-shown, kind="stable").tolist())
@@ -213,8 +218,15 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if self.template.form == "like":
             raise InputError("predict ranks items; use --data.task=matching or reranking")
         self.requests = read_requests(self.predict_file, self.sequences.item_ids, self.sequences.titles)
+        if any(request.whole for request in self.requests):
+            self._make_trie()
         batches = RequestBatches(self.requests, self.protocol.history, self.collator)
         return self._loader("predict", Keys(range(len(self.requests))), batches, batch_size=1)
+
+    def _make_trie(self) -> None:
+        """Makes the catalogue's tree before worker processes start, or each would make its own."""
+        if isinstance(self.collator, CatalogueCollator):
+            _ = self.collator.trie
 
     def _loader(self, stage: str, keys: Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
         return TimedLoader(

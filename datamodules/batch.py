@@ -2,7 +2,8 @@
 
 A leaf: it imports nothing of this project, so that `recmodels` may read it.
 
-# U test cases (users), B branches (candidate answers), R rows, N tokens a row, L labelled tokens, C candidates
+# U test cases (users), B branches (candidate answers), R rows, N tokens a row, L labelled tokens, C candidates,
+# I items of the catalogue, T nodes of its tree, S longest prompt
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class Columns:
     def to(self: SomeColumns, device: torch.device | str) -> SomeColumns:
         """Moves every tensor; Lightning calls this on each batch."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def cpu(self: SomeColumns) -> SomeColumns:
+        """Brings every tensor to the host, and waits for it."""
+        return self._map(lambda tensor: tensor.cpu())
 
     def pin_memory(self: SomeColumns) -> SomeColumns:
         """Page-locks every tensor, so that the copy to a GPU overlaps with compute."""
@@ -137,6 +142,63 @@ class EncoderDecoderBatch(Batch):
 
 BranchBatch = PromptTreeBatch | EncoderDecoderBatch
 """What a model that answers in text reads, by its kind of backbone."""
+
+
+@dataclass(frozen=True)
+class CatalogueTrie(Columns):
+    """The answers of a whole catalogue as one tree of tokens, in depth-first preorder.
+
+    A node stands for the answers that begin with the tokens on the way to it. Siblings have ascending tokens. Several
+    items may end at one node (equal titles), and a node where an item ends may go on (`Alien` and `Aliens`).
+
+    Attributes:
+        token: `[T]` token of each node.
+        end: `[T]` index after the last descendant.
+        depth: `[T]` tokens before it in its answers.
+        parent: `[T]` -1 for first tokens.
+        child: `[T]` nodes ordered by parent; those of node j are
+            `child[child_start[j + 1] : child_start[j + 2]]`, first tokens being the children of j = -1.
+        child_start: `[T + 2]`.
+        last: `[I]` node at which each item ends.
+        item: `[I]` items in the order of `last`; those under node j are `item[item_start[j] : item_start[end[j]]]`,
+            and those that end there `item[item_start[j] : item_start[j + 1]]`.
+        item_start: `[T + 1]`.
+        height: tokens of the longest answer.
+        key: sha256 of the tree; equal keys mean equal trees.
+    """
+
+    token: Tensor
+    end: Tensor
+    depth: Tensor
+    parent: Tensor
+    child: Tensor
+    child_start: Tensor
+    last: Tensor
+    item: Tensor
+    item_start: Tensor
+    height: int
+    key: str
+
+
+@dataclass(frozen=True)
+class CatalogueBatch(Batch):
+    """Prompts whose answers are the whole catalogue, but for the items that a case leaves out.
+
+    Attributes:
+        prompt: `[U, S]` input ids, padded on the left.
+        prompt_length: `[U]` real tokens of each prompt.
+        trie: the catalogue, one object for all batches. It stays on the host: a model keeps its own copy by `key`.
+        tokens: tokens that score every item: the prompts, and every node with a successor under each of them.
+        tokens_unshared: tokens the same branches would take as separate sequences.
+        truncated: prompts that lost their oldest history.
+    """
+
+    prompt: Tensor
+    prompt_length: Tensor
+    trie: CatalogueTrie
+    tokens: int
+    tokens_unshared: int
+    truncated: int
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.batch import Batch
@@ -127,10 +126,4 @@ class RequestBatches:
 
     def __call__(self, keys: Sequence[int]) -> Batch:
         """The batch of some requests."""
-        return self.collate([[self._slate(key)] for key in keys])
-
-    def _slate(self, key: int) -> Slate:
-        request = self.requests[key]
-        history = request.history[-self.history :]
-        unknown = np.zeros(len(history), dtype=bool)
-        return Slate(key, request.user, history, unknown, request.candidates, -1, False)
+        return self.collate([[self.requests[key].slate(key, self.history)] for key in keys])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from datamodules.instructions import Instruction, InstructionTemplate
 from datamodules.slates import Slate
@@ -84,30 +85,24 @@ class SlateText:
 
     def name(self, item: int) -> str:
         """An item by title and id, for messages."""
-        return f"{self.titles[item]!r} (item {self.item_ids[item] if self.item_ids else item!r})"
+        return f"{self.titles[item]!r} (item {self.item_ids[item] if self.item_ids else item})"
 
-    def branches(self, slate: Slate) -> tuple[list[int], list[float]]:
+    def branches(self, slate: Slate) -> tuple[ArrayLike, ArrayLike]:
         """Item code (or answer number) and gain of each branch."""
         if self.template.form == "like":
-            return [0, 1], [float(slate.target_liked), float(not slate.target_liked)]
-        return slate.candidates.tolist(), [float(item == slate.target) for item in slate.candidates.tolist()]
+            return [0, 1], [slate.target_liked, not slate.target_liked]
+        return slate.candidates, slate.candidates == slate.target
 
 
 def shared_fields(text: SlateText, slates: Sequence[Slate]) -> dict[str, Any]:
     """The columns of `datamodules.batch.Batch` for slates in order."""
-    items: list[int] = []
-    gains: list[float] = []
-    owner: list[int] = []
-    for number, slate in enumerate(slates):
-        item, gain = text.branches(slate)
-        items += item
-        gains += gain
-        owner += [number] * len(item)
-    # torch.tensor takes long lists one number at a time
+    branches = [text.branches(slate) for slate in slates]
+    items = [np.asarray(item, dtype=np.int64) for item, _ in branches]
+    gains = [np.asarray(gain, dtype=np.float32) for _, gain in branches]
     return {
         "case": torch.tensor([slate.case for slate in slates]),
-        "branch_case": torch.from_numpy(np.array(owner, dtype=np.int64)),
-        "branch_item": torch.from_numpy(np.array(items, dtype=np.int64)),
-        "relevance": torch.from_numpy(np.array(gains, dtype=np.float32)),
+        "branch_case": torch.from_numpy(np.repeat(np.arange(len(slates)), [len(item) for item in items])),
+        "branch_item": torch.from_numpy(np.concatenate(items)),
+        "relevance": torch.from_numpy(np.concatenate(gains)),
         "answers": "fixed" if text.template.answers else "candidates",
     }

@@ -30,6 +30,7 @@ class Slate:
         candidates: `[C]` item codes, the true one among them.
         target: item code of the true one; -1 where nobody knows it.
         target_liked: whether the user liked the true one.
+        whole: whether the candidates are the whole catalogue, but for items the case leaves out.
     """
 
     case: int
@@ -39,6 +40,7 @@ class Slate:
     candidates: Ints
     target: int
     target_liked: bool
+    whole: bool = False
 
     def without_oldest(self, count: int) -> Slate:
         """The slate with a shorter history."""
@@ -122,7 +124,7 @@ class SlateMaker:
         user, place = int(cases.user[case]), int(cases.target[case])
         begin = max(int(self.sequences.start[user]), place - self.protocol.history)
         candidates = self.sequences.candidate_items(cases, case, self.protocol.exclude_seen)
-        return self._slate(case, user, begin, place, candidates)
+        return replace(self._slate(case, user, begin, place, candidates), whole=cases.candidates is None)
 
     def training(self, window: int, epoch: int) -> list[Slate]:
         """The slates of one window: successive targets of one user under one growing history.

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batch import Batch, BatchFormat
+from datamodules.batch import Batch, BatchFormat, Columns
 from datamodules.sources import InputError
 from recmodels.metrics import BinaryMetrics, RankingMetrics
 from recmodels.training import Schedule, learning_rate_factor, pad_branches
@@ -24,8 +24,10 @@ Kind = Literal["reference", "untuned", "tuned"]
 
 
 @dataclass(frozen=True)
-class CaseScores:
-    """Scores of one batch, as observers receive them; columns as in `datamodules.batch.Batch`, on the CPU.
+class CaseScores(Columns):
+    """Scores of one batch, as observers receive them; columns as in `datamodules.batch.Batch`.
+
+    A model that retrieves lists what it found, in place of all candidates; what it did not find counts as a miss.
 
     Attributes:
         case: `[U]`.
@@ -33,7 +35,10 @@ class CaseScores:
         branch_item: `[B]`.
         score: `[B]` float32, higher is better.
         relevance: `[B]`.
+        candidates: `[U]` number of candidates that were ranked or searched.
+        total_relevant: `[U]` number of relevant ones among them.
         answers: `candidates` or `fixed`.
+        tokens: real tokens that went through the network; 0 where none did.
     """
 
     case: Tensor
@@ -41,7 +46,10 @@ class CaseScores:
     branch_item: Tensor
     score: Tensor
     relevance: Tensor
+    candidates: Tensor
+    total_relevant: Tensor
     answers: str
+    tokens: int
 
 
 class NonFiniteError(ArithmeticError):
@@ -109,6 +117,29 @@ class Recommender(L.LightningModule, ABC):
         """
         return self.check_scores(self(batch))
 
+    def score_cases(self, batch: Batch) -> CaseScores:
+        """Scores of all candidates of a batch's cases; a model that retrieves gives those it found."""
+        score = self.score(batch).detach()
+        return CaseScores(
+            case=batch.case,
+            branch_case=batch.branch_case,
+            branch_item=batch.branch_item,
+            score=score,
+            relevance=batch.relevance,
+            **self.case_totals(batch),
+        )
+
+    @staticmethod
+    def case_totals(batch: Batch) -> dict[str, Any]:
+        """What `CaseScores` says of whole cases, whatever was scored of them."""
+        cases = len(batch.case)
+        return {
+            "candidates": torch.bincount(batch.branch_case, minlength=cases),
+            "total_relevant": torch.bincount(batch.branch_case[batch.relevance > 0], minlength=cases),
+            "answers": batch.answers,
+            "tokens": getattr(batch, "tokens", 0),
+        }
+
     @staticmethod
     def check_scores(scores: Tensor) -> Tensor:
         """Passes finite scores on, in float32.
@@ -134,17 +165,17 @@ class Recommender(L.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures a validation batch."""
-        self._measure(batch, self.score(batch), self.validation_ranking, self.validation_binary)
+        self._measure(self.score_cases(batch), self.validation_ranking, self.validation_binary)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """Measures a test batch and hands its scores to the observers."""
-        scores = self.score(batch)
-        self._measure(batch, scores, self.test_ranking, self.test_binary)
-        return _case_scores(batch, scores)
+        scored = self.score_cases(batch)
+        self._measure(scored, self.test_ranking, self.test_binary)
+        return scored.cpu()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> CaseScores:
         """Scores a batch."""
-        return _case_scores(batch, self.score(batch))
+        return self.score_cases(batch).cpu()
 
     def on_validation_epoch_end(self) -> None:
         """Logs validation metrics."""
@@ -154,14 +185,14 @@ class Recommender(L.LightningModule, ABC):
         """Logs test metrics; `quality` is NDCG at the deepest cut-off, or AUC."""
         self._log_metrics("test", self.test_ranking, self.test_binary)
 
-    def _measure(self, batch: Batch, scores: Tensor, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
-        cases = len(batch.case)
-        table, mask = pad_branches(scores, batch.branch_case, cases, 0.0)
-        relevance, _ = pad_branches(batch.relevance, batch.branch_case, cases, 0.0)
-        if batch.answers == "fixed":
+    def _measure(self, scored: CaseScores, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
+        cases = len(scored.case)
+        table, mask = pad_branches(scored.score, scored.branch_case, cases, 0.0)
+        relevance, _ = pad_branches(scored.relevance, scored.branch_case, cases, 0.0)
+        if scored.answers == "fixed":
             binary.update(table.softmax(dim=1)[:, 0], (relevance[:, 0] > 0).long())
         else:
-            ranking.update(table, relevance, mask)
+            ranking.update(table, relevance, mask, scored.total_relevant, scored.candidates)
 
     def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
         metric = ranking if ranking.update_called else binary
@@ -228,14 +259,3 @@ class Recommender(L.LightningModule, ABC):
             name, shape = sorted(set(expected.items()) ^ set(found.items()))[0]
             side = "the model" if name in expected and expected[name] == shape else "the checkpoint"
             raise InputError(f"the checkpoint does not fit: {name} of shape {shape} is in {side} only")
-
-
-def _case_scores(batch: Batch, scores: Tensor) -> CaseScores:
-    return CaseScores(
-        case=batch.case.cpu(),
-        branch_case=batch.branch_case.cpu(),
-        branch_item=batch.branch_item.cpu(),
-        score=scores.detach().cpu(),
-        relevance=batch.relevance.cpu(),
-        answers=batch.answers,
-    )

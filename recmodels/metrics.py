@@ -260,15 +260,19 @@ class RankingMetrics(Metric):
         relevance: Tensor,
         mask: MaybeTensor = None,
         total_relevant: MaybeTensor = None,
+        candidates: MaybeTensor = None,
     ) -> None:
-        """Adds users; the arguments are those of the functions of this module."""
+        """Adds users; the arguments are those of the functions of this module.
+
+        `candidates`, `[U]`, says how many each list was retrieved from; without it lists are whole.
+        """
         values = per_user(self._measure, scores, relevance, mask, total_relevant)  # [U, M]
         counted = values[~values.isnan().any(1)]
         self.sums += counted.sum(0).to(self.sums.device)
         self.skipped += len(values) - len(counted)
         real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.bool()
-        cutoffs = torch.tensor(self.cutoffs, device=real.device)
-        self.longer += (real.sum(1, keepdim=True) > cutoffs).sum(0).to(self.longer)
+        size = real.sum(1) if candidates is None else candidates
+        self.longer += (size[:, None] > torch.tensor(self.cutoffs, device=size.device)).sum(0).to(self.longer)
 
     def _measure(self, ranking: Ranking) -> Tensor:
         columns = [_hit_rate(ranking, k) for k in self.cutoffs] + [_ndcg(ranking, k) for k in self.cutoffs]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,18 @@ def _quiet_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def scratch_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for whatever tests make; only integration tests use the user's own."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(request: pytest.FixtureRequest, scratch_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("integration") is None:
+        monkeypatch.setenv("INSTRUCTREC_CACHE", str(scratch_cache))
 
 
 @pytest.fixture(scope="session")
@@ -177,6 +191,21 @@ def _text_bpe(titles: list[str], around: str) -> Any:
     special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<|im_start|>", "<|im_end|>")]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=special)
     return tokenizer
+
+
+@pytest.fixture
+def with_context(tiny_causal: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """`tiny_causal` with another longest sequence."""
+
+    def made(context: int) -> Path:
+        folder = tmp_path / f"context-{context}"
+        if not folder.exists():
+            shutil.copytree(tiny_causal, folder)
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+        return folder
+
+    return made
 
 
 def _byte_bpe(titles: list[str]) -> Any:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.grid_commands import LineParser
 from datamodules.sources import InputError
+
+if TYPE_CHECKING:
+    from benchmarks.perf.setting import Setting
 
 NAMES = {
     "score_20": "scoring 1 + 19 candidates against padded batches of prompt and candidate",
@@ -78,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repetitions", type=int, default=3, help="timed turns of each side")
     parser.add_argument("--history", type=int, default=20, help="most events in a prompt")
     parser.add_argument("--seed", type=int, default=1, help="of the users and windows that are drawn")
-    parser.add_argument("--quick", action="store_true", help="smallest sizes, to see that everything runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny random model and smallest sizes, to see that everything runs"
+    )
     parser.add_argument("--one-process", action="store_true", help="all sides in this process; memory is not measured")
     return parser
 
@@ -106,15 +113,15 @@ def _checked(options: Any) -> list[str]:
 
 
 def _measure(names: Sequence[str], options: Any) -> int:
-    from benchmarks.perf.families import check_installed, measures
+    from benchmarks.perf.families import check_installed
     from benchmarks.perf.report import environment, failures, markdown, profile_path, write_results
-    from benchmarks.perf.setting import Setting
+    from benchmarks.perf.setting import Setting, shrink_backbone
     from benchmarks.report import replace_between_markers
     from datamodules.pretrained import check_backbone_name
 
     check_backbone_name(options.backbone)
     check_installed(names)
-    setting = Setting(
+    named = Setting(
         backbone=options.backbone,
         device=options.device,
         threads=options.threads,
@@ -123,19 +130,10 @@ def _measure(names: Sequence[str], options: Any) -> int:
         seed=options.seed,
         quick=options.quick,
     )
-    began = time.monotonic()
-
-    def say(line: str) -> None:
-        print(f"[{time.monotonic() - began:4.0f} s] {line}", flush=True)
-
-    results: dict[str, Any] = {"format": 1, "environment": environment(setting), "comparisons": {}}
-    for name, measure in measures(names, setting, say, one_process=options.one_process):
-        found = _found(measure, name, say)
-        if name in ("limit", "loading"):
-            results[name] = found
-        else:
-            results["comparisons"][name] = found
-    results["environment"]["seconds"] = round(time.monotonic() - began, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        setting = replace(named, backbone=shrink_backbone(named.backbone, Path(folder))) if named.quick else named
+        results = _results(names, setting, options)
+    results["environment"] = environment(named) | results["environment"]
     files = write_results(options.out, results)
     text = markdown(results)
     print(text)
@@ -143,6 +141,25 @@ def _measure(names: Sequence[str], options: Any) -> int:
         replace_between_markers(options.readme, "perf", text + _pictures(options.out, options.readme, profile_path))
     print("results: " + ", ".join(map(str, files)))
     return 1 if failures(results) else 0
+
+
+def _results(names: Sequence[str], setting: Setting, options: Any) -> dict[str, Any]:
+    from benchmarks.perf.families import measures
+
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - began:4.0f} s] {line}", flush=True)
+
+    results: dict[str, Any] = {"format": 1, "environment": {}, "comparisons": {}}
+    for name, measure in measures(names, setting, say, one_process=options.one_process):
+        found = _found(measure, name, say)
+        if name in ("limit", "loading"):
+            results[name] = found
+        else:
+            results["comparisons"][name] = found
+    results["environment"]["seconds"] = round(time.monotonic() - began, 1)
+    return results
 
 
 def _found(measure: Callable[[], dict[str, Any]], name: str, say: Callable[[str], None]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.perf.setting import Setting
 
 Values = dict[str, np.ndarray[Any, Any]]
-Distance = Literal["largest", "relative", "unshared", "common", "worse"]
+Distance = Literal["largest", "typical", "relative", "unshared", "common", "worse"]
 
 
 class DisagreementError(AssertionError):
@@ -87,7 +87,7 @@ class Rule:
     Attributes:
         what: its name in tables.
         key: its name in `Turn.values` or `Side.exact`.
-        distance: `largest` absolute difference; `relative`, the norm of the difference to that of the peer's values;
+        distance: `largest` absolute difference; `typical`, the root of its mean square; `relative`, the norm of the difference to that of the peer's values;
             for results of a search, NaN where nothing was found: `unshared`, the share of values that only one of both
             has; `common`, the largest difference where both have one; `worse`, by how much our k-th best value is
             below the peer's, for whatever k this is largest.
@@ -122,6 +122,8 @@ class Rule:
             raise DisagreementError(f"{self.what}: nothing to compare, or values that are not finite")
         if self.distance == "relative":
             return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30)
+        if self.distance == "typical":
+            return float(np.sqrt(np.square(a - b).mean()))
         return float(np.abs(a - b).max())
 
 

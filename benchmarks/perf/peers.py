@@ -168,7 +168,7 @@ class TrainerPeer(PeerTraining):
 
     def choices(self) -> list[dict[str, Any]]:
         """Rows a batch."""
-        return [{"rows_a_batch": rows} for rows in (4, 8, 16)]
+        return [{"rows_a_batch": rows} for rows in (8, 16)]
 
     def trainer(self, examples: Sequence[Pair], choice: dict[str, Any], folder: str, *, bf16: bool) -> Trainer:
         """Pads to the longest of a batch; labels of prompt and padding are -100."""
@@ -186,8 +186,8 @@ class SFTPeer(PeerTraining):
 
     def choices(self) -> list[dict[str, Any]]:
         """Rows a batch, padded, or laid end to end in one row with a block-diagonal mask."""
-        padded = [{"rows_a_batch": rows, "padding_free": False} for rows in (4, 8, 16)]
-        return [*padded, *({"rows_a_batch": rows, "padding_free": True} for rows in (4, 8))]
+        padded = [{"rows_a_batch": rows, "padding_free": False} for rows in (8, 16)]
+        return [*padded, {"rows_a_batch": 8, "padding_free": True}]
 
     def trainer(self, examples: Sequence[Pair], choice: dict[str, Any], folder: str, *, bf16: bool) -> Trainer:
         """Takes sequences tokenised beforehand, with labels on the completion only."""

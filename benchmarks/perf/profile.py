@@ -49,7 +49,7 @@ def group_of(event: Event, vocabulary: int) -> str | None:
         return "head + loss"
     if any(mark in operator for mark in ("scaled_dot_product", "bmm", "softmax", "flash_attention")):
         return "attention"
-    if operator in ("mm", "addmm", "linear", "matmul", "mkldnn_linear", "_addmm_activation"):
+    if operator in ("mm", "addmm", "addmm_", "linear", "matmul", "mkldnn_linear", "_addmm_activation"):
         return "matmul"
     return "cast + copy" if any(operator.startswith(copy) for copy in COPIES) else "elementwise + norm"
 

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from datamodules import MovieLens100K
+from datamodules.pretrained import load_tokenizer, pretrained_folder
 from datamodules.protocol import Protocol
 from datamodules.slates import Slate
+from datamodules.sources import InputError
 
 Pair = tuple[list[int], list[int]]
 """Token ids of a prompt and of one answer."""
 
 Device = Literal["cpu", "cuda"]
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "initializer_range": 0.2,  # so that a random model has opinions
+}
+"""Sizes of a quick run's model."""
 
 EXPECTED_WARNINGS = (
     "gradient_checkpointing` is deprecated",  # of transformers 5.23; PEFT 0.21 and TRL 1.16 still use the name
@@ -120,12 +134,31 @@ def load_plain(setting: Setting) -> Any:
     """The backbone as any user of transformers loads it, in bfloat16 with SDPA, for the peers."""
     from transformers import AutoModelForCausalLM
 
-    from datamodules.pretrained import pretrained_folder
-
     folder = pretrained_folder(setting.backbone)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
     model.generation_config = type(model.generation_config)()
     return model.to(setting.device)
+
+
+def shrink_backbone(name: str, folder: Path) -> str:
+    """Writes a random model of two small layers with a backbone's architecture and tokenizer, for quick runs.
+
+    Returns:
+        The folder, as a backbone's name.
+
+    Raises:
+        InputError: the architecture is not built like Llama, so that its sizes have other names.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(pretrained_folder(name))
+    if missing := [key for key in SMALL if not hasattr(config, key)]:
+        raise InputError(f"--quick cannot shrink backbone {name!r} ({config.model_type}): it has no {missing[0]}")
+    config.update(SMALL)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    load_tokenizer(name).save_pretrained(folder)
+    return str(folder)
 
 
 def synchronise(device: Device) -> None:

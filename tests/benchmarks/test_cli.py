@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import wandb
 import yaml
 
 from benchmarks.__main__ import main
+from datamodules.movielens import MovieLens100K
+from datamodules.protocol import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
@@ -171,6 +174,28 @@ def test_a_checkpoint_tests_and_predicts_as_it_was_trained(run: Run, tmp_path: P
     scores = [r["score"] for r in rows[0]["ranking"]]
     assert scores == sorted(scores, reverse=True)
     assert not {"1", "2", "3"} & {r["item"] for r in rows[0]["ranking"]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_record_counts_shortened_prompts_and_says_how_long_data_was_waited_for(
+    run: Run, tmp_path: Path, with_context: Callable[[int], Path], workers: int
+) -> None:
+    folder = str(with_context(80))
+    options = [f"--model.backbone={folder}", f"--data.num_workers={workers}", *FAST, *QUIET]
+    out = tmp_path / "run"
+    assert run("fit", *BASE, "--out", out, *options)[0] == 0
+
+    data = MovieLens100K(backbone=folder, protocol=Protocol(negatives=6), batch_size=2, seed=1)
+    data.setup("fit")
+    training = [batch.truncated for batch in islice(data.train_dataloader(), 2)]  # steps
+    validation, test = (
+        sum(batch.truncated for batch in loader()) for loader in (data.val_dataloader, data.test_dataloader)
+    )
+    assert validation > 0
+    assert record(out)["guards"]["truncated_prompts"] == sum(training) + 2 * validation + test
+    costs = record(out)["costs"]
+    for stage in ("train", "test"):
+        assert 0 < costs[f"{stage}_data_wait_seconds"] <= costs[f"{stage}_seconds"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])

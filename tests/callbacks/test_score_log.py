@@ -26,6 +26,8 @@ def test_columns_are_in_case_order(order: list[int], cut: int, sizes: list[int])
             branch_item=torch.tensor(items),
             score=torch.tensor(items).float() / 7,
             relevance=torch.tensor([float(item % 10 == 0) for item in items]),
+            candidates=torch.tensor([100 + case for case in cases]),
+            total_relevant=torch.tensor([1 + case for case in cases]),
             answers="candidates",
         )
         log.on_test_batch_end(None, None, outputs, None, 0)  # type: ignore[arg-type]
@@ -35,3 +37,5 @@ def test_columns_are_in_case_order(order: list[int], cut: int, sizes: list[int])
     assert columns["item"].tolist() == [10 * case + branch for case in range(7) for branch in range(sizes[case])]
     assert torch.equal(columns["score"], columns["item"].float() / 7)
     assert columns["relevance"].sum() == 7
+    assert columns["candidates"].tolist() == list(range(100, 107))
+    assert columns["total_relevant"].tolist() == list(range(1, 8))

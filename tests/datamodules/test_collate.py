@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from datamodules.batch import InteractionBatch, PromptTreeBatch, TaggedTextBatch
@@ -354,6 +355,83 @@ def test_a_case_without_candidates_names_the_user(
 
     with pytest.raises(InputError, match=rf"user '{slate.user}' has no candidates"):
         tree_collator(sequences, encoder)([[slate]])
+
+
+@pytest.mark.parametrize("title", ["\u200b", " \n", "\u202e\u202d"])
+def test_a_candidate_that_tokenises_to_nothing_names_user_and_item(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder, bert: Any, title: str
+) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    item = int(slate.candidates[3])
+    text = text_of(sequences, "matching.en.1")
+    text = replace(text, titles=[title if n == item else other for n, other in enumerate(text.titles)])
+    named = re.escape(f"user {slate.user!r}: the candidate {title!r} (item {sequences.item_ids[item]}) has no tokens")
+
+    with pytest.raises(InputError, match=named):
+        PromptTreeCollator(SlateEncoder(text, encoder, 512), 400)([[slate]])
+    with pytest.raises(InputError, match=named):
+        TaggedTextCollator(text, bert, 512, row_tokens=200)([[slate]])
+
+
+def test_a_title_without_tokens_in_the_history_shows_nothing(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    shown = int(slate.history[0])
+    assert shown not in slate.candidates
+    text = text_of(sequences, "matching.en.1")
+    text = replace(text, titles=["\u200b" if n == shown else other for n, other in enumerate(text.titles)])
+    collator = PromptTreeCollator(SlateEncoder(text, encoder, 512), 400)
+
+    assert branches_of(collator([[slate]])) == encoded_apart(collator, [slate])
+
+
+def test_a_candidate_named_twice_keeps_two_branches(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slate = slate_with(evaluation_slates(maker, 1)[0], candidates=np.array([9, 3, 9, 3, 3]), target=3)
+
+    batch = tree_collator(sequences, encoder)([[slate]])
+
+    assert batch.branch_item.tolist() == [9, 3, 9, 3, 3]
+    assert batch.relevance.tolist() == [0, 1, 0, 1, 1]
+    read = branches_of(batch)
+    assert read[0] == read[2] != read[1] == read[3] == read[4]
+    assert batch.tokens < sum(len(path) for path, _ in read)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(context=st.integers(60, 260), picked=st.lists(st.integers(0, 23), min_size=1, max_size=6))
+@pytest.mark.parametrize("name", ["matching.en.1", "matching.zh.1", "like.en.2"])
+def test_the_history_shown_is_the_longest_that_fits(
+    sequences: Sequences,
+    maker: SlateMaker,
+    encoder: ChatEncoder,
+    name: str,
+    context: int,
+    picked: list[int],
+) -> None:
+    """Against trying every number of events, with prompts from pieces as with whole ones."""
+    slates = [maker.evaluation(maker.sequences.test, case) for case in picked]
+    made = SlateEncoder(text_of(sequences, name), encoder, context)
+
+    def fits(slate: Slate, dropped: int) -> bool:
+        [one] = encoder.encode([made.text.instruction(slate.without_oldest(dropped))])
+        return len(one.prompt) + max(map(len, one.answers)) - 1 <= context
+
+    fewest = [next((n for n in range(len(s.history) + 1) if fits(s, n)), None) for s in slates]
+    if None in fewest:
+        with pytest.raises(InputError, match="even without its history"):
+            made.encode(slates)
+        return
+    found = made.encode(slates)
+    assert [one.dropped for one in found] == fewest
+    for one, slate in zip(found, slates, strict=True):
+        [expected] = encoder.encode([made.text.instruction(slate.without_oldest(one.dropped))])
+        assert (one.prompt, one.answers) == (expected.prompt, expected.answers)
+    for one, slate in zip(found, slates, strict=True):
+        [alone] = made.prompts([slate], max(map(len, one.answers)))
+        assert (alone.prompt, alone.dropped) == (one.prompt, one.dropped)
 
 
 def test_batches_move_as_one(sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder) -> None:

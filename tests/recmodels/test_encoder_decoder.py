@@ -208,6 +208,26 @@ def test_scores_do_not_depend_on_batching(folders: dict[str, Path], mini_data: P
         assert max(abs(found[0][key] - other[key]) for key in other) < 1e-4
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_full_catalogue_is_ranked_in_parts(
+    models: dict[tuple[str, str], InstructionRecommender],
+    folders: dict[str, Path],
+    mini_data: Path,
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = []
+    for answer_tokens, decoded_tokens in ((2048, 16384), (30, 64)):
+        monkeypatch.setattr(EncoderDecoderCollator, "answer_tokens", answer_tokens)
+        monkeypatch.setattr(EncoderDecoderBackbone, "decoded_tokens", decoded_tokens)
+        protocol = Protocol(candidates="full", test_users=4)
+        data = MovieLens100K(backbone=str(folders[family]), protocol=protocol)
+        with torch.no_grad():
+            found.append(torch.cat([models[family, "full"].score(batch) for batch in data.test_dataloader()]))
+    assert len(found[0]) > 4 * 20
+    torch.testing.assert_close(*found, atol=1e-4, rtol=0)
+
+
 # --- loading --------------------------------------------------------------------------------------------------------
 
 

@@ -78,9 +78,9 @@ def test_logits_exist_for_labelled_places_only() -> None:
         asked.append(len(states))
         return states @ torch.eye(4, 9)
 
-    place = torch.tensor([3, 3, 7, 3])
-    label_log_probabilities(torch.randn(2, 5, 4), head, place, torch.tensor([0, 1, 2, 3]))
-    assert asked == [2]  # two predicting tokens, not ten tokens and not four labels
+    place = torch.tensor([3, 3, 7, 3] * 10)
+    label_log_probabilities(torch.randn(2, 50, 4), head, place, torch.tensor([0, 1, 2, 3] * 10))
+    assert asked == [16]  # two predicting tokens, rounded up: not a hundred tokens and not forty labels
 
 
 def test_chunks_do_not_change_values_or_gradients() -> None:
