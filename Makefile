@@ -1,6 +1,8 @@
 # make test       fresh machine -> environment, the whole test suite
 # make test-faults  kills, damaged files and hostile input at full counts; prints attempts and survivals (README=README.md
 #                   puts the table there)
+# make test-minimum, make test-newest   the tests at the lowest and at the newest versions of what pyproject.toml allows
+# make lock       writes locks/*.txt, the sums of every file, from constraints.txt (needs uv)
 # make benchmark  fresh machine -> environment, data, weights, the small suite, the report
 # make format     rewrites the code as ruff formats it
 PYTHON ?= python3
@@ -9,12 +11,29 @@ BIN := $(VENV)/bin
 OUT ?= results/quickstart
 FAULTS := results/faults.jsonl
 
-.PHONY: test test-faults benchmark format clean
+.PHONY: test test-faults test-minimum test-newest lock benchmark format clean
 
-$(VENV)/installed-%: pyproject.toml constraints.txt
+# Every file is checked against the SHA-256 sums of its lock before anything of it runs. torch alone is pinned by version
+# only, because its build differs between machines; its own dependencies are in the locks but for the CUDA libraries.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+$(VENV)/installed-%: pyproject.toml constraints.txt locks/%.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable $(if $(filter dev,$*),'.[dev]',.)
+	$(PIP) --no-deps --require-hashes --requirement locks/$*.txt
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $@
+
+lock: .ci/lock.py constraints.txt
+	$(BIN)/python .ci/lock.py
+
+# The tests at the lowest versions that pyproject.toml allows, and at the newest: each in an environment of its own.
+test-minimum test-newest: test-%:
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet uv
+	.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python \
+	    --resolution $(if $(filter minimum,$*),lowest-direct,highest) --editable '.[dev]'
+	.venv-$*/bin/pytest -q -m "not slow and not faults and not integration"
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
@@ -35,4 +54,4 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-minimum .venv-newest build *.egg-info

@@ -14,7 +14,8 @@ instructrec: benchmark the ways of tuning a language model for recommendation
   instructrec perf     [NAME ...] --out FILE.json                                                   speed against peers
   instructrec report   DIR                                                                          tables, figures, page
 
-  instructrec COMMAND --help explains every option."""
+  instructrec COMMAND --help explains every option.
+  --allow-import PACKAGE, before or after the command, lets configs name classes of that package (a plug-in)."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
+    while arguments[1:] and arguments[0].partition("=")[0] == "--allow-import":  # before the command as after it
+        count = 1 if "=" in arguments[0] else 2
+        arguments = [*arguments[count:], *arguments[:count]]
     command = arguments[0]
     if command in ("benchmark", "report"):  # quick: neither needs torch
         from benchmarks.grid_commands import run_command

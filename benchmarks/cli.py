@@ -9,13 +9,16 @@ import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-import recmodels
-from benchmarks.config_errors import one_line
+from benchmarks.allowed_imports import allow_imports, refuse_code
+from benchmarks.config_checks import refuse_unusable_paths, refuse_unusable_values
+from benchmarks.config_errors import first_input_error, one_line
 from benchmarks.config_file import SaveConfig
+from benchmarks.config_values import batch_format_of, best_precision
+from benchmarks.raw_input import HELP, check_raw_input, take_plugins
 from benchmarks.resuming import Continuation, continuation, forget, identity_of, machine
 from benchmarks.run_folder import RunFolder, callback_of
 from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
@@ -29,10 +32,6 @@ from recmodels.base import IdentityError, NonFiniteError, Recommender
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = ROOT / "configs" / "trainer" / "default.yaml"
-
-# What a config may name. Everything else is refused, so that a config is data and never code.
-ALLOWED_IMPORTS = ("recmodels", "datamodules", "callbacks", "lightning.pytorch", "torch.optim")
-
 
 EXPECTED_FAILURES = (NonFiniteError, IdentityError, GuardError)
 """Failures whose message says everything, so that no traceback is printed."""
@@ -96,6 +95,8 @@ class InstructRecCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fills in what depends on the run's folder and on the machine."""
         config = self.config[self.subcommand]
+        refuse_code(config)
+        refuse_unusable_values(config)
         refuse_unusable_paths(config, self.subcommand == "fit")
         trainer = config.trainer
         trainer.default_root_dir = str(config.out)
@@ -111,6 +112,19 @@ class InstructRecCLI(LightningCLI):
                 callback.init_args.dirpath = str(config.out / "checkpoints")
         if self.subcommand == "fit":
             self._find_continuation(config)
+
+    def instantiate_classes(self) -> None:
+        """Builds trainer, model and data; here only constructors run, so what they refuse is the user's value.
+
+        Raises:
+            InputError: a constructor refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            told = first_input_error(error)
+            raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
+
         if self.subcommand in ("fit", "test"):
             global current_run
             current_run = self.run_folder
@@ -132,6 +146,12 @@ class InstructRecCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
         return trainer
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(f"seed_everything: {error}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Does nothing: the config, never the checkpoint, says which model is evaluated."""
@@ -209,40 +229,6 @@ class InstructRecCLI(LightningCLI):
             raise InputError(f"--ckpt_path {ckpt_path}: {str(error).removeprefix(f'{ckpt_path}: ')}") from error
 
 
-def batch_format_of(model: Namespace | None) -> str:
-    """The batch format that a configured model class reads; the commonest where no class is named yet."""
-    if model is None or not model.get("class_path"):
-        return "prompt_tree"
-    name = model.class_path.rsplit(".", 1)[-1]
-    return str(getattr(getattr(recmodels, name, None), "batch_format", "prompt_tree"))
-
-
-def best_precision(accelerator: str) -> str:
-    """bfloat16 mixed precision where the hardware has it, else float32."""
-    if torch.cuda.is_available() and accelerator != "cpu":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
-
-
-def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
-    """Refuses an output folder or a checkpoint that cannot be used, before anything is loaded.
-
-    Args:
-        config: of the command.
-        fitting: whether `last` is a checkpoint too.
-
-    Raises:
-        InputError: the checkpoint is not there or the folder is not writable.
-    """
-    checkpoint = config.get("ckpt_path")
-    if checkpoint and not Path(checkpoint).is_file() and not (fitting and checkpoint == "last"):
-        raise InputError(f"--ckpt_path {checkpoint}: there is no such file")
-    nearest = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"--out {config.out}: {nearest} is not a writable folder")
-
-
 def quieten() -> None:
     """Keeps libraries from talking over the run's own lines; errors still come through."""
     import transformers
@@ -261,11 +247,12 @@ def quieten() -> None:
         "Found .* module\\(s\\) in eval mode",  # metrics and dropout-free parts
         "smaller than the logging interval",  # popularity has one batch
         "Trying to infer the `batch_size`",
+        "LightningCLI's args parameter",  # the command line without our own flags
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
-def main(args: ArgsType = None) -> InstructRecCLI:
+def main(args: list[str] | None = None) -> InstructRecCLI:
     """Runs one command.
 
     Args:
@@ -273,10 +260,9 @@ def main(args: ArgsType = None) -> InstructRecCLI:
     """
     os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
     os.environ.setdefault("WANDB_SILENT", "true")
-    set_parsing_settings(
-        import_path_denylist=["*"],
-        import_path_allowlist=list(ALLOWED_IMPORTS),
-    )
+    arguments, plugins = take_plugins(sys.argv[1:] if args is None else list(args))
+    check_raw_input(arguments)
+    allow_imports(plugins)
     quieten()
     global current_run
     current_run = None
@@ -288,9 +274,9 @@ def main(args: ArgsType = None) -> InstructRecCLI:
         subclass_mode_data=True,
         save_config_callback=SaveConfig,
         parser_class=InstructRecParser,
-        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)]} for command in commands},
+        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)], "epilog": HELP} for command in commands},
         seed_everything_default=1,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=None if args == sys.argv[1:] else args,
+        args=None if arguments == sys.argv[1:] else arguments,
     )

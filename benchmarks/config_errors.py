@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
+import lightning.pytorch.accelerators
+import lightning.pytorch.callbacks
+import lightning.pytorch.loggers
+import lightning.pytorch.plugins
+import lightning.pytorch.profilers
+import lightning.pytorch.strategies
 import torch
 
 import callbacks
 import datamodules
 import recmodels
+from benchmarks.raw_input import FLAG
+from callbacks.durable_checkpoint import CheckpointError
+from datamodules.sources import InputError
 
 EXPORTS = {"model": recmodels, "data": datamodules, "callbacks": callbacks}
+LIBRARY = {
+    "accelerator": lightning.pytorch.accelerators,
+    "callbacks": lightning.pytorch.callbacks,
+    "logger": lightning.pytorch.loggers,
+    "plugins": lightning.pytorch.plugins,
+    "profiler": lightning.pytorch.profilers,
+    "strategy": lightning.pytorch.strategies,
+}
+"""Where the classes of the trainer's options are."""
 
 
 def one_line(message: str, parser: Any) -> str:
@@ -27,49 +48,89 @@ def one_line(message: str, parser: Any) -> str:
     Returns:
         One line.
     """
-    key = re.search(r'Parser key "([^"]+)"', message)
-    if key and (name := re.search(r"Expected a dot import path string: ([\w.]+)", message)):
-        return _unknown_class(key.group(1), name.group(1))
-    if found := re.search(r"(?:Option|Key) '([\w.\-+]+)' is not (?:accepted|expected)", message):
-        return _unknown_key(found.group(1), parser)
-    if found := re.search(r"unrecognized arguments: --([\w.\-+]+)", message):
-        return _unknown_key(found.group(1), parser)
-    if key and (found := re.search(r"Expected a typing\.Literal\[(.+?)\]\. Got value: (.*)", message)):
-        choices = re.findall(r"'([^']+)'", found.group(1))
-        return f"{key.group(1)}: {found.group(2)!r} is not one of {', '.join(choices)}{_near(found.group(2), choices)}"
-    if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
-        return f"{key.group(1) if key else 'config'}: {found.group(1)!r} must not be named in a config"
+    found = re.search(r'Parser key "([^"]+)"', message)
+    key = found.group(1) if found else ""
+    if named := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return f"{key or 'config'}: {named.group(1)!r} must not be named in a config{_plugin_hint(named.group(1))}"
+    if key and (named := re.search(r"Expected a dot import path string: ([\w.]+)", message)):
+        return _unknown_class(key, named.group(1))
+    if key and re.search(r"module '[\w.]+' has no attribute|No module named", message):
+        named = re.search(r"class_path(?:': |=)'([\w.]+)'", message)
+        return _unknown_class(key, named.group(1) if named else "")
+    if named := re.search(r"(?:Option|Key) '([\w.\-+]+)' is not (?:accepted|expected)", message):
+        return _unknown_key(named.group(1), parser)
+    if named := re.search(r"Subcommand '\w+' does not accept option '([\w.\-+]+)'", message):
+        return _unknown_key(named.group(1), parser, whole=True)
+    if named := re.search(r"Group '([\w.]+)' does not accept option '([\w.\-+]+)'", message):
+        return _unknown_key(f"{named.group(1)}.{named.group(2)}", parser)
+    if named := re.search(r"unrecognized arguments: --([\w.\-+]+)", message):
+        return _unknown_key(named.group(1), parser, whole=True)
+    if key and "Not a valid subclass of" in message and (named := re.search(r"Given value: \{'([\w\-]+)':", message)):
+        if named.group(1) == "init_args":
+            return f"{key}: name its class (--{key} CLASS, or a config) before its options"
+        return f"no option '{key}.{named.group(1)}'; the nearest is '{key}.class_path'"
+    if key and (choices := re.search(r"Expected a typing\.Literal\[(.+?)\]\. Got value: (.*)", message)):
+        words = re.findall(r"'([^']+)'", choices.group(1))
+        return f"{key}: {choices.group(2)!r} is not one of {', '.join(words)}{_near(choices.group(2), words)}"
+    if key in EXPORTS and (named := re.search(r"Expected an instantiatable class, but ([\w.]+) is abstract", message)):
+        names = ", ".join(EXPORTS[key].__all__)
+        return f"{key}: {named.group(1).rsplit('.', 1)[-1]} is abstract; name one of {names} (before its options)"
+    if "argument after ** must be a mapping" in message:
+        return f"{key or 'config'}: a mapping (key: value) is needed where a single value or a list is given"
     line = _telling_line(message)
-    return f"{key.group(1)}: {line}" if key and key.group(1) not in line else line
+    return f"{key}: {line}" if key and key not in line else line
+
+
+def _plugin_hint(name: str) -> str:
+    package = name.partition(".")[0]
+    known = package in sys.stdlib_module_names or package in ("recmodels", "datamodules", "callbacks", "benchmarks")
+    return "" if known else f"; if {package} is a plug-in of yours: {FLAG} {package}"
+
+
+def first_input_error(error: BaseException | None) -> InputError | CheckpointError | None:
+    """The outermost error in a chain that says what is wrong with the user's input or file; None if there is none."""
+    while error is not None:
+        if isinstance(error, (InputError, CheckpointError)):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _unknown_class(key: str, name: str) -> str:
     leaf = key.rsplit(".", 1)[-1]
     if leaf == "optimizer":
-        choices: Iterable[str] = [n for n, c in vars(torch.optim).items() if inspect.isclass(c)]
+        choices = [n for n, c in vars(torch.optim).items() if inspect.isclass(c)]
     else:
-        choices = EXPORTS[leaf].__all__ if leaf in EXPORTS else [n for p in EXPORTS.values() for n in p.__all__]
+        homes = [home for places in (EXPORTS, LIBRARY) for place, home in places.items() if place == leaf]
+        choices = [n for home in homes or EXPORTS.values() for n in home.__all__]
     return f"{key}: no class {name!r}{_near(name.rsplit('.', 1)[-1], choices)}"
 
 
-def _unknown_key(name: str, parser: Any) -> str:
-    keys = _keys(parser)
-    groups = {key.split(".")[0] for key in keys}
-    if "." in name and name.split(".")[0] not in groups | {"protocol"}:
-        return f"no option {name!r}{_near(name.split('.')[0], ('model', 'data', 'trainer'))}"
-    nearest = _nearest(name, keys) or _nearest(name.rsplit(".", 1)[-1], [key.rsplit(".", 1)[-1] for key in keys])
+def _unknown_key(name: str, parser: Any, *, whole: bool = False) -> str:
+    """Names the nearest option; unless `whole`, the name may lack the groups in front of it."""
+    parts = [part for part in name.split(".") if part not in ("init_args", "")]
+    best, nearest = 0.0, ""
+    for key in _keys(parser):
+        known = key.split(".")
+        # What follows a mistyped group cannot be told, so the beginning of the name may match alone.
+        for length in range(1, len(parts) + 1):
+            ends = [known] if whole else [known[start:] for start in range(len(known))]
+            for end in (end for end in ends if len(end) == length):
+                value = sum(_likeness(a, b) for a, b in zip(parts, end, strict=False)) / length + 0.01 * length
+                if value > best and (length == len(parts) or end != parts[:length]):  # an exact group is no answer
+                    best, nearest = value, key
     return f"no option {name!r}; the nearest is {nearest!r}"
 
 
+@cache
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
+
+
 def _near(word: str, choices: Iterable[str]) -> str:
-    nearest = _nearest(word, choices)
-    return f"; the nearest is {nearest!r}" if nearest else ""
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str | None:
     by_case = {choice.lower(): choice for choice in choices}
     found = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.0)
-    return by_case[found[0]] if found else None
+    return f"; the nearest is {by_case[found[0]]!r}" if found else ""
 
 
 def _telling_line(message: str) -> str:
@@ -90,11 +151,28 @@ def _telling_line(message: str) -> str:
 
 def _keys(parser: Any) -> list[str]:
     """Every option of the command, and every argument of the classes that are exported."""
-    keys = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    keys = {option.lstrip("-") for action in _actions(parser) for option in action.option_strings}
     for group, package in EXPORTS.items():
+        keys |= {f"{group}.class_path", f"{group}.init_args"} if group != "callbacks" else set()
         for name in package.__all__:
             for cls in getattr(package, name).__mro__:
                 if cls.__module__.split(".")[0] == package.__name__:
-                    signature = inspect.signature(cls.__init__)
-                    keys |= {f"{group}.{key}" for key in signature.parameters if key not in ("self", "kwargs")}
+                    for argument in inspect.signature(cls.__init__).parameters.values():
+                        if argument.name not in ("self", "kwargs"):
+                            keys |= _with_fields(f"{group}.{argument.name}", argument.default)
     return sorted(keys)
+
+
+def _actions(parser: Any) -> Iterator[Any]:
+    """Those of a parser and of its commands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield from command._actions
+
+
+def _with_fields(key: str, default: Any) -> set[str]:
+    """An option, with those of the settings that it groups."""
+    fields = dataclasses.fields(default) if dataclasses.is_dataclass(default) else ()
+    return {key, *(f"{key}.{field.name}" for field in fields)}

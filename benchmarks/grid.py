@@ -50,13 +50,14 @@ class Cell:
     files: tuple[Pair, ...] = ()
 
 
-def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS) -> list[Cell]:
+def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iterable[str] = ()) -> list[Cell]:
     """Return the cells of a suite, the last axis fastest.
 
     Args:
         suite: From `load_suite`.
         out: The results folder; a relative one is taken from the current directory.
         max_cells: Largest number of cells.
+        plugins: Packages that the cells' configs may name; they are part of each command.
 
     Raises:
         InputError: No cells, too many cells, two equal cells, an ``include_overrides`` that matches no cell,
@@ -89,7 +90,7 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS) -> list[Cell]
                 used[index] = True
                 overrides += extra
         configs = [*suite.configs, *itertools.chain.from_iterable(value.configs for value in values)]
-        arguments = _arguments(configs, overrides)
+        arguments = _arguments(configs, overrides, plugins)
         cell = _cell(suite, values, labels, arguments, files.of(arguments), version, folder)
         if cell.key in cells:
             raise InputError(f"{suite.path}: {cells[cell.key].name} and {cell.name} are the same run")
@@ -117,7 +118,7 @@ def changed_file(cell: Cell) -> str | None:
     return None
 
 
-def _arguments(configs: Iterable[str], overrides: Iterable[Pair]) -> tuple[str, ...]:
+def _arguments(configs: Iterable[str], overrides: Iterable[Pair], plugins: Iterable[str]) -> tuple[str, ...]:
     """Write the command without ``--out``; of a key given twice the later value holds, at the later place."""
     last: dict[str, list[str]] = {}
     for key, value in overrides:
@@ -125,7 +126,7 @@ def _arguments(configs: Iterable[str], overrides: Iterable[Pair]) -> tuple[str, 
         last[key] = [*before, value] if key.endswith("+") else [value]  # "key+" appends to a list
     arguments = itertools.chain.from_iterable(("-c", config) for config in configs)
     options = (f"--{key}={value}" for key, values in last.items() for value in values)
-    return ("instructrec", "fit", *arguments, *options)
+    return ("instructrec", "fit", *(f"--allow-import={name}" for name in plugins), *arguments, *options)
 
 
 def _cell(

@@ -34,6 +34,7 @@ def run_command(command: str, arguments: list[str]) -> int:
                 dry_run=options.dry_run,
                 retry_failed=options.retry_failed,
                 max_cells=options.max_cells,
+                plugins=options.allow_import,
             )
         from benchmarks.report import replace_between_markers, write_report
 
@@ -74,4 +75,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print the cells' commands and states; write nothing")
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
     parser.add_argument("--max-cells", type=int, default=10_000, help="refuse a larger grid")
+    parser.add_argument(
+        "--allow-import", action="append", default=[], metavar="PACKAGE", help="configs may name its classes (plug-in)"
+    )
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def run_command(arguments: list[str]) -> int:
         SIGUSR1, which also asks SLURM to run the job again.
     """
     from benchmarks import cli
+    from benchmarks.config_errors import first_input_error
+    from benchmarks.failures import machine_failure
     from callbacks.interruption import Interrupted, interruptible
 
     started = time.monotonic()
@@ -35,8 +38,10 @@ def run_command(arguments: list[str]) -> int:
     except Interrupted as end:
         return _leave(end, arguments[0])
     except Exception as error:  # the exit code and the record must say so, whatever it was
-        if (wrong := _input_error(error)) is not None:
+        if (wrong := first_input_error(error)) is not None:
             return _fail(str(wrong), 2)
+        if (told := machine_failure(error)) is not None:
+            return _fail(told, 1)
         if not isinstance(error, cli.EXPECTED_FAILURES):
             traceback.print_exc()
         return _fail(f"{type(error).__name__}: {error}", 1)
@@ -63,22 +68,13 @@ def _leave(end: Any, command: str) -> int:
     return int(end.exit_code)
 
 
-def _input_error(error: BaseException | None) -> Exception | None:
-    from callbacks.durable_checkpoint import CheckpointError
-
-    while error is not None:
-        if isinstance(error, (InputError, CheckpointError)):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _fail(message: str, code: int) -> int:
     from benchmarks import cli
 
     line = " ".join(message.split())
     if cli.current_run is not None:
-        cli.current_run.write_end("failed", line)
+        with suppress(OSError):  # a full disk takes no record of it either; the line and the exit code say it
+            cli.current_run.write_end("failed", line)
     print(f"instructrec: {line}", file=sys.stderr)
     return code
 

@@ -32,6 +32,7 @@ def run_benchmark(
     dry_run: bool = False,
     retry_failed: bool = False,
     max_cells: int = MAX_CELLS,
+    plugins: Sequence[str] = (),
 ) -> int:
     r"""Run the cells of a suite that are not done yet, then write and print the leaderboard.
 
@@ -44,6 +45,7 @@ def run_benchmark(
         dry_run: Only print the commands and which cells are done; write nothing.
         retry_failed: Run the cells that failed before once more.
         max_cells: Largest number of cells.
+        plugins: Packages that the cells' configs may name beside our own.
 
     Returns:
         The exit status: 0, or 1 if a cell failed or the grid was stopped.
@@ -64,7 +66,7 @@ def run_benchmark(
         near = difflib.get_close_matches(launcher, LAUNCHERS, n=1, cutoff=0.0)[0]
         raise InputError(f"--launcher: no launcher {launcher!r}; nearest: {near}")
     suite = load_suite(suite_path)
-    cells = expand(suite, out, max_cells=max_cells)
+    cells = expand(suite, out, max_cells=max_cells, plugins=plugins)
     with Ledger(out.absolute()) as ledger:
         ledger.check_suite(suite.name)
         states = {cell.name: ledger.state(cell.name) for cell in cells}

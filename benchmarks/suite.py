@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from benchmarks.plain_yaml import nearest_hint as _nearest
+from benchmarks.plain_yaml import neighbours as _neighbours
+from benchmarks.plain_yaml import read_yaml
 from datamodules.sources import InputError
 
 __all__ = ["CHECKOUT", "AxisValue", "Pair", "Rule", "Suite", "load_suite", "printed_path", "read_yaml"]
@@ -26,6 +25,7 @@ Rule = tuple[tuple[str, frozenset[str]], ...]
 
 _SUITE_KEYS = ("name", "description", "configs", "axes", "overrides", "exclude", "include_overrides")
 _VALUE_KEYS = ("name", "config", "overrides")
+_NOT_FOR_SUITES = ("c", "config", "out", "allow-import")  # a file must not widen what files may name
 _DOTTED_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*\+?")
 
 
@@ -117,42 +117,6 @@ def load_suite(path: Path) -> Suite:
     )
 
 
-def read_yaml(path: Path) -> tuple[Any, bytes]:
-    """Read one plain YAML file.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content, and its bytes.
-
-    Raises:
-        InputError: It is missing, unreadable, not UTF-8, not YAML, repeats a key, or has a tag.
-
-    Example:
-        >>> read_yaml(Path("nowhere.yaml"))
-        Traceback (most recent call last):
-            ...
-        datamodules.sources.InputError: nowhere.yaml: no such file
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file{_nearest(path.name, _neighbours(path))}") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        return yaml.load(data.decode("utf-8-sig"), Loader=_PlainLoader), data  # noqa: S506  (a SafeLoader)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8 text") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{path}:{line}: not plain YAML ({error.problem})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not plain YAML ({' '.join(str(error).split())})") from error
-
-
 def printed_path(path: Path) -> str:
     """Return a path as commands print it: from the checkout's root where it lies inside, else absolute.
 
@@ -165,19 +129,6 @@ def printed_path(path: Path) -> str:
     """
     whole = Path(os.path.abspath(path.expanduser()))
     return whole.relative_to(CHECKOUT).as_posix() if whole.is_relative_to(CHECKOUT) else str(whole)
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without tags and without repeated keys, of which all but the last would be lost in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set[str]()
-        for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} twice", key.start_mark)
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _axis(axis: str, entry: Any, where: str) -> tuple[AxisValue, ...]:
@@ -212,7 +163,7 @@ def _overrides(entry: Any, where: str, prefix: str = "") -> tuple[Pair, ...]:
     pairs: list[Pair] = []
     for key, value in _mapping({} if entry is None else entry, where).items():
         dotted = prefix + key
-        if not _DOTTED_KEY.fullmatch(dotted) or dotted in ("c", "config", "out"):
+        if not _DOTTED_KEY.fullmatch(dotted) or dotted in _NOT_FOR_SUITES:
             raise InputError(f"{where}: {dotted!r} cannot be overridden; use a dotted key such as model.r")
         if isinstance(value, dict) and value:
             pairs += _overrides(value, where, f"{dotted}.")
@@ -265,18 +216,6 @@ def _locate(name: str, where: str) -> str:
             return printed_path(place)
     known = sorted({neighbour for place in places for neighbour in _neighbours(place)})
     raise InputError(f"{where}: no file {name}{_nearest(Path(name).name, known)}")
-
-
-def _neighbours(path: Path) -> list[str]:
-    return [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-
-
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    known = list(choices)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if close:
-        return f"; nearest: {close[0]}"
-    return f"; choices: {', '.join(known[:12])}" if known else ""
 
 
 def _check_keys(mapping: dict[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -27,7 +27,7 @@ from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
-from datamodules.slates import SlateMaker, WindowSampler
+from datamodules.slates import SlateMaker, WindowSampler, check_slates
 from datamodules.sources import InputError
 from datamodules.tagged_text import TaggedTextCollator
 
@@ -91,6 +91,10 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         ):
             if value < 1:
                 raise InputError(f"data.{name} is {value}, must be at least 1")
+        if num_workers < 0:
+            raise InputError(f"data.num_workers is {num_workers}, must be at least 0")
+        if data_dir is not None and not data_dir.is_dir():
+            raise InputError(f"data.data_dir {data_dir} is no folder")
         self.template = find_template(template) if template else default_template(task, language)
         if self.template.form != task or self.template.language != language:
             raise InputError(
@@ -113,6 +117,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
         default = protocol.negatives if needs_negatives and task != "like" else 0
         self.train_negatives = default if train_negatives is None else train_negatives
+        check_slates(protocol, self.train_negatives, targets_per_window, seed)
         self._sequences: Sequences | None = None
         self.waited: dict[str, float] = {}
         """Seconds that batches were waited for, by stage, since this object was made."""

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
 from datamodules.instructions import Instruction
+from datamodules.plain_text import encode_plain
+from datamodules.safe_templates import run_bounded
 from datamodules.sources import InputError
-from datamodules.title_tokens import encode_plain
 
 # Private-use characters mark where text goes; no tokenizer's template holds them.
 _SYSTEM, _USER, _ANSWER = "\ue000", "\ue001", "\ue002"
@@ -77,8 +76,8 @@ class ChatEncoder:
         ]
         if self.tokenizer.chat_template:
             try:
-                text = self.tokenizer.apply_chat_template(turns, tokenize=False)
-            except TemplateError as error:
+                text = run_bounded(lambda: self.tokenizer.apply_chat_template(turns, tokenize=False))
+            except Exception as error:  # whatever a stranger's template runs into
                 raise InputError(
                     f"the tokenizer's chat template refuses a system, user or assistant turn: {error}"
                 ) from error

@@ -30,7 +30,8 @@ from datamodules.source_kinds import (
 
 PUBLIC_INDEX = "https://pypi.org/simple/"
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0)  # waits between attempts that brought no new byte
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between two pieces of the answer
+STALLED_SECONDS = 30.0  # without a new byte, after which no further attempt is made
+_TIMEOUT = (10.0, 20.0)  # seconds to connect, seconds between two pieces of the answer
 _CHUNK = 1 << 16  # bytes; small, because a broken connection loses up to one chunk
 _T = TypeVar("_T")
 
@@ -150,15 +151,16 @@ def _stream(part: Path, url: str, title: str, http: requests.Session) -> None:
 
 
 def _retry(action: Callable[[], _T], progress: Callable[[], int] = lambda: 0) -> _T:
-    """Repeats an action after passing network errors, until several attempts in a row made no progress."""
-    furthest, failures = progress(), 0
+    """Repeats an action after passing network errors, until several attempts in a row made no progress, or it is late."""
+    furthest, failures, since = progress(), 0, time.monotonic()
     while True:
         try:
             return action()
         except requests.RequestException as error:
             if progress() > furthest:
-                furthest, failures = progress(), 0
-            if failures == len(BACKOFF_SECONDS) or not _passing(error):
+                furthest, failures, since = progress(), 0, time.monotonic()
+            late = time.monotonic() - since > STALLED_SECONDS
+            if failures == len(BACKOFF_SECONDS) or late or not _passing(error):
                 raise
             time.sleep(BACKOFF_SECONDS[failures])
             failures += 1

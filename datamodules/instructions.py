@@ -15,9 +15,9 @@ from importlib import resources
 from typing import Any, Literal, get_args
 
 import yaml
-from jinja2 import StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.exceptions import SecurityError
 
+from datamodules.safe_templates import compile_template
 from datamodules.sources import InputError
 
 TaskForm = Literal["matching", "reranking", "like"]
@@ -104,8 +104,8 @@ class InstructionTemplate:
             "target": clean_title(target),
         }
         return Instruction(
-            system=_compiled(self.system).render(values),
-            user=_compiled(self.user).render(values),
+            system=compile_template(self.system).render(values),
+            user=compile_template(self.user).render(values),
             answers=self.answers or listed,
         )
 
@@ -123,12 +123,6 @@ def clean_title(title: str) -> str:
         return " ".join(title.split()) if "  " in title or title[:1] == " " or title[-1:] == " " else title
     plain = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in title)
     return " ".join(plain.split())
-
-
-@cache
-def _compiled(text: str) -> Any:
-    environment = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)  # chat text
-    return environment.from_string(text)
 
 
 @cache
@@ -159,6 +153,10 @@ def load_templates() -> dict[str, InstructionTemplate]:
                 template = InstructionTemplate(**(shared | entry | {"answers": tuple(entry.get("answers", ()))}))
             except TypeError as error:
                 raise InputError(f"{file.name}: template {entry.get('id')!r}: {error}") from error
+            try:
+                compile_template(template.system), compile_template(template.user)
+            except SecurityError as error:
+                raise InputError(f"{file.name}: template {template.id!r}: {error}") from error
             if template.id in found:
                 raise InputError(f"{file.name}: template id {template.id!r} stands twice")
             found[template.id] = template

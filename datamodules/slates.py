@@ -80,6 +80,20 @@ def make_windows(sequences: Sequences, targets: int) -> Windows:
     return Windows(np.concatenate(users), np.concatenate(firsts), np.concatenate(lasts))
 
 
+def check_slates(protocol: Protocol, negatives: int, targets: int, seed: int) -> None:
+    """Refuses numbers that fit no data set; as for `SlateMaker`.
+
+    Raises:
+        InputError: `targets` exceeds the history, or a number is negative.
+    """
+    if not 1 <= targets <= protocol.history:
+        raise InputError(f"data.targets_per_window is {targets}, must be 1 to {protocol.history} (protocol.history)")
+    if negatives < 0:
+        raise InputError(f"data.train_negatives is {negatives}, must be 0 to the catalogue less one")
+    if seed < 0:
+        raise InputError(f"data.seed is {seed}, must be at least 0")
+
+
 class SlateMaker:
     """Makes slates of frozen cases and of training windows.
 
@@ -96,16 +110,11 @@ class SlateMaker:
     """
 
     def __init__(self, sequences: Sequences, protocol: Protocol, negatives: int, targets: int, seed: int) -> None:
-        if not 1 <= targets <= protocol.history:
-            raise InputError(
-                f"data.targets_per_window is {targets}, must be 1 to {protocol.history} (protocol.history)"
-            )
-        if not 0 <= negatives < len(sequences.item_ids):
+        check_slates(protocol, negatives, targets, seed)
+        if negatives >= len(sequences.item_ids):
             raise InputError(
                 f"data.train_negatives is {negatives}, must be 0 to {len(sequences.item_ids) - 1} (the catalogue less one)"
             )
-        if seed < 0:
-            raise InputError(f"data.seed is {seed}, must be at least 0")
         self.sequences, self.protocol = sequences, protocol
         self.negatives, self.seed = negatives, seed
         self.windows = make_windows(sequences, targets)

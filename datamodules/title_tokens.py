@@ -19,8 +19,9 @@ import numpy as np
 
 from datamodules.array_cache import Arrays, cached_arrays
 from datamodules.instructions import clean_title
+from datamodules.plain_text import control_ids, encode_plain
 
-_CODE = ("title_tokens.py", "instructions.py")
+_CODE = ("title_tokens.py", "plain_text.py", "instructions.py")
 """Files of this folder that decide the ids of a title; a change in them makes all entries anew."""
 
 
@@ -115,7 +116,7 @@ def token_key(tokenizer: Any, cleaned: Sequence[str], frames: Sequence[Frame]) -
     return {
         "tokenizer": hashlib.sha256(content.encode()).hexdigest(),
         "tokenizer class": type(tokenizer).__name__,
-        "special tokens": "as ordinary text, none added",
+        "special tokens": f"none added, as ordinary text: {_digest(sorted(control_ids(tokenizer)))}",
         "titles": _digest(list(cleaned)),
         "frames": _digest(list(frames)),
         "code": _digest(code),
@@ -174,10 +175,3 @@ def cuts_between(tokenizer: Any, pieces: Sequence[str]) -> bool:
     cuts = list(accumulate(map(len, pieces)))
     spans = (span for _, span in backend.pre_tokenizer.pre_tokenize_str(whole))
     return all(end <= cuts[bisect_right(cuts, begin)] for begin, end in spans)
-
-
-def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of plain texts in one call; special-token strings in them become ordinary tokens."""
-    if not texts:
-        return []
-    return list(tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.pretrained import pretrained_folder
+from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
 
 Precision = Literal["float32", "bfloat16"]
@@ -124,15 +125,18 @@ def load_model(
 
     folder = pretrained_folder(name)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:
             set_dropout(config, dropout, name)
         model = auto_class.from_pretrained(
-            folder, config=config, dtype=getattr(torch, precision), attn_implementation=attention
+            folder,
+            config=config,
+            dtype=getattr(torch, precision),
+            attn_implementation=attention,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"backbone {name!r} cannot be loaded as {kind}: {reason}") from error
+    except (OSError, ValueError, UnpicklingError) as error:
+        raise InputError(f"backbone {name!r} cannot be loaded as {kind}: {why_not_loaded(error)}") from error
     except KeyError as error:
         if error.args != (attention,):
             raise

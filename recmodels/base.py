@@ -91,6 +91,10 @@ class Recommender(L.LightningModule, ABC):
         super().__init__()
         if not 0 <= warmup < 1:
             raise InputError(f"model.warmup is {warmup}, must be a share of the steps, 0 to below 1")
+        try:
+            optimizer([nn.Parameter(torch.zeros(1, 1))])
+        except (TypeError, ValueError) as error:  # now, rather than after the weights were loaded
+            raise InputError(f"model.optimizer: {error}") from error
         self.optimizer, self.schedule, self.warmup = optimizer, schedule, warmup
         self.gradient_clip, self.cutoffs = gradient_clip, tuple(cutoffs)
         alone: dict[str, Any] = {"sync_on_compute": False}  # every process evaluates all cases

@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from inspect import signature
+from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from datamodules.pretrained import pretrained_folder
+from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
 from recmodels.backbone import set_dropout
 
@@ -99,16 +100,17 @@ def load_encoder(name: str, dropout: float | None = None) -> TextEncoder:
 
     folder = pretrained_folder(name)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:
             set_dropout(config, dropout, name)
         made = MODEL_MAPPING.get(type(config), AutoModel)
         # Tags have no use for a pooler.
         options = {"add_pooling_layer": False} if "add_pooling_layer" in signature(made.__init__).parameters else {}
-        model = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, **options)
-    except (OSError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"backbone {name!r} cannot be loaded as an encoder: {reason}") from error
+        model = AutoModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, TypeError, UnpicklingError) as error:
+        raise InputError(f"backbone {name!r} cannot be loaded as an encoder: {why_not_loaded(error)}") from error
     reason = why_not_packed(model)
     if reason:
         log.warning("backbone %r (%s) reads padded rows instead of packed ones: %s", name, config.model_type, reason)

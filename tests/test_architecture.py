@@ -21,6 +21,7 @@ BEHIND_LEAVES = {
     "datamodules.source_cache",
     "datamodules.archives",
     "datamodules.downloads",
+    "datamodules.hostile_backbones",
 }
 TUNING_METHODS = {"AdapterTuning", "FullTuning", "LoRATuning", "PrefixTuning"}
 NO_PAPER = {"ZeroShot", "Random", "Popularity"}  # there is none to cite
@@ -147,3 +148,17 @@ def test_no_file_grows_beyond_a_screenful_of_screens() -> None:
         if lines_of(path) > LARGE.get(str(path.relative_to(ROOT)), 300)
     }
     assert not too_long
+
+
+def test_nothing_pretrained_may_bring_code_along() -> None:
+    """Left out, `trust_remote_code` makes transformers ask on the terminal whether to run a stranger's code."""
+    found = 0
+    for path in (path for package in PACKAGES for path in files_of(package)):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "from_pretrained":
+                found += 1
+                given = {word.arg: word.value for word in node.keywords}
+                value = given.get("trust_remote_code")
+                assert isinstance(value, ast.Constant), f"{path.relative_to(ROOT)}:{node.lineno}"
+                assert value.value is False, f"{path.relative_to(ROOT)}:{node.lineno}"
+    assert found
