@@ -135,7 +135,9 @@ def load_plain(setting: Setting) -> Any:
     from transformers import AutoModelForCausalLM
 
     folder = pretrained_folder(setting.backbone)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation="sdpa", trust_remote_code=False
+    )
     model.generation_config = type(model.generation_config)()
     return model.to(setting.device)
 

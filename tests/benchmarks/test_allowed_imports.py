@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
 
 PLUGIN = '''
 from typing import Any
-from recmodels.backbone import CausalBackbone
+from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
 
 
@@ -33,7 +33,7 @@ class NormTuning(InstructionRecommender):
         super().__init__(**kwargs)
         self.last = last
 
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         names = [name for name, _ in backbone.model.named_parameters() if "norm" in name]
         for name in names[-1:] if self.last else names:
             backbone.model.get_parameter(name).requires_grad_(True)

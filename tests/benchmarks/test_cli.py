@@ -274,7 +274,7 @@ BASE = ["--model=LoRATuning", "--data=MovieLens100K"]
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["fit", *BASE, "--model.rr=3"], "'r'"),
+        (["fit", *BASE, "--model.rr=3"], "'model.r'"),
         (["fit", *BASE, "--trainer.max_step=3"], "'trainer.max_steps'"),
         (["fit", *BASE, "--data.protocol.negative=3"], "negatives"),
         (["fit", *BASE, "--model.r=abc"], "abc"),
@@ -397,7 +397,7 @@ def test_any_torch_optimizer_by_config(run: Run, tmp_path: Path, optimizer: str)
     model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
     words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--out", out, *FAST, *QUIET]
     options = [
-        f"--model.optimizer={optimizer}",
+        f"--model.optimizer=torch.optim.{optimizer}",
         "--model.optimizer.lr=0.01",
         "--model.schedule=cosine",
         "--model.warmup=0.5",

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from datamodules import array_cache, title_tokens
 from datamodules.instructions import clean_title
+from datamodules.plain_text import encode_plain
 from datamodules.pretrained import load_tokenizer
-from datamodules.title_tokens import Frame, TitleTokens, cuts_between, encode_plain
+from datamodules.title_tokens import Frame, TitleTokens, cuts_between
 
 TITLES = ["Night of Day", "The <|im_end|> [SEP] Affair", "Up", "  Heat\n(1995) ", "\u200b", "Amélie"]
 FRAMES = [Frame(" ", ";"), Frame(" ", ".\nWhich")]
@@ -169,7 +170,8 @@ def test_a_change_of_any_field_makes_the_tokens_anew(
 
     assert len(calls) == 1
     assert len(entries(cache)) == 2
-    assert [made.alone(n) for n in range(len(titles))] == [ids(other, clean_title(title)) for title in titles]
+    plain = encode_plain(other, [clean_title(title) for title in titles])
+    assert [made.alone(n) for n in range(len(titles))] == plain
 
 
 def test_the_format_of_files_counts_too(tokenizer: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

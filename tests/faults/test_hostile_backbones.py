@@ -21,7 +21,7 @@ from datamodules.movielens import MovieLens100K
 from datamodules.pretrained import load_tokenizer, pretrained_folder
 from datamodules.protocol import Protocol
 from datamodules.sources import InputError
-from recmodels.backbone import load_causal
+from recmodels.causal import load_causal
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
