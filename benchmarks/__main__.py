@@ -11,6 +11,7 @@ instructrec: benchmark the ways of tuning a language model for recommendation
   instructrec validate|test -c MODEL.yaml -c DATA.yaml --ckpt_path RUN/checkpoints/best.ckpt        measure
   instructrec predict  -c MODEL.yaml -c DATA.yaml --ckpt_path CKPT --data.predict_file users.jsonl  rank for new users
   instructrec benchmark SUITE.yaml --out DIR [--dry-run]                                            run or continue a grid
+  instructrec perf     [NAME ...] --out FILE.json                                                   speed against peers
   instructrec report   DIR                                                                          tables, figures, page
 
   instructrec COMMAND --help explains every option."""
@@ -27,13 +28,17 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.grid_commands import run_command
 
         return run_command(command, arguments[1:])
+    if command == "perf":
+        from benchmarks.perf.command import run_command as run_perf
+
+        return run_perf(arguments[1:])
     if command in ("fit", "validate", "test", "predict"):
         from benchmarks.lightning_commands import run_command as run_lightning
 
         return run_lightning(arguments)
     import difflib
 
-    known = ["fit", "validate", "test", "predict", "benchmark", "report"]
+    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf"]
     near = difflib.get_close_matches(command, known, n=1, cutoff=0)[0]
     print(f"instructrec: no command {command!r}; the nearest is {near!r}", file=sys.stderr)
     return 2

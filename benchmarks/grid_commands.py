@@ -49,7 +49,7 @@ def run_command(command: str, arguments: list[str]) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
+class LineParser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"instructrec {command}")
+    parser = LineParser(prog=f"instructrec {command}")
     if command == "report":
         parser.add_argument("directory", type=Path, help="folder of a grid, as benchmark wrote it")
         parser.add_argument("--readme", type=Path, help="put the table between this file's leaderboard markers")

@@ -61,6 +61,7 @@ class RunFolder:
         if log is not None and log.answers:
             write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
         guard, samples = _callback(trainer, TrainingGuard), _callback(trainer, SampleTable)
+        meter = _callback(trainer, CostMeter)
         record = self.header(model.kind)
         stored = self.path / "scores.npz"
         record |= {
@@ -79,7 +80,9 @@ class RunFolder:
             "metrics": {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
             },
-            "guards": (guard.findings if guard else {}) | findings | {"truncated_prompts": data.collator.truncated},
+            "guards": (guard.findings if guard else {})
+            | findings
+            | ({"truncated_prompts": meter.truncated} if meter else {}),
             "samples": samples.samples if samples else [],
         }
         write_json(self.path / "record.json", record)
@@ -100,8 +103,8 @@ class RunFolder:
             "data": {"class": data["class_path"].rsplit(".", 1)[-1]},
             "seed": self.config.get("seed_everything"),
             "config": json.loads(json.dumps(self.config, default=str)),
-            "versions": _versions(),
-            **_commit(),
+            "versions": installed_versions(),
+            **checkout_state(),
         }
 
     def write_failure(self, error: str) -> None:
@@ -187,9 +190,10 @@ def _device(trainer: L.Trainer) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def installed_versions(*others: str) -> dict[str, str]:
+    """Versions of Python, of the packages that every result depends on, and of others; what is missing is absent."""
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *others):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -197,7 +201,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _commit() -> dict[str, Any]:
+def checkout_state() -> dict[str, Any]:
     """Commit of the checkout this code runs from; absent outside one."""
     root = Path(__file__).resolve().parent.parent
 

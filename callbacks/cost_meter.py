@@ -13,7 +13,11 @@ import torch
 class CostMeter(L.Callback):
     """Measures costs; `costs()` gives them as the run record holds them.
 
-    Validation inside the fit is timed apart, so `train_seconds` is training alone.
+    Validation inside the fit is timed apart, so `train_seconds` is training alone. `train_data_wait_seconds` of them were
+    spent waiting for the next batch, as the data module's loaders measure it.
+
+    Attributes:
+        truncated: prompts that lost their oldest history in training, validation and test, each time they were used.
     """
 
     def __init__(self) -> None:
@@ -24,6 +28,9 @@ class CostMeter(L.Callback):
         self._steps = 0
         self._cases = 0
         self._parameters: dict[str, int] = {}
+        self._waited: dict[str, float] = {}
+        self._waited_before = 0.0
+        self.truncated = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts parameters."""
@@ -32,10 +39,12 @@ class CostMeter(L.Callback):
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the test clock."""
         self._count(pl_module)
+        self._begin_waiting(trainer, "test")
         self._start("test")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the training clock."""
+        self._begin_waiting(trainer, "train")
         self._start("train")
 
     def on_train_batch_end(
@@ -43,7 +52,20 @@ class CostMeter(L.Callback):
     ) -> None:
         """Counts a step and its tokens."""
         self._steps += 1
-        self._add_tokens("train", batch, batch)
+        self._add_batch("train", batch, batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Counts shortened prompts."""
+        if not trainer.sanity_checking:
+            self.truncated += getattr(batch, "truncated", 0)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the training clock while validating."""
@@ -61,6 +83,7 @@ class CostMeter(L.Callback):
         """Stops the training clock."""
         if "train" in self._began:
             self._stop("train")
+        self._end_waiting(trainer, "train")
 
     def on_test_batch_end(
         self,
@@ -73,11 +96,12 @@ class CostMeter(L.Callback):
     ) -> None:
         """Counts cases and tokens."""
         self._cases += len(batch.case)
-        self._add_tokens("test", outputs, batch)  # a model that retrieves does not touch every candidate
+        self._add_batch("test", outputs, batch)  # a model that retrieves does not touch every candidate
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the test clock."""
         self._stop("test")
+        self._end_waiting(trainer, "test")
 
     def costs(self) -> dict[str, float | int]:
         """Everything measured so far; what was not measured is absent."""
@@ -96,7 +120,21 @@ class CostMeter(L.Callback):
                 made[f"{stage}_tokens_per_second"] = round(tokens / max(self._seconds[stage], 1e-9), 1)
             if self._unshared[stage]:
                 made[f"{stage}_tokens_unshared"] = self._unshared[stage]
+        for stage, seconds in self._waited.items():
+            made[f"{stage}_data_wait_seconds"] = round(seconds, 3)
+            made[f"{stage}_data_wait_fraction"] = round(seconds / max(self._seconds[stage], 1e-9), 4)
         return made
+
+    def _begin_waiting(self, trainer: L.Trainer, stage: str) -> None:
+        waited = _waited(trainer)
+        if waited is not None:
+            self._waited_before = waited.get(stage, 0.0)
+
+    def _end_waiting(self, trainer: L.Trainer, stage: str) -> None:
+        waited = _waited(trainer)
+        if waited is not None:
+            spent = waited.get(stage, 0.0) - self._waited_before
+            self._waited[stage] = self._waited.get(stage, 0.0) + spent
 
     def _count(self, module: L.LightningModule) -> None:
         sizes = [(value.numel(), value.requires_grad) for value in module.parameters()]
@@ -105,7 +143,8 @@ class CostMeter(L.Callback):
             "total_parameters": sum(size for size, _ in sizes),
         }
 
-    def _add_tokens(self, stage: str, used: Any, batch: Any) -> None:
+    def _add_batch(self, stage: str, used: Any, batch: Any) -> None:
+        self.truncated += getattr(batch, "truncated", 0)
         self._tokens[stage] += getattr(used, "tokens", 0)
         self._unshared[stage] += getattr(batch, "tokens_unshared", 0)
 
@@ -114,6 +153,11 @@ class CostMeter(L.Callback):
 
     def _stop(self, clock: str) -> None:
         self._seconds[clock] += time.perf_counter() - self._began.pop(clock)
+
+
+def _waited(trainer: L.Trainer) -> dict[str, float] | None:
+    """Seconds by stage that the data module's loaders were waited for; None where it does not measure."""
+    return getattr(getattr(trainer, "datamodule", None), "waited", None)
 
 
 def peak_memory() -> int:

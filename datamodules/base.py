@@ -11,37 +11,27 @@ from typing import Any, ClassVar, Literal
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.batch import Batch, BatchFormat, EventBatch
+from datamodules.batch import BatchFormat, EventBatch
 from datamodules.catalogue import CatalogueCollator
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator
+from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
-from datamodules.pretrained import context_length, load_tokenizer, pretrained_folder
+from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, TrainingBatches
+from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
+from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
-from datamodules.slates import Slate, SlateMaker, WindowSampler
+from datamodules.slates import SlateMaker, WindowSampler
 from datamodules.sources import InputError
 from datamodules.tagged_text import TaggedTextCollator
 
 Split = Literal["validation", "test"]
-Collator = PromptTreeCollator | TaggedTextCollator | InteractionCollator
-
-
-class _Keys(Dataset[Any]):
-    """A data set whose samples are their own keys; the collator does the work on whole batches."""
-
-    def __init__(self, keys: list[Any] | None = None) -> None:
-        self.keys = keys
-
-    def __len__(self) -> int:
-        return len(self.keys or ())
-
-    def __getitem__(self, key: Any) -> Any:
-        return key if self.keys is None else self.keys[key]
+Collator = PromptTreeCollator | CatalogueCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
 
 
 class InstructionDataModule(L.LightningDataModule, ABC):
@@ -60,7 +50,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             task or objective needs them, else none.
         batch_size: training windows a step.
         eval_batch_size: test cases a batch; it changes speed, never scores.
-        row_tokens: tokens a packed row holds, before it is padded.
+        row_tokens: tokens that attention handles at once: a run of whole trees, or a packed row of an encoder.
         num_workers: processes that prepare batches; 0 prepares them in the main process.
         seed: of batch order and training negatives (the protocol has its own).
         data_dir: folder of the raw files; null looks into `INSTRUCTREC_DATA`, then downloads.
@@ -123,7 +113,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         default = protocol.negatives if needs_negatives and task != "like" else 0
         self.train_negatives = default if train_negatives is None else train_negatives
         self._sequences: Sequences | None = None
-        self.catalogue: CatalogueCollator | None = None
+        self.waited: dict[str, float] = {}
+        """Seconds that batches were waited for, by stage, since this object was made."""
 
     @abstractmethod
     def read(self) -> Interactions:
@@ -158,7 +149,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.collator = self._make_collator(self._sequences)
 
     def _make_collator(self, sequences: Sequences) -> Collator:
-        text = SlateText(sequences.titles, self.template, self.words[self.template.language])
+        words = self.words[self.template.language]
+        text = SlateText(sequences.titles, self.template, words, sequences.item_ids)
         if self.batch_format == "interactions":
             return InteractionCollator(text)
         if self.backbone is None:
@@ -166,11 +158,14 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         tokenizer = load_tokenizer(self.backbone)
         context = context_length(self.backbone)
         if self.batch_format == "tagged_text":
-            return TaggedTextCollator(text, tokenizer, context)
-        trees = PromptTreeCollator(text, ChatEncoder(tokenizer), context, self.row_tokens, tokenizer.pad_token_id)
-        if self.template.form == "matching":
-            self.catalogue = CatalogueCollator(text, trees.slates, sequences.item_ids, tokenizer.pad_token_id)
-        return trees
+            return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
+        apart = is_encoder_decoder(self.backbone)
+        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart), context)
+        if apart:
+            return EncoderDecoderCollator(slates, self.row_tokens, tokenizer.pad_token_id)
+        trees = PromptTreeCollator(slates, self.row_tokens)
+        # A template that lists the candidates cannot list a catalogue.
+        return CatalogueCollator(trees, slates, tokenizer.pad_token_id) if self.template.form == "matching" else trees
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.
@@ -178,12 +173,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         Recommenders that know no text get all training events as one batch.
         """
         if self.batch_format == "interactions":
-            return self._loader(_Keys([None]), self._all_events, batch_size=1)
+            return self._loader("train", Keys([None]), self._all_events, batch_size=1)
         windows = self.slates.windows
         sizes = windows.last - windows.first
         processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes)
-        return self._loader(_Keys(), self._collate_training, batch_sampler=sampler)
+        return self._loader("train", Keys(), TrainingBatches(self.slates, self.collator), batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The frozen validation cases; every process evaluates all of them, so that means need no correction."""
@@ -203,8 +198,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             self._make_trie()
         # Long histories first: like sizes share a batch, and memory trouble shows at once.
         shown = np.minimum(cases.target - self.sequences.start[cases.user], self.protocol.history)
-        keys = [(split, int(case)) for case in np.argsort(-shown, kind="stable")]
-        return self._loader(_Keys(keys), self._collate_evaluation, batch_size=self.eval_batch_size)
+        keys = Keys(np.argsort(-shown, kind="stable").tolist())
+        batches = EvaluationBatches(self.slates, cases, self.collator)
+        return self._loader(split, keys, batches, batch_size=self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The users of `predict_file`.
@@ -219,19 +215,19 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.requests = read_requests(self.predict_file, self.sequences.item_ids, self.sequences.titles)
         if any(request.whole for request in self.requests):
             self._make_trie()
-        return self._loader(_Keys(list(range(len(self.requests)))), self._collate_requests, batch_size=1)
+        batches = RequestBatches(self.requests, self.protocol.history, self.collator)
+        return self._loader("predict", Keys(range(len(self.requests))), batches, batch_size=1)
 
     def _make_trie(self) -> None:
         """Makes the catalogue's tree before worker processes start, or each would make its own."""
-        if self.catalogue is not None:
-            _ = self.catalogue.trie
+        if isinstance(self.collator, CatalogueCollator):
+            _ = self.collator.trie
 
-    def _collate_requests(self, keys: list[int]) -> Batch:
-        return self._collate([[self.requests[key].slate(key, self.protocol.history)] for key in keys])
-
-    def _loader(self, keys: _Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
-        return DataLoader(
-            keys,
+    def _loader(self, stage: str, keys: Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
+        return TimedLoader(
+            waited=self.waited,
+            stage=stage,
+            dataset=keys,
             collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
@@ -248,17 +244,6 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             users=len(sequences.user_ids),
             items=len(sequences.item_ids),
         )
-
-    def _collate_training(self, keys: list[tuple[int, int]]) -> Batch:
-        return self._collate([self.slates.training(window, epoch) for epoch, window in keys])
-
-    def _collate_evaluation(self, keys: list[tuple[Split, int]]) -> Batch:
-        return self._collate([[self.slates.evaluation(self.cases(split), case)] for split, case in keys])
-
-    def _collate(self, groups: list[list[Slate]]) -> Batch:
-        """Cases that rank the whole catalogue share its tree; every other case brings its own candidates."""
-        whole = self.catalogue is not None and all(slate.whole for group in groups for slate in group)
-        return self.catalogue(groups) if self.catalogue is not None and whole else self.collator(groups)
 
     @property
     def cases_kind(self) -> str:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 BatchFormat = Literal["prompt_tree", "tagged_text", "interactions"]
-"""How a model wants its cases: as token trees, as tagged encoder texts, or as plain item numbers."""
+"""How a model wants its cases: as token trees (for an encoder-decoder, trees of answers beside their prompts), as tagged
+encoder texts, or as plain item numbers."""
 
 Answers = Literal["candidates", "fixed"]
 
@@ -67,30 +68,80 @@ class Batch(Columns):
 
 @dataclass(frozen=True)
 class PromptTreeBatch(Batch):
-    """Forests of tokens in depth-first preorder, packed into rows, with labels only where there is one.
+    """A forest of tokens in depth-first preorder, in one row without padding, with labels only where there is one.
 
-    Token i of a row may attend to token j exactly when `j <= i < end[j]`, at position `depth[i]`.
-    Padding tokens are roots of their own one-token trees, so the rule covers them too.
+    Token i may attend to token j exactly when `j <= i < end[j]`, at position `depth[i]`.
 
     Attributes:
-        token: `[R, N]` input ids.
-        end: `[R, N]` index after the last descendant, within the row.
-        depth: `[R, N]` distance from the root, which is the position id.
-        label_place: `[L]` place of the predicting token (the label's parent) in the flattened `[R * N]` rows.
+        token: `[N]` input ids.
+        end: `[N]` index after the last descendant.
+        depth: `[N]` distance from the root, which is the position id.
+        trunk: tokens at the front that begin every sequence, the ancestors of all others.
+        stretches: bounds of runs of whole trees behind the trunk, from its end to N; none attends to another.
+        label_place: `[L]` index of the predicting token, which is the label's parent.
         label_token: `[L]` id to be predicted there.
         label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
-        tokens: real tokens in the rows, without padding.
+        tokens: N.
         tokens_unshared: tokens the same branches would take as separate sequences.
+        truncated: prompts that lost their oldest history, because they exceed the backbone's context.
     """
 
     token: Tensor
     end: Tensor
     depth: Tensor
+    trunk: int
+    stretches: tuple[int, ...]
     label_place: Tensor
     label_token: Tensor
     label_branch: Tensor
     tokens: int
     tokens_unshared: int
+    truncated: int
+
+
+@dataclass(frozen=True)
+class EncoderDecoderBatch(Batch):
+    """Prompts for an encoder, each once, and forests of answers for a decoder, packed into rows of their own.
+
+    The root of every decoder tree stands for the decoder's start token, whose id the model knows; below it the answers
+    to one prompt share their beginnings, by the rule of `PromptTreeBatch`. A decoder row reads one encoder row, and in
+    it a token reads the prompt of its tree alone.
+
+    Attributes:
+        prompt: `[E, S]` input ids of the encoder, several prompts in a row.
+        prompt_segment: `[E, S]` a number that tells the prompts of a row apart; every padding token has its own.
+        prompt_position: `[E, S]` position within the prompt.
+        prompt_row: `[R]` encoder row that a decoder row reads.
+        token: `[R, N]` input ids of the decoder; at depth 0 any id.
+        end: `[R, N]` index after the last descendant, within the row.
+        depth: `[R, N]` distance from the root, which is the position.
+        segment: `[R, N]` the `prompt_segment` that a token reads.
+        label_place: `[L]` place of the predicting token in the flattened `[R * N]` rows.
+        label_token: `[L]` id to be predicted there.
+        label_branch: `[L]` branch (0..B-1) whose answer the label belongs to.
+        tokens: real tokens in all rows, without padding.
+        tokens_unshared: tokens the same branches would take as separate pairs of prompt and answer.
+        truncated: prompts that lost their oldest history, because they exceed the backbone's context.
+    """
+
+    prompt: Tensor
+    prompt_segment: Tensor
+    prompt_position: Tensor
+    prompt_row: Tensor
+    token: Tensor
+    end: Tensor
+    depth: Tensor
+    segment: Tensor
+    label_place: Tensor
+    label_token: Tensor
+    label_branch: Tensor
+    tokens: int
+    tokens_unshared: int
+    truncated: int
+
+
+BranchBatch = PromptTreeBatch | EncoderDecoderBatch
+"""What a model that answers in text reads, by its kind of backbone."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +190,7 @@ class CatalogueBatch(Batch):
         trie: the catalogue, one object for all batches. It stays on the host: a model keeps its own copy by `key`.
         tokens: tokens that score every item: the prompts, and every node with a successor under each of them.
         tokens_unshared: tokens the same branches would take as separate sequences.
+        truncated: prompts that lost their oldest history.
     """
 
     prompt: Tensor
@@ -146,23 +198,30 @@ class CatalogueBatch(Batch):
     trie: CatalogueTrie
     tokens: int
     tokens_unshared: int
+    truncated: int
 
 
 @dataclass(frozen=True)
 class TaggedTextBatch(Batch):
-    """Encoder texts in which every token of a candidate carries the tag RECOMMEND (1) or O (0).
+    """Encoder texts, packed into rows, in which every token of a candidate is tagged RECOMMEND (1) or O (0).
 
     Attributes:
-        token: `[U, N]` input ids.
-        attention: `[U, N]` true at real tokens.
-        branch: `[U, N]` branch (0..B-1) a token belongs to, -1 elsewhere (history, separators, padding).
+        token: `[R, N]` input ids.
+        attention: `[R, N]` true at real tokens.
+        segment: `[R, N]` a number that tells the texts of a row apart; every padding token has its own.
+        position: `[R, N]` position within the text.
+        branch: `[R, N]` branch (0..B-1) a token belongs to, -1 elsewhere (history, separators, padding).
         tokens: real tokens in the rows, without padding.
+        truncated: texts that lost their oldest history, because they exceed the backbone's context.
     """
 
     token: Tensor
     attention: Tensor
+    segment: Tensor
+    position: Tensor
     branch: Tensor
     tokens: int
+    truncated: int
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from datamodules.batch import CatalogueBatch, CatalogueTrie
+from datamodules.batch import CatalogueBatch, CatalogueTrie, PromptTreeBatch
 from datamodules.chat import ChatEncoder
+from datamodules.collate import PromptTreeCollator
 from datamodules.forest import build_forest
 from datamodules.instructions import clean_title
 from datamodules.slate_encoder import SlateEncoder
-from datamodules.slate_text import SlateText, shared_fields
+from datamodules.slate_text import shared_fields
 from datamodules.slates import Slate
 from datamodules.sources import InputError
 
@@ -72,17 +73,16 @@ def encode_titles(encoder: ChatEncoder, titles: Sequence[str], item_ids: Sequenc
 
 
 class CatalogueCollator:
-    """Makes `CatalogueBatch`es: prompts to rank the whole catalogue under.
+    """Makes `CatalogueBatch`es of cases that rank the whole catalogue; every other case brings its own candidates.
 
     Args:
-        text: renders slates.
+        trees: collates those others.
         slates: encodes prompts; one that leaves no room for the longest title loses its oldest history.
-        item_ids: `[I]` ids by item code, for messages.
         pad: id that fills rows.
     """
 
-    def __init__(self, text: SlateText, slates: SlateEncoder, item_ids: Sequence[str], pad: int) -> None:
-        self.text, self.slates, self.item_ids, self.pad = text, slates, item_ids, pad
+    def __init__(self, trees: PromptTreeCollator, slates: SlateEncoder, pad: int) -> None:
+        self.text, self.trees, self.slates, self.pad = slates.text, trees, slates, pad
 
     @cached_property
     def trie(self) -> CatalogueTrie:
@@ -91,20 +91,23 @@ class CatalogueCollator:
         Raises:
             InputError: a title has no tokens.
         """
-        return build_trie(encode_titles(self.slates.encoder, self.text.titles, self.item_ids))
+        return build_trie(encode_titles(self.slates.encoder, self.text.titles, self.text.item_ids))
 
-    def __call__(self, groups: Sequence[Sequence[Slate]]) -> CatalogueBatch:
+    def __call__(self, groups: Sequence[Sequence[Slate]]) -> CatalogueBatch | PromptTreeBatch:
         """Collates groups of slates.
 
         Raises:
             InputError: a case has no candidates, or a prompt is too long even without its history.
         """
         slates = [slate for group in groups for slate in group]
+        if not all(slate.whole for slate in slates):
+            return self.trees(groups)
         for slate in slates:
             if len(slate.candidates) == 0:
                 raise InputError(f"user {slate.user!r} has no candidates")
         trie = self.trie
-        prompts = self.slates.prompts(slates, trie.height)
+        encoded = self.slates.prompts(slates, trie.height)
+        prompts = [made.prompt for made in encoded]
         length = torch.tensor([len(prompt) for prompt in prompts])
         token = torch.full((len(prompts), int(length.max())), self.pad)
         for row, prompt in zip(token, prompts, strict=True):
@@ -119,4 +122,5 @@ class CatalogueCollator:
             trie=trie,
             tokens=int(length.sum()) + len(slates) * fed,
             tokens_unshared=int((length[shared["branch_case"]] + answer).sum()),
+            truncated=sum(made.dropped > 0 for made in encoded),
         )

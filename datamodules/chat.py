@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
 
 from datamodules.instructions import Instruction
 from datamodules.sources import InputError
+from datamodules.title_tokens import encode_plain
 
 # Private-use characters mark where text goes; no tokenizer's template holds them.
 _SYSTEM, _USER, _ANSWER = "\ue000", "\ue001", "\ue002"
@@ -27,10 +27,12 @@ class EncodedInstruction:
     Attributes:
         prompt: ids of everything before the answer.
         answers: for each branch the ids of the answer with the token that ends the turn.
+        dropped: events of the history that the prompt leaves out, the oldest, so that it fits the context.
     """
 
     prompt: list[int]
     answers: list[list[int]]
+    dropped: int = 0
 
 
 class ChatEncoder:
@@ -38,16 +40,34 @@ class ChatEncoder:
 
     Args:
         tokenizer: a fast Hugging Face tokenizer; without a chat template a plain one is used.
+        apart: for an encoder-decoder: prompt and answer are texts of their own, each between the special tokens that
+            the tokenizer puts around a text; there is no chat template.
 
     Raises:
-        InputError: the tokenizer is not a fast one, or its chat template cannot render a system and a user turn.
+        InputError: the tokenizer is not a fast one, its chat template cannot render a system and a user turn, or
+            nothing could end an answer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, *, apart: bool = False) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; the encoder needs one")
-        self.tokenizer = tokenizer
-        self.before_system, self.before_user, self.before_answer, self.after_answer = self._control_ids()
+        self.tokenizer, self.apart = tokenizer, apart
+        self.open_answer: list[int] = []
+        if apart:
+            self.before_system, self.before_answer = self._special_ids()
+            self.before_user = self.tokenizer("\n", add_special_tokens=False).input_ids
+            self.open_answer, self.after_answer = self.before_system, self.before_answer[:1]
+        else:
+            self.before_system, self.before_user, self.before_answer, self.after_answer = self._control_ids()
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text: nothing and `</s>` for T5, `<s>` and `</s>` for BART."""
+        made = self.tokenizer("a", return_special_tokens_mask=True)
+        inside = [place for place, special in enumerate(made.special_tokens_mask) if not special]
+        before, after = made.input_ids[: inside[0]], made.input_ids[inside[-1] + 1 :]
+        if not after:
+            raise InputError(f"{type(self.tokenizer).__name__} ends no text; an encoder-decoder's tokenizer must")
+        return before, after
 
     def _control_ids(self) -> tuple[list[int], list[int], list[int], list[int]]:
         turns = [
@@ -74,12 +94,34 @@ class ChatEncoder:
         encode = self.tokenizer(pieces, add_special_tokens=False).input_ids
         after = self.tokenizer(text, add_special_tokens=False).input_ids
         # One closing token is enough to tell "Alien" from "Aliens"; a line break after it tells nothing.
-        return encode[0], encode[1], encode[2], after[:1]
+        return encode[0], encode[1], encode[2], after[:1] or self._end()
+
+    def _end(self) -> list[int]:
+        """What ends an answer where the template does not: the end token, or the separator that BERT-like ones have."""
+        for end in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id):
+            if end is not None:
+                return [end]
+        raise InputError(
+            "the tokenizer has neither an end nor a separator token and its chat template closes no turn,"
+            " so that an answer could not be told from a longer one that begins with it"
+        )
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of plain texts; special-token strings in them become ordinary tokens."""
-        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True).input_ids
-        return list(encoded)
+        return encode_plain(self.tokenizer, texts)
+
+    def prompt_ids(self, system: Sequence[int], user: Sequence[int]) -> list[int]:
+        """A prompt of the ids of its two texts."""
+        return [*self.before_system, *system, *self.before_user, *user, *self.before_answer]
+
+    def answer_ids(self, text: Sequence[int]) -> list[int]:
+        """An answer of the ids of its text."""
+        return [*self.open_answer, *text, *self.after_answer]
+
+    def length(self, prompt: int, answer: int) -> int:
+        """Tokens of the longest sequence that a backbone reads for a prompt and an answer of so many tokens."""
+        # The last token of an answer is predicted, but never read.
+        return max(prompt, answer) if self.apart else prompt + answer - 1
 
     def encode(self, instructions: Sequence[Instruction]) -> list[EncodedInstruction]:
         """Encodes instructions.
@@ -87,18 +129,15 @@ class ChatEncoder:
         Raises:
             InputError: an answer has no tokens.
         """
-        systems = [self._cached(instruction.system) for instruction in instructions]
-        users = self.encode_texts([instruction.user for instruction in instructions])
-        made = []
-        for instruction, system, user in zip(instructions, systems, users, strict=True):
-            answers = [[*self._cached(answer), *self.after_answer] for answer in instruction.answers]
-            for answer, ids in zip(instruction.answers, answers, strict=True):
-                if len(ids) <= len(self.after_answer):
-                    raise InputError(f"the answer {answer!r} has no tokens under this tokenizer")
-            prompt = [*self.before_system, *system, *self.before_user, *user, *self.before_answer]
-            made.append(EncodedInstruction(prompt=prompt, answers=answers))
-        return made
-
-    @lru_cache(maxsize=200_000)  # noqa: B019  # one encoder lives as long as its data module; titles repeat endlessly
-    def _cached(self, text: str) -> tuple[int, ...]:
-        return tuple(self.encode_texts([text])[0])
+        texts = dict.fromkeys(text for made in instructions for text in (made.system, made.user, *made.answers))
+        ids = dict(zip(texts, self.encode_texts(list(texts)), strict=True))
+        for text in (answer for made in instructions for answer in made.answers):
+            if not ids[text]:
+                raise InputError(f"the answer {text!r} has no tokens under this tokenizer")
+        return [
+            EncodedInstruction(
+                prompt=self.prompt_ids(ids[made.system], ids[made.user]),
+                answers=[self.answer_ids(ids[answer]) for answer in made.answers],
+            )
+            for made in instructions
+        ]

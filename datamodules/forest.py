@@ -2,19 +2,21 @@
 
 Sorting sequences and looking at the common prefix of neighbours *is* the trie in preorder, so no tree is ever built.
 
-# S sequences, T longest sequence, N tokens of the forest
+# S sequences, T longest sequence, G trees, N tokens of the forest
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+
+_AT_ONCE = 1 << 20  # cells of the table of sequences beyond which trees are merged in two goes
 
 
 @dataclass(frozen=True)
@@ -55,45 +57,115 @@ def build_forest(sequences: Sequence[Sequence[int]]) -> Forest:
         >>> [path.tolist() for path in forest.path]
         [[0, 1, 2], [0, 1, 3], [0, 4]]
     """
-    lengths = np.array([len(s) for s in sequences], dtype=np.int64)
-    if len(lengths) == 0 or lengths.min() == 0:
+    if not sequences:
         raise ValueError("a forest needs at least one sequence, and none may be empty")
-    width = int(lengths.max())
-    table = np.full((len(lengths), width), -1, dtype=np.int64)  # [S, T]; -1 sorts a prefix before its extensions
-    table[np.arange(width) < lengths[:, None]] = np.fromiter(chain.from_iterable(sequences), np.int64, lengths.sum())
+    return build_forests([()] * len(sequences), sequences, [0] * len(sequences))[0]
 
-    order = np.lexsort(table.T[::-1])
-    table, sorted_lengths = table[order], lengths[order]
-    shared = np.zeros(len(order), dtype=np.int64)  # [S] tokens in common with the neighbour above
-    if len(order) > 1:
-        same = (table[1:] == table[:-1]) & (table[1:] >= 0)
-        shared[1:] = np.cumprod(same, axis=1).sum(axis=1)
 
-    added = sorted_lengths - shared
-    start = np.concatenate(([0], np.cumsum(added)))  # [S + 1] first new token of each sequence
+def build_forests(
+    heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], tree: Sequence[int] | Ints
+) -> list[Forest]:
+    """Merges the sequences of several trees, all trees at once.
+
+    Args:
+        heads: S beginnings of sequences (prompts); many may be one object.
+        tails: S ends of sequences (answers). A head and its tail are not both empty.
+        tree: `[S]` which tree a sequence belongs to; 0..G-1, ascending, none left out.
+
+    Returns:
+        G forests.
+
+    Raises:
+        ValueError: a sequence is empty.
+
+    Example:
+        >>> prompt = [5, 6]
+        >>> first, second = build_forests([prompt, prompt, [7]], [[8], [9], []], [0, 0, 1])
+        >>> first.token.tolist(), first.end.tolist(), second.token.tolist()
+        ([5, 6, 8, 9], [4, 4, 3, 4], [7])
+    """
+    head = np.fromiter(map(len, heads), dtype=np.int64, count=len(heads))
+    length = head + np.fromiter(map(len, tails), dtype=np.int64, count=len(tails))
+    if length.min() == 0:
+        raise ValueError("a forest needs at least one sequence, and none may be empty")
+    tree = np.asarray(tree) - tree[0]
+    column = np.arange(int(length.max()))
+    if len(heads) * len(column) > _AT_ONCE and tree[-1] > 0:
+        half = int(np.searchsorted(tree, (tree[-1] + 1) // 2))
+        return [
+            *build_forests(heads[:half], tails[:half], tree[:half]),
+            *build_forests(heads[half:], tails[half:], tree[half:]),
+        ]
+    table = np.full((len(heads), len(column)), -1, dtype=np.int64)  # [S, T]
+    begin = 0
+    for number in range(1, len(heads) + 1):
+        if number == len(heads) or heads[number] is not heads[begin]:
+            table[begin:number, : head[begin]] = heads[begin]
+            begin = number
+    inside = (column >= head[:, None]) & (column < length[:, None])
+    table[inside] = np.fromiter(chain.from_iterable(tails), dtype=np.int64)
+    return _merge(table, length, tree)
+
+
+def _merge(table: Ints, length: Ints, tree: Ints) -> list[Forest]:
+    """As `build_forests`, of `[S, T]` ids with -1 after each sequence's end and `[S]` their lengths."""
+    count, width = table.shape
+    # Rows as big-endian bytes compare as the sequences do: -1 becomes 0 and sorts a prefix before its extensions.
+    key = np.empty((count, width + 1), dtype=">u4")
+    key[:, 0], key[:, 1:] = tree, table + 1
+    raw, size = key.tobytes(), 4 * (width + 1)
+    rows = [raw[begin : begin + size] for begin in range(0, len(raw), size)]
+    order = np.array(sorted(range(count), key=rows.__getitem__))
+    table, length = table[order], length[order]  # a sequence stays among those of its tree
+
+    shared = np.zeros(count + 1, dtype=np.int64)  # [S + 1] tokens in common with the neighbour above
+    same = (table[1:] == table[:-1]) & (table[1:] >= 0) & (tree[1:] == tree[:-1])[:, None]
+    shared[1:-1] = np.where(same.all(axis=1), width, same.argmin(axis=1))
+    start = np.concatenate(([0], np.cumsum(length - shared[:-1])))  # [S + 1] first new token of each sequence
     column = np.arange(width)
+    real, new = column < length[:, None], column >= shared[:-1, None]
     # The token of sequence s at depth t is new, or the one most recently added at that depth.
-    node = np.where(column >= shared[:, None], start[:-1, None] + column - shared[:, None], -1)
+    node = np.where(new, (start[:-1] - shared[:-1])[:, None] + column, -1)
     node = np.maximum.accumulate(node, axis=0)  # [S, T]
-    on_path = column < sorted_lengths[:, None]
-    new = (column >= shared[:, None]) & on_path
-
-    total = int(start[-1])
-    parent = np.full(total, -1, dtype=np.int64)
+    new &= real
+    token, depth = table[new], np.broadcast_to(column, new.shape)[new]
+    # The last sequence through a token, which the next one does not share, says where the token's subtree ends.
+    last = real & (column >= shared[1:, None])
+    end, parent = np.empty_like(token), np.full_like(token, -1)
+    end[node[last]] = np.repeat(start[1:], last.sum(axis=1))
     parent[node[:, 1:][new[:, 1:]]] = node[:, :-1][new[:, 1:]]
-    end = np.empty(total, dtype=np.int64)
-    # Of repeated places the last assignment stays: the last sequence through a token says where its subtree ends.
-    end[node[on_path]] = np.repeat(start[1:], sorted_lengths)
-    paths = np.split(node[on_path], np.cumsum(sorted_lengths)[:-1])
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return Forest(
-        token=table[new],
-        end=end,
-        depth=np.broadcast_to(column, new.shape)[new],
-        parent=parent,
-        path=tuple(paths[s] for s in place.tolist()),
-    )
+
+    root = start[:-1][np.append(0, np.flatnonzero(np.diff(tree)) + 1)]  # [G] first token of each tree
+    bounds = np.append(root, start[-1])
+    base = np.repeat(root, np.diff(bounds))  # [N]
+    node, end, parent = node - root[tree][:, None], end - base, np.maximum(parent - base, -1)
+
+    path: list[Ints] = [token] * count
+    for row, original, steps in zip(node, order.tolist(), length.tolist(), strict=True):
+        path[original] = row[:steps]
+    cuts = np.searchsorted(tree, np.arange(len(bounds))).tolist()
+    return [
+        Forest(token[begin:stop], end[begin:stop], depth[begin:stop], parent[begin:stop], tuple(path[first:last]))
+        for (begin, stop), (first, last) in zip(pairwise(bounds.tolist()), pairwise(cuts), strict=True)
+    ]
+
+
+def stretch_bounds(sizes: Sequence[int], budget: int) -> list[int]:
+    """Cuts trees that stand side by side into runs of at most `budget` tokens; a larger tree is a run of its own.
+
+    Returns:
+        Bounds of the runs, from 0 to the number of tokens.
+
+    Example:
+        >>> stretch_bounds([90, 100, 80, 300, 20], budget=200)
+        [0, 190, 270, 570, 590]
+    """
+    bounds, end = [0], 0
+    for size in sizes:
+        if end + size - bounds[-1] > budget and end > bounds[-1]:
+            bounds.append(end)
+        end += size
+    return [*bounds, end]
 
 
 def pack_rows(sizes: Sequence[int], budget: int) -> list[list[int]]:

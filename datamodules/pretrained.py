@@ -58,6 +58,21 @@ PACKAGED = {
     ),
 }
 
+POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+"""Families that number positions from one after the padding id, so that their first position embeddings go unused."""
+
 
 def check_backbone_name(name: str) -> None:
     """Refuses a backbone that cannot exist, without fetching anything.
@@ -208,6 +223,25 @@ def context_length(name: str) -> int:
     Raises:
         InputError: the configuration cannot be read.
     """
+    config = _configuration(name)
+    padding = config.get("pad_token_id", 1) if config.get("model_type") in POSITIONS_AFTER_PADDING else None
+    unused = padding + 1 if isinstance(padding, int) else 0
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        if isinstance(config.get(key), int):
+            return int(config[key]) - unused
+    return 10**9
+
+
+def is_encoder_decoder(name: str) -> bool:
+    """Whether a backbone reads a prompt with an encoder and answers with a decoder, by its configuration.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
+    return _configuration(name).get("is_encoder_decoder") is True
+
+
+def _configuration(name: str) -> dict[str, Any]:
     path = pretrained_folder(name) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -215,10 +249,7 @@ def context_length(name: str) -> int:
         raise InputError(f"cannot read {path}: {_first_line(error)}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        if isinstance(config.get(key), int):
-            return int(config[key])
-    return 10**9
+    return config
 
 
 def _first_line(error: Exception) -> str:

@@ -52,8 +52,8 @@ def read_requests(path: Path, item_ids: list[str], titles: list[str]) -> list[Re
         titles: `[I]` catalogue titles.
 
     Raises:
-        InputError: the file or a line cannot be read, an item is unknown (the nearest title is offered), or a user has
-            no history or no candidates.
+        InputError: the file or a line cannot be read, an item is unknown (the nearest title is offered), a candidate
+            is named twice, or a user has no history or no candidates.
     """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
@@ -91,9 +91,21 @@ def _request(line: str, where: str, default: str, codes: dict[str, int], catalog
         candidates = np.flatnonzero(keep)
     else:
         candidates = _codes(row["candidates"], "candidates", where, codes)
+        _refuse_repeats(row["candidates"], candidates, where)
     if len(history) == 0 or len(candidates) == 0:
         raise InputError(f"{where}: {'history' if len(history) == 0 else 'candidates'} is empty")
     return Request(user=str(row.get("user", default)), history=history, candidates=candidates, whole=whole)
+
+
+def _refuse_repeats(names: list[Any], codes: Ints, where: str) -> None:
+    before: dict[int, Any] = {}
+    for name, code in zip(names, codes.tolist(), strict=True):
+        if code in before:
+            raise InputError(
+                f"{where}: candidates name {str(before[code])[:80]!r} and again {str(name)[:80]!r}, which is the same"
+                " item; where items share a title, name them by id"
+            )
+        before[code] = name
 
 
 def _codes(items: Any, key: str, where: str, codes: dict[str, int]) -> Ints:

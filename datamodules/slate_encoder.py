@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from datamodules.chat import ChatEncoder, EncodedInstruction
+from datamodules.prompt_pieces import PromptPieces
 from datamodules.slate_text import SlateText
 from datamodules.slates import Slate
 from datamodules.sources import InputError
@@ -16,51 +17,86 @@ class SlateEncoder:
 
     Args:
         text: renders slates.
-        encoder: encodes instructions.
-        context: longest sequence the backbone takes, in tokens.
+        encoder: encodes texts.
+        context: longest sequence the backbone takes, in tokens: prompt and answer, or of an encoder-decoder each.
+
+    Raises:
+        InputError: an answer of the template has no tokens.
     """
 
     def __init__(self, text: SlateText, encoder: ChatEncoder, context: int) -> None:
         self.text, self.encoder, self.context = text, encoder, context
-        self.truncated = 0
+        self.pieces = PromptPieces(text, encoder)
+        self.titles = self.pieces.titles
+        fixed = encoder.encode_texts(text.template.answers)
+        for answer, ids in zip(text.template.answers, fixed, strict=True):
+            if not ids:
+                raise InputError(f"the answer {answer!r} has no tokens under this tokenizer")
+        self._fixed = [encoder.answer_ids(ids) for ids in fixed]
 
     def encode(self, slates: Sequence[Slate]) -> list[EncodedInstruction]:
         """Prompts and answers of slates, in order.
 
         Raises:
-            InputError: a case has no candidates, an answer has no tokens, or a prompt is too long even without its
+            InputError: a case has no candidates, a candidate has no tokens, or a prompt is too long even without its
                 history.
         """
-        made = self.encoder.encode([self.text.instruction(slate) for slate in slates])
-        for number, slate in enumerate(slates):
-            if not made[number].answers:
-                raise InputError(f"user {slate.user!r} has no candidates")
-            made[number] = self._fitted(slate, made[number], max(map(len, made[number].answers)))
-        return made
+        answers = [self._answers(slate) for slate in slates]
+        made = self._fitted(slates, [max(map(len, each)) for each in answers])
+        return [replace(one, answers=each) for one, each in zip(made, answers, strict=True)]
 
-    def prompts(self, slates: Sequence[Slate], longest: int) -> list[list[int]]:
-        """Prompts alone, each with room for an answer of `longest` tokens; for forms that do not list candidates.
+    def prompts(self, slates: Sequence[Slate], longest: int) -> list[EncodedInstruction]:
+        """Prompts of slates without answers, with room for one of `longest` tokens.
 
         Raises:
             InputError: a prompt is too long even without its history.
         """
-        bare = [replace(slate, candidates=slate.candidates[:0]) for slate in slates]
-        made = self.encoder.encode([self.text.instruction(slate) for slate in bare])
-        return [self._fitted(slate, one, longest).prompt for slate, one in zip(bare, made, strict=True)]
+        return self._fitted(slates, [longest] * len(slates))
 
-    def _fitted(self, slate: Slate, made: EncodedInstruction, longest: int) -> EncodedInstruction:
-        """The instruction with so much of its latest history that the longest answer fits behind the prompt."""
-        excess = len(made.prompt) + longest - 1 - self.context
-        self.truncated += excess > 0
-        shorter = slate
-        while excess > 0:
-            shown = len(shorter.history)
-            if shown == 0:
-                raise InputError(
-                    f"user {slate.user!r}: the prompt is {excess} tokens over the backbone's {self.context} even"
-                    " without its history"
-                )
-            shorter = shorter.without_oldest(max(1, shown * excess // len(made.prompt)))
-            made = self.encoder.encode([self.text.instruction(shorter)])[0]
-            excess = len(made.prompt) + longest - 1 - self.context
+    def _answers(self, slate: Slate) -> list[list[int]]:
+        if self._fixed:
+            return self._fixed
+        items = slate.candidates.tolist()
+        if not items:
+            raise InputError(f"user {slate.user!r} has no candidates")
+        texts = [self.titles.alone(item) for item in items]
+        if not all(texts):
+            nameless = self.text.name(items[texts.index([])])
+            raise InputError(f"user {slate.user!r}: the candidate {nameless} has no tokens under this tokenizer")
+        return [self.encoder.answer_ids(text) for text in texts]
+
+    def _fitted(self, slates: Sequence[Slate], longest: Sequence[int]) -> list[EncodedInstruction]:
+        """Prompts with as much of the latest history as leaves room for the longest answer."""
+        made = [EncodedInstruction(prompt, []) for prompt in self._prompts(slates)]
+        # One more event makes no prompt shorter, so the number to drop is found by halving, for all slates at once.
+        low, high = dict[int, int](), dict[int, int]()  # too few, and enough where there is an answer
+        for number, one in enumerate(made):
+            if self._excess(one.prompt, longest[number]) > 0:
+                low[number], high[number] = 0, len(slates[number].history)
+        tried = dict(high)
+        while tried:
+            prompts = self._prompts([slates[number].without_oldest(count) for number, count in tried.items()])
+            for (number, count), prompt in zip(tried.items(), prompts, strict=True):
+                excess = self._excess(prompt, longest[number])
+                if excess <= 0:
+                    high[number], made[number] = count, EncodedInstruction(prompt, [], dropped=count)
+                elif count == len(slates[number].history):
+                    raise InputError(
+                        f"user {slates[number].user!r}: the prompt is {excess} tokens over the backbone's {self.context}"
+                        " even without its history"
+                    )
+                else:
+                    low[number] = count
+            tried = {number: (low[number] + high[number]) // 2 for number in tried if high[number] - low[number] > 1}
         return made
+
+    def _excess(self, prompt: Sequence[int], longest: int) -> int:
+        return self.encoder.length(len(prompt), longest) - self.context
+
+    def _prompts(self, slates: Sequence[Slate]) -> list[list[int]]:
+        made = [self.pieces.prompt(slate) for slate in slates]
+        missing = [number for number, prompt in enumerate(made) if prompt is None]
+        whole = self.pieces.whole([slates[number] for number in missing])
+        for number, prompt in zip(missing, whole, strict=True):
+            made[number] = prompt
+        return [prompt for prompt in made if prompt is not None]

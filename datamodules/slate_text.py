@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,22 @@ from numpy.typing import ArrayLike
 
 from datamodules.instructions import Instruction, InstructionTemplate
 from datamodules.slates import Slate
+
+
+class Shape(NamedTuple):
+    """All that decides a prompt's text beside the titles in it.
+
+    Attributes:
+        history: number of titles in the history.
+        liked: for each of them whether the user liked it; empty where the prompt does not say.
+        listed: number of candidates in the prompt.
+        asked: whether the prompt asks about one title.
+    """
+
+    history: int
+    liked: tuple[bool, ...]
+    listed: int
+    asked: bool
 
 
 @dataclass(frozen=True)
@@ -22,11 +38,13 @@ class SlateText:
         titles: `[I]` titles by item code.
         template: the wording.
         words: the domain's nouns and verbs in the template's language.
+        item_ids: `[I]` ids by item code, for messages.
     """
 
     titles: list[str]
     template: InstructionTemplate
     words: dict[str, str]
+    item_ids: Sequence[str] = ()
 
     def instruction(self, slate: Slate) -> Instruction:
         """The rendered instruction of a slate."""
@@ -38,6 +56,36 @@ class SlateText:
             candidates=() if pointwise else [self.titles[i] for i in slate.candidates],
             target=self.titles[slate.target] if pointwise else "",
         )
+
+    def shape(self, slate: Slate) -> Shape:
+        """What decides the prompt's text beside the titles of `shown`."""
+        pointwise, lists = self.template.form == "like", self.template.form == "reranking"
+        liked = tuple(slate.liked.tolist()) if pointwise else ()
+        return Shape(len(slate.history), liked, len(slate.candidates) if lists else 0, pointwise)
+
+    def shown(self, slate: Slate) -> list[int]:
+        """Items whose titles the prompt shows: the history, listed candidates, and the one that is asked about."""
+        items: list[int] = slate.history.tolist()
+        if self.template.form == "reranking":
+            items += slate.candidates.tolist()
+        elif self.template.form == "like":
+            items.append(slate.target)
+        return items
+
+    def prompt(self, shape: Shape, titles: Sequence[str]) -> Instruction:
+        """The instruction of a shape with any titles in the places of `shown`; answers that are not listed are left out."""
+        rest = titles[shape.history :]
+        return self.template.render(
+            self.words,
+            history=titles[: shape.history],
+            liked=shape.liked,
+            candidates=rest[: shape.listed],
+            target=rest[-1] if shape.asked else "",
+        )
+
+    def name(self, item: int) -> str:
+        """An item by title and id, for messages."""
+        return f"{self.titles[item]!r} (item {self.item_ids[item] if self.item_ids else item})"
 
     def branches(self, slate: Slate) -> tuple[ArrayLike, ArrayLike]:
         """Item code (or answer number) and gain of each branch."""

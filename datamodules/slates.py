@@ -109,8 +109,6 @@ class SlateMaker:
         self.sequences, self.protocol = sequences, protocol
         self.negatives, self.seed = negatives, seed
         self.windows = make_windows(sequences, targets)
-        # A full window's last target then sees exactly `history` events.
-        self.lead = protocol.history + 1 - targets
 
     def evaluation(self, cases: Cases, case: int) -> Slate:
         """The slate of a frozen case."""
@@ -120,12 +118,16 @@ class SlateMaker:
         return replace(self._slate(case, user, begin, place, candidates), whole=cases.candidates is None)
 
     def training(self, window: int, epoch: int) -> list[Slate]:
-        """The slates of one window: successive targets of one user under one growing history."""
-        user, first = int(self.windows.user[window]), int(self.windows.first[window])
-        begin = max(int(self.sequences.start[user]), first - self.lead)
+        """The slates of one window: successive targets of one user under one growing history.
+
+        The history begins where the last target sees exactly as many events as the protocol allows.
+        """
+        user, first, last = (int(of[window]) for of in (self.windows.user, self.windows.first, self.windows.last))
+        begin = max(int(self.sequences.start[user]), last - 1 - self.protocol.history)
+        # Only what training may know: held-out items of the user stay possible negatives, or their absence would leak.
+        own = set(self.sequences.item[self.sequences.start[user] : self.sequences.train_end[user]].tolist())
         return [
-            self._slate(-1, user, begin, place, self._draw(user, place, epoch))
-            for place in range(first, int(self.windows.last[window]))
+            self._slate(-1, user, begin, place, self._draw(user, own, place, epoch)) for place in range(first, last)
         ]
 
     def _slate(self, case: int, user: int, begin: int, place: int, candidates: Ints) -> Slate:
@@ -140,21 +142,18 @@ class SlateMaker:
             target_liked=bool(liked[-1]),
         )
 
-    def _draw(self, user: int, place: int, epoch: int) -> Ints:
+    def _draw(self, user: int, own: set[int], place: int, epoch: int) -> Ints:
+        """`[C]` the target at a place and negatives that are not the user's own, in random order."""
         target = self.sequences.item[place]
         if self.negatives == 0:
             return np.array([target])
         rng = np.random.default_rng((self.seed, epoch, place))
-        # Only what training may know: held-out items of the user stay possible negatives, or their absence would leak.
-        own = self.sequences.item[self.sequences.start[user] : self.sequences.train_end[user]]
-        chosen: list[int] = []
+        chosen: dict[int, None] = {}
         for _ in range(100):
-            for item in rng.integers(len(self.sequences.item_ids), size=2 * self.negatives):
-                if item not in own and item not in chosen:
-                    chosen.append(int(item))
+            drawn = rng.integers(len(self.sequences.item_ids), size=2 * self.negatives).tolist()
+            chosen |= dict.fromkeys(item for item in drawn if item not in own)
             if len(chosen) >= self.negatives:
-                slate = np.array([target, *chosen[: self.negatives]])
-                return rng.permutation(slate)
+                return rng.permutation(np.array([target, *list(chosen)[: self.negatives]]))
         raise InputError(f"user {self.sequences.user_ids[user]!r} leaves too few items for data.train_negatives")
 
 

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from datamodules.batch import TaggedTextBatch
-from datamodules.instructions import clean_title
+from datamodules.collate import lay_out
+from datamodules.forest import build_forest, pack_rows
 from datamodules.slate_text import SlateText, shared_fields
 from datamodules.slates import Slate
 from datamodules.sources import InputError
+from datamodules.title_tokens import TitleTokens
 
 
 class TaggedTextCollator:
@@ -24,67 +26,71 @@ class TaggedTextCollator:
         text: renders slates; only its titles are used.
         tokenizer: a fast tokenizer with separator tokens.
         context: longest text the encoder takes, in tokens; the oldest history goes first.
+        row_tokens: tokens a packed row holds (a longer text gets a longer row).
     """
 
-    def __init__(self, text: SlateText, tokenizer: Any, context: int) -> None:
+    def __init__(self, text: SlateText, tokenizer: Any, context: int, row_tokens: int) -> None:
         if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
             raise InputError(
                 f"{type(tokenizer).__name__} has no [CLS] and [SEP]; tagged texts need an encoder backbone"
             )
-        self.text, self.tokenizer, self.context = text, tokenizer, context
-        self.truncated = 0
-        self._titles: dict[int, list[int]] = {}
-
-    def _title(self, item: int) -> list[int]:
-        if item not in self._titles:
-            title = clean_title(self.text.titles[item])
-            self._titles[item] = self.tokenizer(title, add_special_tokens=False, split_special_tokens=True).input_ids
-        return self._titles[item]
+        self.text, self.tokenizer, self.context, self.row_tokens = text, tokenizer, context, row_tokens
+        self._titles = TitleTokens(tokenizer, text.titles)
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> TaggedTextBatch:
-        """Collates groups of slates, one text each.
+        """Collates groups of slates, one text each, several texts in a row.
 
         Raises:
             InputError: the candidates alone are longer than the context, or a candidate has no tokens.
         """
         slates = [slate for group in groups for slate in group]
         shared = shared_fields(self.text, slates)
-        rows = []
+        texts = []
         first_branch = 0
         for slate in slates:
-            rows.append(self._row(slate, first_branch))
+            texts.append(self._text(slate, first_branch))
             first_branch += len(slate.candidates)
-        width = max(len(ids) for ids, _ in rows)
-        token = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        branch = torch.full((len(rows), width), -1)
-        attention = torch.zeros((len(rows), width), dtype=torch.bool)
-        for number, (ids, owner) in enumerate(rows):
-            token[number, : len(ids)] = torch.tensor(ids)
-            branch[number, : len(ids)] = torch.tensor(owner)
-            attention[number, : len(ids)] = True
+        paths = [build_forest([ids]) for ids, _, _ in texts]
+        rows = pack_rows([len(path.token) for path in paths], self.row_tokens)
+        # A path's end is the same for all its tokens, so it tells the texts of a row apart.
+        token, segment, position, offset = lay_out(paths, rows, self.tokenizer.pad_token_id)
+        branch = torch.full_like(token, -1)
+        attention = torch.zeros_like(token, dtype=torch.bool)
+        for begin, (ids, owner, _) in zip(offset, texts, strict=True):
+            branch.view(-1)[begin : begin + len(ids)] = torch.tensor(owner)
+            attention.view(-1)[begin : begin + len(ids)] = True
         return TaggedTextBatch(
-            **shared, token=token, attention=attention, branch=branch, tokens=sum(len(ids) for ids, _ in rows)
+            **shared,
+            token=token,
+            attention=attention,
+            segment=segment,
+            position=position,
+            branch=branch,
+            tokens=sum(len(ids) for ids, _, _ in texts),
+            truncated=sum(shortened for _, _, shortened in texts),
         )
 
-    def _row(self, slate: Slate, first_branch: int) -> tuple[list[int], list[int]]:
+    def _text(self, slate: Slate, first_branch: int) -> tuple[list[int], list[int], bool]:
+        """Ids, the branch of each, and whether some of the history did not fit."""
         separator = self.tokenizer.sep_token_id
         tail: list[int] = []
         owner: list[int] = []
-        for number, item in enumerate(slate.candidates):
-            title = self._title(int(item))
+        for number, item in enumerate(slate.candidates.tolist()):
+            title = self._titles.alone(item)
             if not title:
-                raise InputError(f"user {slate.user!r}: the candidate {self.text.titles[item]!r} has no tokens")
+                raise InputError(f"user {slate.user!r}: the candidate {self.text.name(item)} has no tokens")
             tail += [*title, separator]
             owner += [first_branch + number] * len(title) + [-1]
         room = self.context - len(tail) - 2
         if room < 0:
             raise InputError(f"user {slate.user!r}: the candidates alone exceed the backbone's {self.context} tokens")
         history: list[int] = []
-        for item in slate.history[::-1]:
-            title = self._title(int(item))
+        shortened = False
+        for item in slate.history[::-1].tolist():
+            title = self._titles.alone(item)
             if len(history) + len(title) + 1 > room:
-                self.truncated += 1
+                shortened = True
                 break
             history = [*title, separator, *history]
         head = [self.tokenizer.cls_token_id, *history, separator]
-        return [*head, *tail], [-1] * len(head) + owner
+        return [*head, *tail], [-1] * len(head) + owner, shortened

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 from torch import Tensor, nn
 
 from datamodules.sources import InputError
-from recmodels.backbone import CausalBackbone
+from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
 
 
@@ -29,6 +29,8 @@ class Adapted(nn.Module):
         nn.init.normal_(self.down.weight, std=0.02)
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
+
+    weight = property(lambda adapted: adapted.layer.weight)  # T5 asks for its type
 
     def forward(self, states: Tensor) -> Tensor:
         """Output of the layer with its bottleneck added."""
@@ -63,15 +65,14 @@ class AdapterTuning(InstructionRecommender):
         self.bottleneck, self.placement = bottleneck, placement
         self.activation, self.adapter_dropout = activation, adapter_dropout
 
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Puts adapters after the output layers of every block."""
         activations = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
         width = backbone.model.config.get_text_config().hidden_size
+        blocks: tuple[Literal["mlp", "attention"], ...] = ("mlp", "attention")
         for layer in backbone.layers():
-            places = [backbone.output_layer(layer, "mlp")]
-            if self.placement == "houlsby":
-                places.append(backbone.output_layer(layer, "attention"))
-            for parent, name in places:
+            for block in blocks if self.placement == "houlsby" else blocks[:1]:
+                parent, name = backbone.output_layer(layer, block)
                 inner = cast(nn.Module, getattr(parent, name))
                 adapted = Adapted(inner, width, self.bottleneck, activations[self.activation](), self.adapter_dropout)
                 setattr(parent, name, adapted.to(next(inner.parameters()).device))

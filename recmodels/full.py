@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recmodels.backbone import CausalBackbone
+from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
 
 
@@ -13,6 +13,6 @@ class FullTuning(InstructionRecommender):
 
     trains_backbone: ClassVar[bool] = True
 
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Unfreezes everything."""
         backbone.model.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Causal language models that rank by the likelihood of answers; subclasses say what is trained.
+"""Language models that rank by the likelihood of answers; subclasses say what is trained.
 
 # U cases, B branches, L labelled tokens
 """
@@ -11,20 +11,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from datamodules.batch import Batch, BatchFormat, CatalogueBatch, CatalogueTrie, PromptTreeBatch
+from datamodules.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
 from datamodules.pretrained import check_backbone_name
 from datamodules.sources import InputError
-from recmodels.backbone import CausalBackbone, Precision, load_causal
+from recmodels.backbone import Backbone, CausalBackbone, Precision
 from recmodels.base import CaseScores, Recommender
 from recmodels.beam_search import Retrieved, beam_search
 from recmodels.catalogue import catalogue_scores
+from recmodels.encoder_decoder import load_backbone
 from recmodels.objectives import Objective, training_loss
-from recmodels.prompt_tree import branch_scores, label_log_probabilities
 from recmodels.training import checksum_parameters
 
 
 class InstructionRecommender(Recommender):
-    """A causal language model tuned on instructions (InstructRec, arXiv 2305.07001).
+    """A language model, causal or encoder-decoder, tuned on instructions (InstructRec, arXiv 2305.07001).
 
     A variant overrides `tune`, which marks what is trained; everything else is frozen.
 
@@ -67,7 +67,7 @@ class InstructionRecommender(Recommender):
         self.network: torch.nn.Module | None = None
 
     @abstractmethod
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Makes trainable what this variant trains; the whole backbone arrives frozen."""
 
     def configure_model(self) -> None:
@@ -76,7 +76,9 @@ class InstructionRecommender(Recommender):
             return
         mixed = self._trainer is not None and str(self._trainer.precision).startswith("bf16")
         precision: Precision = "bfloat16" if mixed and not self.trains_backbone else "float32"
-        self.backbone = load_causal(self.backbone_name, precision, self.dropout)
+        self.backbone = load_backbone(self.backbone_name, precision, self.dropout)
+        if self.retrieval == "beam":
+            _ = self._causal  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
         self.backbone.model.requires_grad_(False)
         self.tune(self.backbone)
@@ -84,10 +86,10 @@ class InstructionRecommender(Recommender):
         for value in self.trained().values():  # small updates vanish in bfloat16
             value.data = value.data.float()
 
-    def forward(self, batch: PromptTreeBatch | CatalogueBatch) -> Tensor:
+    def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt; of those found, under beam retrieval."""
         if not isinstance(batch, CatalogueBatch):
-            return self._rank(self._log_likelihood(batch), batch)
+            return self._rank(self.backbone.log_likelihood(batch), batch)
         return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
 
     def score_cases(self, batch: Batch) -> CaseScores:
@@ -108,7 +110,7 @@ class InstructionRecommender(Recommender):
 
     def _score_catalogue(self, batch: CatalogueBatch) -> Tensor:
         trie = self._on_device(batch)
-        scores = catalogue_scores(self.backbone, batch.prompt, batch.prompt_length, trie)
+        scores = catalogue_scores(self._causal, batch.prompt, batch.prompt_length, trie)
         if self.length_normalised:
             scores = scores / (trie.depth[trie.last] + 1)
         return scores[batch.branch_case, batch.branch_item]
@@ -117,7 +119,7 @@ class InstructionRecommender(Recommender):
         candidate = torch.zeros(len(batch.case), len(batch.trie.item), dtype=torch.bool, device=batch.case.device)
         candidate[batch.branch_case, batch.branch_item] = True
         return beam_search(
-            self.backbone,
+            self._causal,
             batch.prompt,
             batch.prompt_length,
             self._on_device(batch),
@@ -126,6 +128,15 @@ class InstructionRecommender(Recommender):
             length_normalised=self.length_normalised,
         )
 
+    @property
+    def _causal(self) -> CausalBackbone:
+        if not isinstance(self.backbone, CausalBackbone):
+            raise InputError(
+                f"backbone {self.backbone_name!r} ({self.backbone.family}) is an encoder-decoder; a catalogue's tree needs"
+                " a causal one, use model.retrieval=exhaustive"
+            )
+        return self.backbone
+
     def _on_device(self, batch: CatalogueBatch) -> CatalogueTrie:
         """The catalogue's tree on the batch's device, copied there once."""
         device = batch.prompt.device
@@ -133,22 +144,16 @@ class InstructionRecommender(Recommender):
             self._trie = batch.trie.to(device)
         return self._trie
 
-    def _log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
-        """Summed log-probability `[B]` of each branch's tokens."""
-        hidden = self.backbone.hidden_states(batch.token, batch.end, batch.depth)
-        log_probability = label_log_probabilities(hidden, self.backbone.head, batch.label_place, batch.label_token)
-        return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
-
-    def _rank(self, log_likelihood: Tensor, batch: PromptTreeBatch) -> Tensor:
+    def _rank(self, log_likelihood: Tensor, batch: BranchBatch) -> Tensor:
         return log_likelihood / self._length(batch) if self.length_normalised else log_likelihood
 
     @staticmethod
-    def _length(batch: PromptTreeBatch) -> Tensor:
+    def _length(batch: BranchBatch) -> Tensor:
         return torch.bincount(batch.label_branch, minlength=len(batch.branch_case))
 
-    def training_step(self, batch: PromptTreeBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
         """The objective's loss on a batch of windows."""
-        log_likelihood = self._log_likelihood(batch)
+        log_likelihood = self.backbone.log_likelihood(batch)
         loss = training_loss(
             self.objective,
             log_likelihood,

@@ -9,8 +9,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from datamodules.sources import InputError
-from recmodels.backbone import CausalBackbone
+from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
+from recmodels.lora_linear import LowRankLinear
 
 
 class LoRATuning(InstructionRecommender):
@@ -37,15 +38,13 @@ class LoRATuning(InstructionRecommender):
             raise InputError(f"model.r is {r}, must be at least 1")
         self.r, self.alpha, self.lora_dropout, self.targets = r, alpha, lora_dropout, targets
 
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Adds A and B beside the targets.
 
         Raises:
             InputError: no layer of the backbone has a target's name, or the rank exceeds a layer's width.
         """
-        linear = {
-            n: m for n, m in backbone.body.named_modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"
-        }
+        linear = backbone.linear_layers()
         names = sorted({name.rsplit(".", 1)[-1] for name in linear})
         targets = list(self.targets or names)
         for target in targets:
@@ -54,7 +53,14 @@ class LoRATuning(InstructionRecommender):
         narrowest = min(min(linear[n].weight.shape) for n in linear if n.rsplit(".", 1)[-1] in targets)
         if self.r > narrowest:
             raise InputError(f"model.r is {self.r}, above the width {narrowest} of the narrowest target; lower it")
-        config = LoraConfig(r=self.r, lora_alpha=self.alpha, lora_dropout=self.lora_dropout, target_modules=targets)
+        config = LoraConfig(
+            r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules=targets,
+            fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
+        )
+        config._register_custom_module({nn.Linear: LowRankLinear})
         inject_adapter_in_model(config, backbone.body)
         for module in backbone.body.modules():
             if hasattr(

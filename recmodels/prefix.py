@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.sources import InputError
-from recmodels.backbone import CausalBackbone
+from recmodels.backbone import Backbone, CausalBackbone
 from recmodels.instruction import InstructionRecommender
 
 
@@ -36,8 +36,7 @@ class Prefix(nn.Module):
         """Keys and values to prepend."""
         if self.hidden:
             _, _, heads, length, size = self.shape
-            flat = self.expand(self.seed).view(length, 2, heads, size)
-            states = flat.permute(1, 2, 0, 3).unsqueeze(1)
+            states = self.expand(self.seed).view(length, 2, heads, size).permute(1, 2, 0, 3).unsqueeze(1)
         else:
             states = self.states
         return states[0], states[1]
@@ -50,8 +49,7 @@ class PrefixTuning(InstructionRecommender):
 
     Args:
         length: positions of the prefix in every layer.
-        reparameterisation: width of the MLP that makes keys and values from a small trained table; 0 trains them
-            directly.
+        reparameterisation: width of the MLP that makes keys and values from a trained table; 0 trains them directly.
         **kwargs: of `InstructionRecommender`.
     """
 
@@ -61,12 +59,14 @@ class PrefixTuning(InstructionRecommender):
             raise InputError(f"model.length is {length}, must be at least 1")
         self.length, self.reparameterisation = length, reparameterisation
 
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Gives every attention layer a prefix.
 
         Raises:
             InputError: the prefix does not fit the context, or attention layers are not where they are looked for.
         """
+        if not isinstance(backbone, CausalBackbone):
+            raise InputError(f"PrefixTuning needs a causal backbone; {backbone.name!r} is an encoder-decoder")
         config = backbone.model.config.get_text_config()
         if self.length >= config.max_position_embeddings:
             raise InputError(f"model.length is {self.length}, the backbone's context {config.max_position_embeddings}")

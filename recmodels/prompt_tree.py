@@ -1,11 +1,11 @@
-"""The engine: attention over forests of tokens, and log-probabilities only where there is a label.
+"""The engine: the attention rule of forests of tokens, and log-probabilities only where there is a label.
 
 A row holds trees in depth-first preorder. With `end[j]` the index after the last descendant of token j, token i may
 attend to token j exactly when `j <= i < end[j]`, at position `depth[i]`. A plain causal sequence is the case
 `end[j] = N`; packed sequences, shared prompts and shared histories are others. The result is exact: every branch gets
 the score it would get alone.
 
-# R rows, N tokens a row, P prefix length, G key/value heads, K head size, D hidden, L labels, B branches, V vocabulary
+# R rows, N tokens a row, D hidden, L labels, B branches, V vocabulary
 """
 
 from __future__ import annotations
@@ -16,21 +16,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-ATTENTION = "prompt_tree"
-"""Name under which the attention is registered with transformers."""
 
 
-def tree_mask(end: Tensor) -> Tensor:
+def tree_mask(end: Tensor, depth: Tensor | None = None, window: int | None = None) -> Tensor:
     """The attention rule as a boolean mask.
 
     Args:
         end: `[R, N]` index after the last descendant of each token.
+        depth: `[R, N]` distance from the root; needed for a window.
+        window: tokens that a layer looks back over, itself included; None looks back to the root.
 
     Returns:
-        `[R, 1, N, N]`, true where row i may attend to column j.
+        `[R, 1, N, N]`, true where token i (row) may attend to token j (column).
 
     Example:
         >>> tree_mask(torch.tensor([[3, 2, 3]]))[0, 0].int().tolist()
@@ -38,43 +35,10 @@ def tree_mask(end: Tensor) -> Tensor:
     """
     place = torch.arange(end.shape[1], device=end.device)
     query, key = place[:, None], place[None, :]
-    return ((key <= query) & (query < end[:, None, :])).unsqueeze(1)
-
-
-def tree_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """Attention for transformers' `AttentionInterface`: SDPA, plus a trained prefix where the layer has one.
-
-    Args:
-        module: the attention layer; its `prefix` (a module that returns keys and values `[G, P, K]`) is prepended.
-        query: `[R, heads, N, K]`.
-        key: `[R, G, N, K]`, already rotated.
-        value: `[R, G, N, K]`.
-        attention_mask: `[R, 1, N, N]` from `tree_mask`.
-        **options: what the layer passes on (dropout, scaling).
-
-    Returns:
-        `[R, N, heads, K]` and no weights.
-    """
-    prefix = cast("Callable[[], tuple[Tensor, Tensor]] | None", getattr(module, "prefix", None))
-    if prefix is not None:
-        prefix_key, prefix_value = prefix()
-        rows = key.shape[0]
-        key = torch.cat([prefix_key.to(key.dtype).expand(rows, -1, -1, -1), key], dim=2)
-        value = torch.cat([prefix_value.to(value.dtype).expand(rows, -1, -1, -1), value], dim=2)
-        if attention_mask is None:
-            raise ValueError("a prefix needs an explicit attention mask")
-        attention_mask = nn.functional.pad(attention_mask, (prefix_key.shape[-2], 0), value=True)
-    return cast("tuple[Tensor, None]", sdpa_attention_forward(module, query, key, value, attention_mask, **options))
-
-
-AttentionInterface.register(ATTENTION, tree_attention)
+    seen = (key <= query) & (query < end[:, None, :])
+    if window is not None and depth is not None:
+        seen &= depth[:, :, None] - depth[:, None, :] < window
+    return seen.unsqueeze(1)
 
 
 def label_log_probabilities(
@@ -102,6 +66,9 @@ def label_log_probabilities(
     """
     unique, inverse = torch.unique(place, return_inverse=True)
     states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, unique)
+    # A CPU's product of very few rows with the head sums the vocabulary in one go: its gradient is off by 2e-4 (float32,
+    # three rows, 49,152 words), with rows of zeros beside them by 1e-5 as with many.
+    states = nn.functional.pad(states, (0, 0, 0, -len(states) % 16))
     order = torch.argsort(inverse, stable=True)
     sorted_inverse, sorted_token = inverse[order], token[order]
     parts = []
@@ -121,8 +88,31 @@ def label_log_probabilities(
 
 
 def _gathered(head: Callable[[Tensor], Tensor], states: Tensor, row: Tensor, token: Tensor) -> Tensor:
-    logits = head(states).float()  # [chunk, V]
-    return logits[row, token] - logits.logsumexp(dim=-1)[row]
+    return cast(Tensor, _PickedLogProbability.apply(head(states), row, token))
+
+
+class _PickedLogProbability(torch.autograd.Function):
+    """Log-softmax of logits `[chunk, V]` in float32, at (row, token) only.
+
+    Keeps the logits as they came, half the size of their float32 form, and goes over them as seldom as can be.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
+        wide = logits.float() if logits.dtype != torch.float32 else logits.clone()
+        picked = wide[row, token]
+        top = wide.amax(-1, keepdim=True)
+        normaliser = top + wide.sub_(top).exp_().sum(-1, keepdim=True).log()  # [chunk, 1]
+        ctx.save_for_backward(logits, normaliser, row, token)
+        return picked - normaliser[row, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, normaliser, row, token = ctx.saved_tensors
+        total = normaliser.new_zeros(len(logits)).index_add_(0, row, gradients[0])
+        made = logits.float().sub(normaliser).exp_().mul_(-total[:, None])
+        made.index_put_((row, token), gradients[0], accumulate=True)
+        return made.to(logits.dtype), None, None
 
 
 def branch_scores(log_probability: Tensor, branch: Tensor, branches: int, *, mean: bool) -> Tensor:

@@ -1,6 +1,6 @@
 """The classic BERT baseline: every token of a recommended candidate is tagged RECOMMEND, all others O.
 
-# U cases, N tokens a text, B branches
+# R rows, N tokens a row, B branches
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batch import BatchFormat, TaggedTextBatch
-from datamodules.pretrained import check_backbone_name, pretrained_folder
-from datamodules.sources import InputError
-from recmodels.backbone import set_dropout
+from datamodules.pretrained import check_backbone_name
 from recmodels.base import Recommender
+from recmodels.encoder import load_encoder
 from recmodels.training import checksum_parameters
 
 TAGS = ("O", "RECOMMEND")
@@ -24,7 +23,7 @@ TAGS = ("O", "RECOMMEND")
 class TokenClassification(Recommender):
     """Sequence tagging with a bidirectional encoder (Devlin et al. 2019, arXiv 1810.04805).
 
-    History and candidate titles are one text; the loss is the cross-entropy of the tags of all tokens; the score of a
+    History and candidate titles are one text, several texts are packed into a row; the loss is the cross-entropy of the tags of all tokens; the score of a
     candidate is the mean RECOMMEND log-odds of its tokens.
 
     Args:
@@ -46,31 +45,21 @@ class TokenClassification(Recommender):
         """Loads the encoder once, with a fresh tagging head."""
         if self.network is not None:
             return
-        from transformers import AutoConfig, AutoModel
-
-        folder = pretrained_folder(self.backbone_name)
-        try:
-            config = AutoConfig.from_pretrained(folder)
-            if self.dropout is not None:
-                set_dropout(config, self.dropout, self.backbone_name)
-            body = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, add_pooling_layer=False)
-        except (OSError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"backbone {self.backbone_name!r} cannot be loaded as an encoder: {reason}") from error
-        self.base_checksum = checksum_parameters(body.named_parameters())
+        self.encoder = load_encoder(self.backbone_name, self.dropout)
+        config = self.encoder.model.config
+        self.base_checksum = checksum_parameters(self.encoder.model.named_parameters())
         self.tagger = nn.Linear(config.hidden_size, len(TAGS))
         self.head_dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
-        self.network = body
+        self.network = self.encoder.model
 
     def tag_logits(self, batch: TaggedTextBatch) -> Tensor:
-        """Logits `[U, N, 2]` of the tags O and RECOMMEND."""
-        network = cast(nn.Module, self.network)
-        states = network(input_ids=batch.token, attention_mask=batch.attention.long()).last_hidden_state
+        """Logits `[R, N, 2]` of the tags O and RECOMMEND."""
+        states = self.encoder.hidden_states(batch.token, batch.segment, batch.position, batch.attention)
         return cast(Tensor, self.tagger(self.head_dropout(states)).float())
 
     @staticmethod
     def tags(batch: TaggedTextBatch) -> Tensor:
-        """True tags `[U, N]`; -100 at padding."""
+        """True tags `[R, N]`; -100 at padding."""
         inside = batch.branch >= 0
         tag = torch.where(inside, (batch.relevance[batch.branch.clamp(min=0)] > 0).long(), 0)
         return torch.where(batch.attention, tag, -100)

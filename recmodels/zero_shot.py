@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from recmodels.backbone import CausalBackbone
+from recmodels.backbone import Backbone
 from recmodels.base import Kind
 from recmodels.instruction import InstructionRecommender
 
@@ -15,5 +15,5 @@ class ZeroShot(InstructionRecommender):
     kind: ClassVar[Kind] = "untuned"
     trains: ClassVar[bool] = False
 
-    def tune(self, backbone: CausalBackbone) -> None:
+    def tune(self, backbone: Backbone) -> None:
         """Leaves everything frozen."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +46,18 @@ def _quiet_and_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def scratch_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for whatever tests make; only integration tests use the user's own."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(request: pytest.FixtureRequest, scratch_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("integration") is None:
+        monkeypatch.setenv("INSTRUCTREC_CACHE", str(scratch_cache))
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +124,91 @@ def tiny_causal(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> 
     return folder
 
 
-def _byte_bpe(titles: list[str]) -> object:
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> Path:
+    """A Hugging Face folder: a random two-layer T5 whose tokenizer ends every text, as T5's does."""
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("tiny-t5")
+    tokenizer = _text_bpe(titles, "$A <|im_end|>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+        n_positions=512,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bart(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> Path:
+    """A Hugging Face folder: a random two-layer BART whose tokenizer opens and ends every text, as BART's does."""
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("tiny-bart")
+    tokenizer = _text_bpe(titles, "<|im_start|> $A <|im_end|>")
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=512,
+        init_std=0.2,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.eos_token_id,
+        forced_eos_token_id=None,
+    )
+    model = BartForConditionalGeneration(config)
+    model.final_logits_bias.normal_()
+    model.save_pretrained(folder)
+    return folder
+
+
+def _text_bpe(titles: list[str], around: str) -> Any:
+    """A tokenizer that puts special tokens around every text and knows no chat."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = _byte_bpe(titles)
+    tokenizer.chat_template = None
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<|im_start|>", "<|im_end|>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=around, special_tokens=special)
+    return tokenizer
+
+
+@pytest.fixture
+def with_context(tiny_causal: Path, tmp_path: Path) -> Callable[[int], Path]:
+    """`tiny_causal` with another longest sequence."""
+
+    def made(context: int) -> Path:
+        folder = tmp_path / f"context-{context}"
+        if not folder.exists():
+            shutil.copytree(tiny_causal, folder)
+            config = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+        return folder
+
+    return made
+
+
+def _byte_bpe(titles: list[str]) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import wandb
 import yaml
 
 from benchmarks.__main__ import main
+from datamodules.movielens import MovieLens100K
+from datamodules.protocol import Protocol
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = {
@@ -207,6 +210,28 @@ def test_beam_search_runs_from_fit_to_predictions(
     assert {r["item"] for r in second["ranking"]} == {"4", "8", "9"}  # a list is always scored whole
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_record_counts_shortened_prompts_and_says_how_long_data_was_waited_for(
+    run: Run, tmp_path: Path, with_context: Callable[[int], Path], workers: int
+) -> None:
+    folder = str(with_context(80))
+    options = [f"--model.backbone={folder}", f"--data.num_workers={workers}", *FAST, *QUIET]
+    out = tmp_path / "run"
+    assert run("fit", *BASE, "--out", out, *options)[0] == 0
+
+    data = MovieLens100K(backbone=folder, protocol=Protocol(negatives=6), batch_size=2, seed=1)
+    data.setup("fit")
+    training = [batch.truncated for batch in islice(data.train_dataloader(), 2)]  # steps
+    validation, test = (
+        sum(batch.truncated for batch in loader()) for loader in (data.val_dataloader, data.test_dataloader)
+    )
+    assert validation > 0
+    assert record(out)["guards"]["truncated_prompts"] == sum(training) + 2 * validation + test
+    costs = record(out)["costs"]
+    for stage in ("train", "test"):
+        assert 0 < costs[f"{stage}_data_wait_seconds"] <= costs[f"{stage}_seconds"]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
 def test_a_damaged_checkpoint_is_one_line(run: Run, tmp_path: Path, damage: str) -> None:
     model = ROOT / "configs/model/lora.yaml"
@@ -314,7 +339,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     def refuse(*_: object, **__: object) -> None:
         pytest.fail("weights were read before the input was checked")
 
-    monkeypatch.setattr("recmodels.instruction.load_causal", refuse)
+    monkeypatch.setattr("recmodels.instruction.load_backbone", refuse)
     out = ["--out", str(tmp_path / "run")] if arguments[0] in ("fit", "test", "predict") else []
     code, err = run(*arguments, *out)
     lines = [line for line in err.splitlines() if line.startswith("instructrec:")]

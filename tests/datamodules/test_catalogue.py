@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.batch import CatalogueBatch, PromptTreeBatch
-from datamodules.catalogue import build_trie, encode_titles
+from datamodules.catalogue import CatalogueCollator, build_trie, encode_titles
 from datamodules.chat import ChatEncoder
 from datamodules.movielens import MovieLens100K
 from datamodules.pretrained import load_tokenizer
@@ -104,25 +104,26 @@ def test_a_prompt_leaves_room_for_the_longest_title_or_loses_its_oldest_history(
 ) -> None:
     data = MovieLens100K(backbone=str(tiny_causal), protocol=FULL)
     data.setup()
-    assert data.catalogue is not None
+    collate = data.collator
+    assert isinstance(collate, CatalogueCollator)
     slate = data.slates.evaluation(data.sequences.test, 0)
-    whole = data.catalogue([[slate]])
+    whole = collate([[slate]])
     height = whole.trie.height
     context = int(whole.prompt_length) + height - 1
-    data.catalogue.slates.context = context
-    assert data.catalogue([[slate]]).prompt_length == whole.prompt_length
-    assert data.catalogue.slates.truncated == 0
-    data.catalogue.slates.context = context - 1
-    shorter = data.catalogue([[slate]])
+    collate.slates.context = context
+    assert collate([[slate]]).prompt_length == whole.prompt_length
+    assert whole.truncated == 0
+    collate.slates.context = context - 1
+    shorter = collate([[slate]])
     assert int(shorter.prompt_length) + height - 1 < context
-    assert data.catalogue.slates.truncated == 1
-    [expected] = data.catalogue.slates.prompts([slate.without_oldest(1)], height)
-    assert shorter.prompt[0].tolist() == expected
-    data.catalogue.slates.context = height + 2
+    assert shorter.truncated == 1
+    [expected] = collate.slates.prompts([slate.without_oldest(1)], height)
+    assert shorter.prompt[0].tolist() == expected.prompt
+    collate.slates.context = height + 2
     with pytest.raises(InputError, match=r"user '.*': the prompt is .* even without its history"):
-        data.catalogue([[slate]])
+        collate([[slate]])
     with pytest.raises(InputError, match="has no candidates"):
-        data.catalogue([[replace(slate, candidates=slate.candidates[:0])]])
+        collate([[replace(slate, candidates=slate.candidates[:0])]])
 
 
 def test_requests_without_candidates_rank_the_catalogue(mini_data: Path, tiny_causal: Path, users_file: Path) -> None:

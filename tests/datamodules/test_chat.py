@@ -176,6 +176,29 @@ def test_an_answer_without_tokens_is_refused(chat_tokenizer: Any, bert_tokenizer
         ChatEncoder(bert_tokenizer).encode([Instruction("s", "u", ("Alien", answer))])
 
 
+def test_a_tokenizer_without_an_end_token_closes_answers_with_its_separator(bert_tokenizer: Any) -> None:
+    assert bert_tokenizer.eos_token is None
+    encoder = ChatEncoder(bert_tokenizer)
+    [made] = encoder.encode([Instruction("s", "u", ("night", "night of day"))])
+    short, long = made.answers
+
+    assert encoder.after_answer == [bert_tokenizer.sep_token_id]
+    assert short != long[: len(short)]  # else the shorter title would win by its length alone
+
+
+def test_a_template_that_closes_no_turn_gets_the_end_token(chat_tokenizer: Any) -> None:
+    chat_tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+
+    assert ChatEncoder(chat_tokenizer).after_answer == [chat_tokenizer.eos_token_id]
+
+
+def test_a_tokenizer_that_can_close_no_answer_is_refused(bert_tokenizer: Any) -> None:
+    bert_tokenizer.sep_token = None
+
+    with pytest.raises(InputError, match="could not be told from a longer one that begins with it"):
+        ChatEncoder(bert_tokenizer)
+
+
 def test_a_slow_tokenizer_is_refused() -> None:
     with pytest.raises(InputError, match="ByT5Tokenizer is not a fast tokenizer"):
         ChatEncoder(ByT5Tokenizer())

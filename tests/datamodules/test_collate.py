@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datamodules.batch import InteractionBatch, PromptTreeBatch, TaggedTextBatch
 from datamodules.chat import ChatEncoder
-from datamodules.collate import InteractionCollator, PromptTreeCollator
+from datamodules.collate import InteractionCollator, PromptTreeCollator, common_beginning
 from datamodules.instructions import clean_title, find_template
 from datamodules.interactions import Interactions
 from datamodules.movielens import MovieLens100K
 from datamodules.pretrained import load_tokenizer
 from datamodules.protocol import Protocol, Sequences, apply_protocol
+from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
 from datamodules.slates import Slate, SlateMaker
 from datamodules.sources import InputError
@@ -57,7 +62,15 @@ def encoder(tiny_causal: Path) -> ChatEncoder:
 
 def text_of(sequences: Sequences, name: str) -> SlateText:
     template = find_template(name)
-    return SlateText(sequences.titles, template, MovieLens100K.words[template.language])
+    return SlateText(sequences.titles, template, MovieLens100K.words[template.language], sequences.item_ids)
+
+
+def shared_by_all(prompts: list[list[int]]) -> int:
+    """Tokens that all begin with, counted column by column."""
+    count = 0
+    while all(len(prompt) > count and prompt[count] == prompts[0][count] for prompt in prompts):
+        count += 1
+    return count
 
 
 def tree_collator(
@@ -67,8 +80,7 @@ def tree_collator(
     context: int = 10_000,
     row_tokens: int = 400,
 ) -> PromptTreeCollator:
-    pad = encoder.tokenizer.pad_token_id
-    return PromptTreeCollator(text_of(sequences, name), encoder, context, row_tokens, pad)
+    return PromptTreeCollator(SlateEncoder(text_of(sequences, name), encoder, context), row_tokens)
 
 
 def evaluation_slates(maker: SlateMaker, count: int = 6) -> list[Slate]:
@@ -81,18 +93,15 @@ def training_groups(maker: SlateMaker, count: int = 6) -> list[list[Slate]]:
 
 def branches_of(batch: PromptTreeBatch) -> list[Branch]:
     """What each branch's labels spell, and the path to its last label's place, by the attention rule alone."""
-    rows, width = batch.token.shape
     paths: dict[int, list[int]] = {}
     labels: dict[int, list[int]] = {}
-    columns = torch.arange(width)
+    places = torch.arange(len(batch.token))
     for place, label, branch in zip(
         batch.label_place.tolist(), batch.label_token.tolist(), batch.label_branch.tolist(), strict=True
     ):
-        row, i = divmod(place, width)
-        assert row < rows
-        seen = (columns <= i) & (i < batch.end[row])
-        path = batch.token[row][seen].tolist()
-        assert batch.depth[row][seen].tolist() == list(range(len(path)))
+        seen = (places <= place) & (place < batch.end)
+        path = batch.token[seen].tolist()
+        assert batch.depth[seen].tolist() == list(range(len(path)))
         earlier = paths.get(branch, path)
         assert path[: len(earlier)] == earlier  # each label's path continues the one before
         assert len(path) == len(earlier) + (branch in paths)
@@ -128,40 +137,55 @@ def test_each_branch_spells_its_prompt_and_its_labels_the_answer(
     assert branches_of(batch) == expected
     assert batch.tokens_unshared == sum(len(path) for path, _ in expected)
     assert batch.tokens < batch.tokens_unshared
-    assert collator.truncated == 0
+    assert batch.truncated == 0
 
 
-def test_tokens_counts_what_is_not_padding_and_padding_stands_alone(
-    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
-) -> None:
+def test_every_token_of_the_row_serves_a_branch(sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder) -> None:
     batch = tree_collator(sequences, encoder)([[slate] for slate in evaluation_slates(maker, 5)])
-    rows, width = batch.token.shape
-    used = torch.zeros(rows, width, dtype=torch.bool)
-    columns = torch.arange(width)
+    used = torch.zeros(len(batch.token), dtype=torch.bool)
     for place in batch.label_place.tolist():
-        row, i = divmod(place, width)
-        used[row] |= (columns <= i) & (i < batch.end[row])
+        used |= (torch.arange(len(used)) <= place) & (place < batch.end)
 
-    assert rows > 1
-    assert int(used.sum()) == batch.tokens
-    empty = ~used
-    assert empty.any()
-    assert (batch.token[empty] == encoder.tokenizer.pad_token_id).all()
-    assert (batch.depth[empty] == 0).all()
-    assert (batch.end[empty] == columns.expand(rows, -1)[empty] + 1).all()
+    assert used.all()
+    assert batch.tokens == len(used)
 
 
-def test_rows_keep_to_their_budget_unless_one_tree_is_larger(
+def test_stretches_hold_whole_trees_and_keep_to_their_budget_unless_one_is_larger(
     sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
 ) -> None:
     groups = [[slate] for slate in evaluation_slates(maker, 8)]
-    alone = max(tree_collator(sequences, encoder)([group]).tokens for group in groups)
+    trunk = tree_collator(sequences, encoder)(groups).trunk
+    behind = [tree_collator(sequences, encoder)([group]).tokens - trunk for group in groups]
 
-    for row_tokens in (1, alone, 3 * alone):
+    for row_tokens in (1, max(behind), 3 * max(behind)):
         batch = tree_collator(sequences, encoder, row_tokens=row_tokens)(groups)
-        assert batch.token.shape[1] <= max(row_tokens, alone)
-    assert len(tree_collator(sequences, encoder, row_tokens=1)(groups).token) == 8
-    assert len(tree_collator(sequences, encoder, row_tokens=100 * alone)(groups).token) == 1
+        assert (batch.stretches[0], batch.stretches[-1]) == (trunk, trunk + sum(behind))
+        for begin, stop in pairwise(batch.stretches):
+            assert 0 < stop - begin <= max(row_tokens, *behind)
+            assert int(batch.end[begin:stop].max()) == stop
+    assert len(tree_collator(sequences, encoder, row_tokens=1)(groups).stretches) == 9
+    assert len(tree_collator(sequences, encoder, row_tokens=100 * max(behind))(groups).stretches) == 2
+
+
+def test_what_all_prompts_begin_with_stands_once_before_all_trees(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    collator = tree_collator(sequences, encoder)
+    groups = [[slate] for slate in evaluation_slates(maker, 5)]
+    batch = collator(groups)
+    prompts = [path for path, _ in encoded_apart(collator, [slate for group in groups for slate in group])]
+
+    assert batch.trunk == shared_by_all(prompts) > 20  # the system turn, and how the user's turn begins
+    assert batch.token[: batch.trunk].tolist() == prompts[0][: batch.trunk]
+    assert (batch.end[: batch.trunk] == batch.tokens).all()
+    assert batch.tokens == sum(collator([group]).tokens for group in groups) - 4 * batch.trunk
+    assert collator(groups[:1]).trunk == 0  # a tree alone is its own trunk
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=5), min_size=1, max_size=6))
+def test_a_common_beginning_leaves_each_prompt_a_token(prompts: list[list[int]]) -> None:
+    shared = common_beginning(prompts)
+    assert shared == min(shared_by_all(prompts), min(map(len, prompts)) - 1)
 
 
 @pytest.mark.parametrize("name", ["matching.en.1", "like.en.1"])
@@ -223,10 +247,10 @@ def test_a_window_shares_the_history_of_its_targets(
     assert len(group) > 2
     collator = tree_collator(sequences, encoder)
 
-    together, apart = collator([group]), collator([[slate] for slate in group])
+    together, apart = collator([group]), [collator([[slate]]) for slate in group]
 
-    assert together.tokens < 0.8 * apart.tokens
-    assert branches_of(together) == branches_of(apart)
+    assert together.tokens < 0.6 * sum(batch.tokens for batch in apart)
+    assert branches_of(together) == [branch for batch in apart for branch in branches_of(batch)]
 
 
 def slate_with(slate: Slate, **changed: Any) -> Slate:
@@ -288,17 +312,15 @@ def test_too_long_a_prompt_loses_its_oldest_history_and_is_counted(
     assert len(options) == 11
     for context in range(bare, whole + 1):
         collator = tree_collator(sequences, encoder, name, context=context)
-        branches = branches_of(collator([[slate], [company]]))[: len(options[0])]
+        batch = collator([[slate], [company]])
 
-        assert max(len(path) for path, _ in branches) <= context
-        assert branches in options
-        assert (branches == options[0]) == (context == whole)
+        fitting = [option for option in options if max(len(path) for path, _ in option) <= context]
+        assert branches_of(batch)[: len(options[0])] == fitting[0]  # as much as fits
         # Truncation is per prompt: the other one in the batch loses only what is too long in itself.
-        apart = tree_collator(sequences, encoder, name, context=context)
-        assert branches_of(apart([[slate]])) == branches
-        shortened = apart.truncated
-        apart([[company]])
-        assert (shortened, collator.truncated) == (context < whole, apart.truncated)
+        alone = collator([[slate]])
+        assert branches_of(alone) == fitting[0]
+        assert alone.truncated == (context < whole)
+        assert batch.truncated == alone.truncated + collator([[company]]).truncated
 
 
 def test_truncation_counts_every_shortened_prompt(
@@ -312,10 +334,9 @@ def test_truncation_counts_every_shortened_prompt(
     assert 0 < too_long < 24
     collator = tree_collator(sequences, encoder, context=context)
 
-    collator([[slate] for slate in slates[:10]])
-    collator([[slate] for slate in slates[10:]])
+    batches = [collator([[slate] for slate in slates[:10]]), collator([[slate] for slate in slates[10:]])]
 
-    assert collator.truncated == too_long
+    assert sum(batch.truncated for batch in batches) == too_long
 
 
 def test_a_prompt_too_long_without_its_history_names_the_user(
@@ -334,6 +355,83 @@ def test_a_case_without_candidates_names_the_user(
 
     with pytest.raises(InputError, match=rf"user '{slate.user}' has no candidates"):
         tree_collator(sequences, encoder)([[slate]])
+
+
+@pytest.mark.parametrize("title", ["\u200b", " \n", "\u202e\u202d"])
+def test_a_candidate_that_tokenises_to_nothing_names_user_and_item(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder, bert: Any, title: str
+) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    item = int(slate.candidates[3])
+    text = text_of(sequences, "matching.en.1")
+    text = replace(text, titles=[title if n == item else other for n, other in enumerate(text.titles)])
+    named = re.escape(f"user {slate.user!r}: the candidate {title!r} (item {sequences.item_ids[item]}) has no tokens")
+
+    with pytest.raises(InputError, match=named):
+        PromptTreeCollator(SlateEncoder(text, encoder, 512), 400)([[slate]])
+    with pytest.raises(InputError, match=named):
+        TaggedTextCollator(text, bert, 512, row_tokens=200)([[slate]])
+
+
+def test_a_title_without_tokens_in_the_history_shows_nothing(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slate = evaluation_slates(maker, 1)[0]
+    shown = int(slate.history[0])
+    assert shown not in slate.candidates
+    text = text_of(sequences, "matching.en.1")
+    text = replace(text, titles=["\u200b" if n == shown else other for n, other in enumerate(text.titles)])
+    collator = PromptTreeCollator(SlateEncoder(text, encoder, 512), 400)
+
+    assert branches_of(collator([[slate]])) == encoded_apart(collator, [slate])
+
+
+def test_a_candidate_named_twice_keeps_two_branches(
+    sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder
+) -> None:
+    slate = slate_with(evaluation_slates(maker, 1)[0], candidates=np.array([9, 3, 9, 3, 3]), target=3)
+
+    batch = tree_collator(sequences, encoder)([[slate]])
+
+    assert batch.branch_item.tolist() == [9, 3, 9, 3, 3]
+    assert batch.relevance.tolist() == [0, 1, 0, 1, 1]
+    read = branches_of(batch)
+    assert read[0] == read[2] != read[1] == read[3] == read[4]
+    assert batch.tokens < sum(len(path) for path, _ in read)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(context=st.integers(60, 260), picked=st.lists(st.integers(0, 23), min_size=1, max_size=6))
+@pytest.mark.parametrize("name", ["matching.en.1", "matching.zh.1", "like.en.2"])
+def test_the_history_shown_is_the_longest_that_fits(
+    sequences: Sequences,
+    maker: SlateMaker,
+    encoder: ChatEncoder,
+    name: str,
+    context: int,
+    picked: list[int],
+) -> None:
+    """Against trying every number of events, with prompts from pieces as with whole ones."""
+    slates = [maker.evaluation(maker.sequences.test, case) for case in picked]
+    made = SlateEncoder(text_of(sequences, name), encoder, context)
+
+    def fits(slate: Slate, dropped: int) -> bool:
+        [one] = encoder.encode([made.text.instruction(slate.without_oldest(dropped))])
+        return len(one.prompt) + max(map(len, one.answers)) - 1 <= context
+
+    fewest = [next((n for n in range(len(s.history) + 1) if fits(s, n)), None) for s in slates]
+    if None in fewest:
+        with pytest.raises(InputError, match="even without its history"):
+            made.encode(slates)
+        return
+    found = made.encode(slates)
+    assert [one.dropped for one in found] == fewest
+    for one, slate in zip(found, slates, strict=True):
+        [expected] = encoder.encode([made.text.instruction(slate.without_oldest(one.dropped))])
+        assert (one.prompt, one.answers) == (expected.prompt, expected.answers)
+    for one, slate in zip(found, slates, strict=True):
+        [alone] = made.prompts([slate], max(map(len, one.answers)))
+        assert (alone.prompt, alone.dropped) == (one.prompt, one.dropped)
 
 
 def test_batches_move_as_one(sequences: Sequences, maker: SlateMaker, encoder: ChatEncoder) -> None:
@@ -357,8 +455,27 @@ def bert(tiny_encoder: Path) -> Any:
     return load_tokenizer(str(tiny_encoder))
 
 
-def tagged(sequences: Sequences, bert: Any, context: int = 512) -> TaggedTextCollator:
-    return TaggedTextCollator(text_of(sequences, "matching.en.1"), bert, context)
+def tagged(sequences: Sequences, bert: Any, context: int = 512, row_tokens: int = 200) -> TaggedTextCollator:
+    return TaggedTextCollator(text_of(sequences, "matching.en.1"), bert, context, row_tokens)
+
+
+def texts_of(batch: TaggedTextBatch) -> dict[int, list[int]]:
+    """Ids of each case's text, by the segments alone; a text belongs to the case of its candidates."""
+    found: dict[int, list[int]] = {}
+    for row in range(len(batch.token)):
+        for segment in batch.segment[row].unique().tolist():
+            inside = batch.segment[row] == segment
+            columns = inside.nonzero().flatten().tolist()
+            assert columns == list(range(columns[0], columns[0] + len(columns)))  # in one piece
+            assert batch.position[row, inside].tolist() == list(range(len(columns)))
+            branches = batch.branch[row, inside]
+            if not batch.attention[row, inside].all():  # padding: alone, and nobody's
+                assert (len(columns), branches.tolist()) == (1, [-1])
+                continue
+            [case] = batch.branch_case[branches[branches >= 0]].unique().tolist()
+            assert case not in found
+            found[case] = batch.token[row, inside].tolist()
+    return found
 
 
 def title_ids(bert: Any, title: str) -> list[int]:
@@ -377,16 +494,24 @@ def test_a_tagged_text_is_history_then_candidates(sequences: Sequences, maker: S
     batch = tagged(sequences, bert)([slates[:1], slates[1:]])
     assert isinstance(batch, TaggedTextBatch)
 
-    lengths = batch.attention.sum(1).tolist()
-    assert len(set(lengths)) > 1
-    for row, slate in enumerate(slates):
-        ids = expected_text(bert, sequences, slate)
-        assert batch.token[row, : lengths[row]].tolist() == ids
-        assert batch.attention[row, : lengths[row]].all()
-        assert (batch.token[row, lengths[row] :] == bert.pad_token_id).all()
-        assert (batch.branch[row, lengths[row] :] == -1).all()
-    assert batch.tokens == sum(lengths)
-    assert batch.token.shape == batch.branch.shape == batch.attention.shape
+    expected = [expected_text(bert, sequences, slate) for slate in slates]
+    assert texts_of(batch) == dict(enumerate(expected))
+    assert len(set(map(len, expected))) > 1
+    assert batch.tokens == int(batch.attention.sum()) == sum(map(len, expected))
+    assert (batch.token[~batch.attention] == bert.pad_token_id).all()
+    for field in (batch.branch, batch.attention, batch.segment, batch.position):
+        assert field.shape == batch.token.shape
+
+
+def test_texts_share_rows_within_the_budget(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
+    groups = [[slate] for slate in evaluation_slates(maker, 12)]
+    expected = [expected_text(bert, sequences, slate) for [slate] in groups]
+    longest = max(map(len, expected))
+    for row_tokens, rows in ((1, 12), (2 * longest, 6), (4 * longest, 3)):
+        batch = tagged(sequences, bert, row_tokens=row_tokens)(groups)
+        assert texts_of(batch) == dict(enumerate(expected))
+        assert batch.token.shape[1] <= max(row_tokens, longest)
+        assert len(batch.token) <= rows
 
 
 def test_tags_cover_exactly_the_tokens_of_each_candidate(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
@@ -396,9 +521,8 @@ def test_tags_cover_exactly_the_tokens_of_each_candidate(sequences: Sequences, m
 
     assert batch.branch_case.tolist() == [n for n, slate in enumerate(slates) for _ in slate.candidates]
     for number, item in enumerate(batch.branch_item.tolist()):
-        row = int(batch.branch_case[number])
         places = (batch.branch == number).nonzero()
-        assert set(places[:, 0].tolist()) == {row}
+        [row] = set(places[:, 0].tolist())
         columns = places[:, 1].tolist()
         assert columns == list(range(columns[0], columns[0] + len(columns)))
         assert batch.token[row, columns].tolist() == title_ids(bert, sequences.titles[item])
@@ -425,7 +549,7 @@ def test_a_tagged_text_too_long_loses_its_oldest_titles(sequences: Sequences, ma
         batch = collator([[slate]])
         kept = next(option for option in options if len(option) <= context)  # as much as fits
         assert batch.token[0].tolist() == kept
-        assert collator.truncated == (kept != whole)
+        assert batch.truncated == (kept != whole)
 
 
 def test_candidates_longer_than_the_context_name_the_user(sequences: Sequences, maker: SlateMaker, bert: Any) -> None:
@@ -444,7 +568,7 @@ def test_a_candidate_without_tokens_is_refused(sequences: Sequences, maker: Slat
     text = replace(text_of(sequences, "matching.en.1"), titles=titles)
 
     with pytest.raises(InputError, match=rf"user '{slate.user}': the candidate .* has no tokens"):
-        TaggedTextCollator(text, bert, 512)([[slate]])
+        TaggedTextCollator(text, bert, 512, 200)([[slate]])
 
 
 def test_tagged_texts_need_separators(sequences: Sequences, encoder: ChatEncoder) -> None:

@@ -88,6 +88,22 @@ def test_the_tokenizer_is_fast_and_can_pad(tiny_causal: Path, tiny_encoder: Path
         assert context_length(str(folder)) == 512
 
 
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        ({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "xlm-roberta", "max_position_embeddings": 514}, 512),
+        ({"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}, 512),
+        ({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}, 512),
+        ({"model_type": "bart", "max_position_embeddings": 1024, "pad_token_id": 1}, 1024),
+        ({"model_type": "t5", "n_positions": 512}, 512),
+    ],
+)
+def test_positions_that_no_token_may_have_do_not_count(tmp_path: Path, config: dict[str, Any], context: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert context_length(str(tmp_path)) == context
+
+
 def copy_of(folder: Path, target: Path, change: Callable[[Any], None]) -> str:
     """A copy of a backbone folder whose tokenizer was changed."""
     shutil.copytree(folder, target)

@@ -86,6 +86,14 @@ BAD: dict[str, tuple[Any, str]] = {
         {"history": ["10"], "candidates": ["Fargoo"]},
         "candidates names 'Fargoo', not in the catalogue; the nearest is 'Fargo'",
     ),
+    "a candidate twice": (
+        {"history": ["10"], "candidates": ["20", "30", "20"]},
+        "candidates name '20' and again '20', which is the same item",
+    ),
+    "a candidate by id and by title": (
+        {"history": ["10"], "candidates": ["30", "Fargo"]},
+        "candidates name '30' and again 'Fargo', which is the same item; where items share a title, name them by id",
+    ),
     "unknown id": ({"history": [31]}, "history names '31', not in the catalogue; the nearest is '30'"),
     "an item that is none": ({"history": [None]}, "history names 'None', not in the catalogue"),
     "an item that is a list": ({"history": [["10"]]}, "not in the catalogue"),

@@ -19,6 +19,7 @@ from recmodels import ZeroShot
 from recmodels.backbone import CausalBackbone, load_causal
 from recmodels.beam_search import Retrieved, beam_search
 from recmodels.catalogue import catalogue_scores
+from tests.recmodels.oracle import tuned
 from tests.recmodels.test_catalogue import (
     EXAMPLE_PROMPTS,
     EXAMPLE_TITLES,
@@ -29,7 +30,6 @@ from tests.recmodels.test_catalogue import (
     left_padded,
     tiny,
 )
-from tests.recmodels.test_prompt_tree import tuned
 
 KINDS = ("plain", "lora", "adapter", "prefix", "prefix_mlp")
 

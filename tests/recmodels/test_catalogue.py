@@ -21,8 +21,8 @@ from datamodules.protocol import Protocol
 from recmodels import ZeroShot
 from recmodels.backbone import CausalBackbone, load_causal
 from recmodels.catalogue import catalogue_scores
-from recmodels.prompt_tree import ATTENTION
-from tests.recmodels.test_prompt_tree import tuned
+from recmodels.tree_attention import ATTENTION
+from tests.recmodels.oracle import tuned
 
 KINDS = ("plain", "lora", "adapter", "prefix", "prefix_mlp")
 END = 2

@@ -9,72 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.batch import PromptTreeBatch
-from datamodules.chat import EncodedInstruction
-from datamodules.collate import PromptTreeCollator
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
-from recmodels import AdapterTuning, LoRATuning, PrefixTuning
 from recmodels.backbone import CausalBackbone, load_causal, prove_tree_attention
-from recmodels.instruction import InstructionRecommender
-from recmodels.prompt_tree import branch_scores, label_log_probabilities, tree_mask
-
-Pair = tuple[list[int], list[int]]
-
-
-def tree_batch(cases: list[tuple[list[int], list[list[int]]]], row_tokens: int, answer_tokens: int) -> PromptTreeBatch:
-    """A batch of (prompt, answers) through the real collator, without any text."""
-
-    class Text:
-        def instruction(self, slate: object) -> object:
-            return slate
-
-        def branches(self, slate: object) -> tuple[list[int], list[float]]:
-            count = len(slate[1])  # type: ignore[index]
-            return list(range(count)), [1.0] + [0.0] * (count - 1)
-
-        class template:
-            answers = ()
-
-    class Encoder:
-        def encode(self, slates: list[object]) -> list[EncodedInstruction]:
-            return [EncodedInstruction(prompt=s[0], answers=s[1]) for s in slates]  # type: ignore[index]
-
-    class Case(tuple):  # type: ignore[type-arg]
-        case = 0
-        user = "u"
-
-    collator = PromptTreeCollator(Text(), Encoder(), 512, row_tokens, 0)  # type: ignore[arg-type]
-    collator.answer_tokens = answer_tokens
-    return collator([[Case(case)] for case in cases])  # type: ignore[list-item]
-
-
-def separate_scores(
-    backbone: CausalBackbone, cases: list[tuple[list[int], list[list[int]]]], padding: str
-) -> torch.Tensor:
-    """The oracle: every prompt and answer as a padded sequence of its own, all logits, plain causal attention."""
-    pairs = [(prompt, answer) for prompt, answers in cases for answer in answers]
-    width = max(len(p) + len(a) for p, a in pairs)
-    scores = []
-    for prompt, answer in pairs:
-        sequence = prompt + answer
-        fill = [0] * (width - len(sequence))
-        left = padding == "left"
-        ids = torch.tensor([fill + sequence if left else sequence + fill])
-        real = torch.tensor([[0] * len(fill) + [1] * len(sequence) if left else [1] * len(sequence) + [0] * len(fill)])
-        causal = torch.ones(width, width, dtype=torch.bool).tril()
-        # A padding query attends to itself, or its softmax would be empty.
-        mask = ((causal & real[0].bool()) | torch.eye(width, dtype=torch.bool))[None, None]
-        position = (real.cumsum(1) - 1).clamp(min=0)
-        hidden = backbone.body(
-            input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
-        ).last_hidden_state
-        begin = width - len(sequence) if left else 0
-        states = hidden[0, begin + len(prompt) - 1 : begin + len(sequence) - 1]
-        logp = backbone.head(states).float().log_softmax(-1)
-        scores.append(logp.gather(1, torch.tensor(answer)[:, None]).sum())
-    return torch.stack(scores)
-
+from recmodels.prompt_tree import label_log_probabilities, tree_mask
+from tests.recmodels.oracle import engine_scores, separate_scores, tree_batch, tuned
 
 ids = st.integers(3, 60)
 cases_strategy = st.lists(
@@ -87,31 +26,11 @@ cases_strategy = st.lists(
 )
 
 
-def tuned(kind: str, folder: Path) -> InstructionRecommender:
-    made: InstructionRecommender = {
-        "lora": lambda: LoRATuning(backbone=str(folder), r=2),
-        "adapter": lambda: AdapterTuning(backbone=str(folder), bottleneck=3),
-        "prefix": lambda: PrefixTuning(backbone=str(folder), length=3),
-        "prefix_mlp": lambda: PrefixTuning(backbone=str(folder), length=3, reparameterisation=5),
-    }[kind]()
-    torch.manual_seed(1)
-    made.configure_model()
-    for value in made.trained().values():  # away from the identity, so that the tuned parts take part
-        torch.nn.init.normal_(value, std=0.1)
-    return made.eval()
-
-
 @pytest.fixture(scope="module")
 def backbones(tiny_causal: Path) -> dict[str, CausalBackbone]:
     plain = {"plain": load_causal(str(tiny_causal), "float32")}
     plain["plain"].model.eval()
     return plain | {kind: tuned(kind, tiny_causal).backbone for kind in ("lora", "adapter", "prefix", "prefix_mlp")}
-
-
-def engine_scores(backbone: CausalBackbone, batch: PromptTreeBatch) -> torch.Tensor:
-    hidden = backbone.hidden_states(batch.token, batch.end, batch.depth)
-    logp = label_log_probabilities(hidden, backbone.head, batch.label_place, batch.label_token, chunk=7)
-    return branch_scores(logp, batch.label_branch, len(batch.branch_case), mean=False)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -159,9 +78,9 @@ def test_logits_exist_for_labelled_places_only() -> None:
         asked.append(len(states))
         return states @ torch.eye(4, 9)
 
-    place = torch.tensor([3, 3, 7, 3])
-    label_log_probabilities(torch.randn(2, 5, 4), head, place, torch.tensor([0, 1, 2, 3]))
-    assert asked == [2]  # two predicting tokens, not ten tokens and not four labels
+    place = torch.tensor([3, 3, 7, 3] * 10)
+    label_log_probabilities(torch.randn(2, 50, 4), head, place, torch.tensor([0, 1, 2, 3] * 10))
+    assert asked == [16]  # two predicting tokens, rounded up: not a hundred tokens and not forty labels
 
 
 def test_chunks_do_not_change_values_or_gradients() -> None:
@@ -176,6 +95,22 @@ def test_chunks_do_not_change_values_or_gradients() -> None:
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_label_log_probabilities_equal_log_softmax_and_its_gradient() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(4, 9, requires_grad=True)
+    hidden = torch.randn(10, 4, requires_grad=True)
+    place, token = torch.tensor([3, 0, 7, 3, 9, 3]), torch.tensor([0, 1, 2, 3, 8, 0])
+    share = torch.tensor([1.0, -2, 3, 0.5, 1, 4])
+    found = []
+    for value in (
+        label_log_probabilities(hidden, lambda h: h @ weight, place, token),
+        (hidden @ weight).log_softmax(-1)[place, token],
+    ):
+        found.append((value, *torch.autograd.grad((value * share).sum(), (hidden, weight))))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_a_backbone_that_ignores_trees_is_refused(tiny_causal: Path) -> None:

@@ -1,0 +1,180 @@
+"""`instructrec perf`: our engine beside its real peers, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.grid_commands import LineParser
+from datamodules.sources import InputError
+
+if TYPE_CHECKING:
+    from benchmarks.perf.setting import Setting
+
+NAMES = {
+    "score_20": "scoring 1 + 19 candidates against padded batches of prompt and candidate",
+    "score_100": "scoring 1 + 99 candidates, likewise",
+    "train_8": "training with 8 branches a history, successive targets and yes/no, against Trainer and SFTTrainer",
+    "train_1": "training with a single target, nothing shared, against both",
+    "catalogue": "ranking the whole catalogue against padded batches",
+    "beam": "constrained beam search against generate(prefix_allowed_tokens_fn=...)",
+    "limit": "our steps against the machine's bfloat16 matrix rate, and a profile of the rest",
+    "loading": "the share of a step that waits for data; instructions a second and core",
+}
+
+EPILOG = (
+    "NAME is any of:\n"
+    + "\n".join(f"  {name:10} {told}" for name, told in NAMES.items())
+    + """
+
+Every side runs in a process of its own (so its peak memory is its own) on the same prompts of MovieLens-100K, with the
+same weights in bfloat16 on as many threads; sides take turns (A B A B). Each peer first tries a few settings and uses
+its fastest. What the sides computed (log-likelihoods, losses, gradients) must agree within a stated tolerance, in
+bfloat16 and in float32; where it does not, the row fails and the command exits with 1.
+
+Writes FILE (JSON: environment, every side's settings, every turn's seconds), and beside it the same name with .md (the
+tables), .png (speed-ups) and _profile.png (where our step's time goes). The default run takes about 12 minutes on two
+quiet cores; on a busy machine the times mean little. --device cuda runs the same table on a GPU; this path has not been
+measured by us."""
+)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Runs `perf`.
+
+    Args:
+        arguments: what follows the command's name.
+
+    Returns:
+        0 done, 2 the input is wrong, 1 a comparison failed.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        names = _checked(options)
+        # Threads are an environment's matter for every library that starts its own.
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
+        return _measure(names, options)
+    except InputError as error:
+        print(f"instructrec: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = LineParser(
+        prog="instructrec perf",
+        description="Measures our engine beside its real peers, in one run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; default: everything")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file of the results")
+    parser.add_argument("--readme", type=Path, help="put the tables between this file's perf markers")
+    parser.add_argument("--backbone", default="smollm2-135m-instruct", help="packaged name, folder or hub id")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all sides run")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every side; default: all")
+    parser.add_argument("--repetitions", type=int, default=3, help="timed turns of each side")
+    parser.add_argument("--history", type=int, default=20, help="most events in a prompt")
+    parser.add_argument("--seed", type=int, default=1, help="of the users and windows that are drawn")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny random model and smallest sizes, to see that everything runs"
+    )
+    parser.add_argument("--one-process", action="store_true", help="all sides in this process; memory is not measured")
+    return parser
+
+
+def _checked(options: Any) -> list[str]:
+    import difflib
+
+    for name in options.names:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1, cutoff=0)[0]
+            raise InputError(f"perf measures no {name!r}; the nearest is {near!r}")
+    for name, least in (("threads", 1), ("repetitions", 1), ("history", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            raise InputError(f"--{name} is {getattr(options, name)}, must be at least {least}")
+    if options.out.suffix != ".json":
+        raise InputError(f"--out {options.out} must be a .json file; the table and figures go beside it")
+    if options.readme is not None and not options.readme.is_file():
+        raise InputError(f"--readme {options.readme}: there is no such file")
+    if options.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no GPU here")
+    return [name for name in NAMES if not options.names or name in options.names]
+
+
+def _measure(names: Sequence[str], options: Any) -> int:
+    from benchmarks.perf.families import check_installed
+    from benchmarks.perf.report import environment, failures, markdown, profile_path, write_results
+    from benchmarks.perf.setting import Setting, shrink_backbone
+    from benchmarks.report import replace_between_markers
+    from datamodules.pretrained import check_backbone_name
+
+    check_backbone_name(options.backbone)
+    check_installed(names)
+    named = Setting(
+        backbone=options.backbone,
+        device=options.device,
+        threads=options.threads,
+        repetitions=options.repetitions,
+        history=options.history,
+        seed=options.seed,
+        quick=options.quick,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        setting = replace(named, backbone=shrink_backbone(named.backbone, Path(folder))) if named.quick else named
+        results = _results(names, setting, options)
+    results["environment"] = environment(named) | results["environment"]
+    files = write_results(options.out, results)
+    text = markdown(results)
+    print(text)
+    if options.readme:
+        replace_between_markers(options.readme, "perf", text + _pictures(options.out, options.readme, profile_path))
+    print("results: " + ", ".join(map(str, files)))
+    return 1 if failures(results) else 0
+
+
+def _results(names: Sequence[str], setting: Setting, options: Any) -> dict[str, Any]:
+    from benchmarks.perf.families import measures
+
+    began = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - began:4.0f} s] {line}", flush=True)
+
+    results: dict[str, Any] = {"format": 1, "environment": {}, "comparisons": {}}
+    for name, measure in measures(names, setting, say, one_process=options.one_process):
+        found = _found(measure, name, say)
+        if name in ("limit", "loading"):
+            results[name] = found
+        else:
+            results["comparisons"][name] = found
+    results["environment"]["seconds"] = round(time.monotonic() - began, 1)
+    return results
+
+
+def _found(measure: Callable[[], dict[str, Any]], name: str, say: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        return measure()
+    except InputError:
+        raise
+    except Exception as error:  # one row that fails must not cost the others
+        say(f"{name}: failed: {error}")
+        return {"error": str(error) or type(error).__name__}
+
+
+def _pictures(out: Path, page: Path, profile_path: Callable[[Path], Path]) -> str:
+    drawn = [path for path in (out.with_suffix(".png"), profile_path(out)) if path.exists()]
+    titles = {out.with_suffix(".png"): "Speed-up over each peer", profile_path(out): "Where a step's time goes"}
+    return "\n".join(
+        f"![{titles[path]}]({Path(os.path.relpath(path, page.absolute().parent)).as_posix()})\n" for path in drawn
+    )

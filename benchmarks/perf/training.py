@@ -1,0 +1,182 @@
+"""Training steps on the same examples: trees whose branches share a history, against one sequence an example."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
+from benchmarks.perf.scoring import quiet_trainer
+from benchmarks.perf.setting import Pair, Setting, answered, fill_adapters, flat_gradient, synchronise
+from datamodules import MovieLens100K
+from recmodels import FullTuning, LoRATuning
+from recmodels.instruction import InstructionRecommender
+
+RANK, ALPHA, LEARNING_RATE = 8, 16, 1e-3
+NO_CLIP = 1e9  # the norm is computed and compared on every side, and never reached, so gradients stay comparable
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is trained on.
+
+    Attributes:
+        task: task form of the template.
+        targets: of one window, so examples that share a history.
+        windows: of one optimiser step.
+    """
+
+    task: Literal["matching", "like"]
+    targets: int
+    windows: int
+
+
+KINDS: Mapping[str, Kind] = {
+    "windows": Kind("matching", targets=8, windows=4),
+    "pointwise": Kind("like", targets=8, windows=4),
+    "single": Kind("matching", targets=1, windows=16),
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """The windows of each optimiser step; step 0 warms up, and one small step more is for float32.
+
+    Attributes:
+        data: where the windows come from.
+        steps: keys of the windows of each step.
+    """
+
+    data: MovieLens100K
+    steps: list[list[tuple[int, int]]]
+
+    def examples(self, step: int) -> list[Pair]:
+        """The step's examples as the peers read them, longest first, so that rows of like length share a batch."""
+        slates = [s for epoch, window in self.steps[step] for s in self.data.slates.training(window, epoch)]
+        return sorted(answered(self.data, slates), key=lambda pair: -len(pair[0]) - len(pair[1]))
+
+
+def drawn_work(setting: Setting, kind: Kind) -> Work:
+    """Full windows with as much history as there can be, drawn by the seed."""
+    targets = min(3, kind.targets) if setting.quick else kind.targets
+    data = setting.data(kind.task, targets=targets)
+    windows, start = data.slates.windows, data.sequences.start
+    shown = windows.first - start[windows.user]
+    whole = (windows.last - windows.first == targets) & (shown >= setting.history + 1 - targets)
+    each = min(2, kind.windows) if setting.quick else kind.windows
+    drawn = setting.draw([int(i) for i in np.flatnonzero(whole)], each * (setting.repetitions + 1) + 1)
+    steps = [drawn[begin : begin + each] for begin in range(0, len(drawn), each)]
+    return Work(data, [[(0, window) for window in step] for step in steps])
+
+
+class OurSteps(L.Callback):
+    """Times the training loop, batches and all, and keeps the first gradient."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.seconds = 0.0
+        self.losses: list[float] = []
+        self.gradient: np.ndarray[Any, Any] | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock."""
+        synchronise(self.setting.device)
+        self._began = time.perf_counter()
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
+        """Keeps the gradient."""
+        if self.gradient is None:
+            self.gradient = flat_gradient(pl_module.named_parameters())
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Reads the clock."""
+        synchronise(self.setting.device)
+        self.seconds = time.perf_counter() - self._began
+        self.losses.append(float(outputs["loss"]))
+
+
+class OurTraining(Side):
+    """Ours: `instructrec fit` takes a step so, with Lightning and the collator at work."""
+
+    def __init__(self, setting: Setting, kind: str, *, full: bool = False) -> None:
+        super().__init__(setting)
+        self.work = drawn_work(setting, KINDS[kind])
+        common: dict[str, Any] = {
+            "backbone": setting.backbone,
+            "optimizer": partial(torch.optim.AdamW, lr=LEARNING_RATE),
+            "schedule": "constant",
+            "warmup": 0.0,
+            "gradient_clip": NO_CLIP,
+        }
+        self.model: InstructionRecommender = FullTuning(**common) if full else LoRATuning(r=RANK, alpha=ALPHA, **common)
+        self.model.trainer = quiet_trainer(setting)
+        self.model.configure_model()
+        self.model.to(setting.device)
+        if not full:
+            fill_adapters(self.model.trained().items())
+        self.config = {
+            "windows_a_step": len(self.work.steps[0]),
+            "examples_a_step": len(self.work.examples(0)),
+            "row_tokens": self.work.data.row_tokens,
+            "tuning": "full" if full else f"LoRA r={RANK} on all linear layers",
+            "precision": "bf16-mixed",
+        }
+
+    def loader(self, repetition: int) -> DataLoader[Any]:
+        """The batches of one turn, made by the data module's own loader."""
+        made = self.work.data.train_dataloader()
+        return DataLoader(made.dataset, batch_sampler=[self.work.steps[repetition]], collate_fn=made.collate_fn)
+
+    def turn(self, repetition: int) -> Turn:
+        """Takes the repetition's step."""
+        steps = self._fit(self.loader(repetition), "bf16-mixed")
+        values = {"loss": np.array(steps.losses)}
+        if repetition == 0 and steps.gradient is not None:
+            values["gradient"] = steps.gradient
+        return Turn(steps.seconds, len(self.work.examples(repetition)), values)
+
+    def exact(self) -> Values:
+        """Loss and gradient of one window in float32, at the weights all sides began with."""
+        self.model.float()
+        fill_adapters(self.model.trained().items())
+        steps = self._fit(self.loader(-1), "32-true")
+        if steps.gradient is None:
+            raise RuntimeError("no step was taken")
+        return {"loss": np.array(steps.losses), "gradient": steps.gradient}
+
+    def _fit(self, loader: DataLoader[Any], precision: str) -> OurSteps:
+        steps = OurSteps(self.setting)
+        trainer = quiet_trainer(self.setting, precision, max_epochs=1, callbacks=[steps])
+        trainer.fit(self.model, train_dataloaders=loader)
+        return steps
+
+
+def comparison(name: str, kind: str, title: str, trainer: float, sft: float) -> Comparison:
+    """Training steps of one kind against both peers."""
+    from benchmarks.perf.peers import SFTPeer, TrainerPeer
+
+    return Comparison(
+        name=name,
+        title=title,
+        unit="examples",
+        sides={
+            "trees": partial(OurTraining, kind=kind),
+            "Trainer": partial(TrainerPeer, kind=kind),
+            "SFTTrainer": partial(SFTPeer, kind=kind),
+        },
+        targets={"Trainer": trainer, "SFTTrainer": sft},
+        rules=[
+            Rule("loss", "loss", "largest", tolerance=0.1, exact_tolerance=1e-4),
+            Rule("gradient", "gradient", "relative", tolerance=0.2, exact_tolerance=1e-4),
+        ],
+    )

@@ -1,0 +1,141 @@
+"""Bidirectional encoders over packed rows: several texts side by side, none of which sees another.
+
+# R rows, N tokens a row, T texts, W longest text, D hidden
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from datamodules.pretrained import pretrained_folder
+from datamodules.sources import InputError
+from recmodels.backbone import set_dropout
+
+log = logging.getLogger(__name__)
+
+
+def segment_mask(query: Tensor, key: Tensor) -> Tensor:
+    """The attention rule of packed texts as a boolean mask: a token sees the tokens of its own text.
+
+    Args:
+        query: `[R, N]` number of each attending token's text.
+        key: `[R, S]` number of each attended token's text.
+
+    Returns:
+        `[R, 1, N, S]`, true where row i may attend to column j.
+
+    Example:
+        >>> segment = torch.tensor([[2, 2, 3]])
+        >>> segment_mask(segment, segment)[0, 0].int().tolist()
+        [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    """
+    return (query[:, :, None] == key[:, None, :]).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """An encoder that reads packed rows.
+
+    Attributes:
+        model: the Hugging Face model.
+        packed: whether the model itself honours packed rows; else every text gets a padded row of its own.
+    """
+
+    model: Any
+    packed: bool = True
+
+    def hidden_states(self, token: Tensor, segment: Tensor, position: Tensor, attention: Tensor) -> Tensor:
+        """Last hidden states `[R, N, D]`; those of padding mean nothing.
+
+        Args:
+            token: `[R, N]` input ids.
+            segment: `[R, N]` a number that tells the texts of a row apart.
+            position: `[R, N]` position within the text.
+            attention: `[R, N]` true at real tokens.
+        """
+        if not self.packed:
+            return self._padded(token, position, attention)
+        mask: Any = segment_mask(segment, segment)
+        if "sliding_attention" in (getattr(self.model.config, "layer_types", None) or ()):
+            place = torch.arange(token.shape[1], device=token.device)
+            near = (place[:, None] - place).abs() <= self.model.config.sliding_window
+            mask = {"full_attention": mask, "sliding_attention": mask & near}
+        # RoBERTa and its kin number positions from one after the padding id.
+        padding = getattr(getattr(self.model, "embeddings", None), "padding_idx", None)
+        first = 0 if padding is None else padding + 1
+        return self._states(token, mask, position_ids=position + first)
+
+    def _padded(self, token: Tensor, position: Tensor, attention: Tensor) -> Tensor:
+        """Each text in a padded row of its own, with the model's own mask and positions; laid back into the rows."""
+        at = position[attention]
+        text = (at == 0).cumsum(0) - 1  # texts are contiguous, so each begins where the position is 0
+        shape = (int(text[-1]) + 1, int(at.max()) + 1)  # [T, W]
+        ids, real = token.new_zeros(shape), torch.zeros(shape, dtype=torch.long, device=token.device)
+        ids[text, at], real[text, at] = token[attention], 1
+        states = self._states(ids, real)[text, at]
+        return states.new_zeros(*token.shape, states.shape[-1]).masked_scatter(attention[..., None], states)
+
+    def _states(self, token: Tensor, mask: Any, **options: Tensor) -> Tensor:
+        return cast(Tensor, self.model(input_ids=token, attention_mask=mask, **options).last_hidden_state)
+
+
+def load_encoder(name: str, dropout: float | None = None) -> TextEncoder:
+    """Loads an encoder in float32; one that does not honour packed rows reads padded ones, and the log says so.
+
+    Args:
+        name: packaged name, folder or hub id.
+        dropout: probability for every dropout of the architecture; None leaves its own.
+
+    Raises:
+        InputError: the folder holds no encoder, or its weights are unreadable.
+    """
+    from transformers import MODEL_MAPPING, AutoConfig, AutoModel
+
+    folder = pretrained_folder(name)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if dropout is not None:
+            set_dropout(config, dropout, name)
+        made = MODEL_MAPPING.get(type(config), AutoModel)
+        # Tags have no use for a pooler.
+        options = {"add_pooling_layer": False} if "add_pooling_layer" in signature(made.__init__).parameters else {}
+        model = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32, **options)
+    except (OSError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"backbone {name!r} cannot be loaded as an encoder: {reason}") from error
+    reason = why_not_packed(model)
+    if reason:
+        log.warning("backbone %r (%s) reads padded rows instead of packed ones: %s", name, config.model_type, reason)
+    return TextEncoder(model, packed=not reason)
+
+
+@torch.no_grad()
+def why_not_packed(model: Any) -> str:
+    """Compares three packed texts with the same texts in padded rows; the reason not to pack, empty where they agree.
+
+    The longest text exceeds any local window, so that a mask that forgets the window shows.
+    """
+    config = model.config
+    window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None) or 0
+    lengths = (int(window) + 9, 5, 2)
+    position = torch.cat([torch.arange(n) for n in (*lengths, 1)])[None]  # the last token is padding
+    segment = torch.repeat_interleave(torch.tensor([*lengths, 1]))[None]
+    attention = torch.arange(sum(lengths) + 1)[None] < sum(lengths)
+    token = (torch.arange(sum(lengths) + 1)[None] * 7 + 5) % config.vocab_size
+    training = model.training
+    model.eval()
+    try:
+        expected = TextEncoder(model, packed=False).hidden_states(token, segment, position, attention)[attention]
+        got = TextEncoder(model, packed=True).hidden_states(token, segment, position, attention)[attention]
+        difference = float((got - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+        return "" if difference <= 1e-4 else f"hidden states differ by {difference:.3g}"
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        return str(error).strip().splitlines()[0] or type(error).__name__
+    finally:
+        model.train(training)

@@ -1,0 +1,203 @@
+"""Every comparison through the command line, on a tiny random model: what is computed must agree; no time is asserted."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.__main__ import main
+from benchmarks.perf import peers, scoring, training
+from benchmarks.perf.command import NAMES
+from benchmarks.perf.compare import run_comparison
+from benchmarks.perf.measure import DisagreementError
+from benchmarks.perf.setting import Setting
+from benchmarks.perf.worker import Spawned
+from datamodules.sources import InputError
+
+COMPARISONS = {
+    "score_20": ["padded"],
+    "score_100": ["padded"],
+    "train_8_windows": ["Trainer", "SFTTrainer"],
+    "train_8_pointwise": ["Trainer", "SFTTrainer"],
+    "train_1": ["Trainer", "SFTTrainer"],
+    "catalogue": ["padded"],
+    "beam": ["generate"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def quick(tiny: Path, out: Path) -> list[str]:
+    return ["perf", "--quick", "--backbone", str(tiny), "--history", "4", "--threads", "1", "--out", str(out)]
+
+
+def finite(numbers: Any) -> bool:
+    return bool(numbers) and all(math.isfinite(n) and n > 0 for n in numbers)
+
+
+def test_everything_in_one_run(
+    mini_data: Path, tiny_causal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before <!-- perf:begin -->old<!-- perf:end --> after")
+    out = tmp_path / "deep" / "perf.json"
+    code = main([*quick(tiny_causal, out), "--one-process", "--repetitions", "2", "--readme", str(page)])
+    printed = capsys.readouterr()
+    assert code == 0, printed.out + printed.err
+
+    results = json.loads(out.read_text())
+    environment = results["environment"]
+    assert {"date", "cpu", "threads", "versions", "setting", "seconds"} <= set(environment)
+    assert {"torch", "transformers", "peft", "trl", "lightning", "accelerate"} <= set(environment["versions"])
+    assert environment["setting"]["quick"]
+    assert list(results["comparisons"]) == list(COMPARISONS)
+    for name, row in results["comparisons"].items():
+        ours, *others = row["sides"]
+        assert ours == row["ours"]
+        assert others == list(row["speed_up"]) == COMPARISONS[name]
+        for side in row["sides"].values():
+            assert len(side["seconds"]) == 2
+            assert finite(side["seconds"])
+            assert side["memory"] == {}  # one process
+            assert side["config"] or name in ("catalogue", "beam")
+        for factor in row["speed_up"].values():
+            assert factor["target"] > 1
+            assert finite([factor["median"], factor["min"], factor["max"]])
+        seen = {(a["peer"], a["precision"]) for a in row["agreement"]}
+        assert seen == {(peer, precision) for peer in others for precision in ("bfloat16", "float32")}
+        for agreement in row["agreement"]:
+            assert 0 <= agreement["difference"] <= agreement["tolerance"]
+    for step in results["limit"]["steps"].values():
+        assert finite([step["ratio"], step["rate"], *step["flops"], *step["seconds"]])
+    assert results["loading"]["wait_fraction"] >= 0
+    assert results["loading"]["instructions_per_second_per_core"] > 0
+
+    assert {path.name for path in out.parent.iterdir()} == {"perf.json", "perf.md", "perf.png", "perf_profile.png"}
+    table = out.with_suffix(".md").read_text()
+    assert "times mean nothing" in table
+    assert table in printed.out
+    text = page.read_text()
+    assert table.strip().splitlines()[0] in text
+    assert "](deep/perf.png)" in text
+    assert text.startswith("before")
+    assert "old" not in text
+    assert str(out) in printed.out.splitlines()[-1]
+
+
+def test_sides_in_their_own_processes_have_memory_of_their_own(mini_data: Path, tiny_causal: Path) -> None:
+    setting = Setting(backbone=str(tiny_causal), threads=1, repetitions=1, history=4, quick=True)
+    made = run_comparison(scoring.comparison("score_20", 20, 8), setting, lambda _: None, one_process=False)
+    for side in made["sides"].values():
+        assert side["memory"]["baseline_bytes"] > 10_000_000
+        assert side["memory"]["peak_bytes"] > 10_000_000
+
+
+def test_what_fails_in_another_process_is_told_here(mini_data: Path, tiny_causal: Path) -> None:
+    setting = Setting(backbone=str(tiny_causal), threads=1, history=4, quick=True)
+    sides = [Spawned(partial(scoring.Padded, candidates=n), setting) for n in (1000, "many")]  # type: ignore[arg-type]
+    try:
+        with pytest.raises(InputError, match="negatives"):
+            sides[0].prepare()
+        with pytest.raises(RuntimeError, match="TypeError"):
+            sides[1].prepare()
+    finally:
+        for side in sides:
+            side.stop()
+
+
+def test_sides_of_unequal_weights_are_found_out(
+    mini_data: Path, tiny_causal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(named: Any) -> None:
+        for _, value in named:
+            value.data.fill_(0.01)
+
+    monkeypatch.setattr(training, "fill_adapters", other)  # ours alone
+    setting = Setting(backbone=str(tiny_causal), threads=1, repetitions=1, history=4, quick=True)
+    comparison = training.comparison("train_1", "single", "x", 2, 2)
+    with pytest.raises(DisagreementError, match="gradient"):
+        run_comparison(comparison, setting, lambda _: None, one_process=True)
+
+
+def test_a_comparison_that_fails_leaves_the_others_and_exits_with_1(
+    mini_data: Path, tiny_causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(scoring, "score_padded", broken)
+    out = tmp_path / "perf.json"
+    assert main([*quick(tiny_causal, out), "score_20", "loading", "--one-process", "--repetitions", "1"]) == 1
+    results = json.loads(out.read_text())
+    assert results["comparisons"]["score_20"] == {"error": "no memory left"}
+    assert results["loading"]["wait_fraction"] >= 0
+    assert "`score_20` failed: no memory left" in out.with_suffix(".md").read_text()
+    assert not out.with_suffix(".png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["scores", "--out", "x.json"], "perf measures no 'scores'; the nearest is 'score_"),
+        (["--out", "x.txt"], "must be a .json file"),
+        (["--out", "x.json", "--threads", "0"], "--threads is 0, must be at least 1"),
+        (["--out", "x.json", "--repetitions", "0"], "--repetitions is 0"),
+        (["--out", "x.json", "--history", "0"], "--history is 0"),
+        (["--out", "x.json", "--seed", "-1"], "--seed is -1"),
+        (["--out", "x.json", "--readme", "nowhere.md"], "no such file"),
+        (["--out", "x.json", "--device", "cuda"], "no GPU"),
+        (["--out", "x.json", "--backbone", "smolm2"], "smollm2-135m-instruct"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["perf", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--out"], ["--out", "x.json", "--thread", "1"], ["--device", "tpu"]])
+def test_unknown_options_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["perf", *arguments])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_without_trl_the_extra_is_named(
+    tmp_path: Path, tiny_causal: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None if name == "trl" else find(name))
+    assert main([*quick(tiny_causal, tmp_path / "x.json"), "train_1"]) == 2
+    assert "pip install 'instructrec[perf]'" in capsys.readouterr().err
+
+
+def test_help_tells_every_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["perf", "--help"])
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    assert all(f"  {name} " in told for name in NAMES)
+    for promise in ("--readme", "one-process", "12 minutes", "not been"):
+        assert promise in told
