@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datamodules.batch import CatalogueTrie
 from recmodels.causal import CausalBackbone
-from recmodels.prompt_cache import encode_prompts, forward
+from recmodels.prompt_cache import encode_prompts
 from recmodels.prompt_tree import label_log_probabilities
 
 
@@ -82,6 +82,7 @@ def beam_search(
     state, tokens = encoded.state[:, None], int(prompt_length.sum())
     node, score = prompt_length.new_full((users, 1), -1), torch.zeros(users, 1, device=prompt.device)
     seen = torch.zeros(users, 1, 0, dtype=torch.bool, device=prompt.device)
+    depth = node[:, :0]  # of the tokens of earlier steps
     best, found = score[:, :0], node[:, :0]  # finished answers so far and where they end
     for length in range(1, trie.height + 1):
         parent, child = _children(trie, node, score, count)
@@ -108,9 +109,8 @@ def beam_search(
         score, node = score[:, :width], child.gather(1, place[:, :width])
         seen = seen.gather(1, parent.gather(1, place[:, :width])[..., None].expand(-1, -1, seen.shape[2]))
         seen = torch.cat([seen, torch.eye(width, dtype=torch.bool, device=seen.device).expand(users, -1, -1)], -1)
-        mask = torch.cat([encoded.real[:, None].expand(-1, width, -1), seen], -1)[:, None]
-        position = prompt_length[:, None] + trie.depth[node]
-        state = forward(backbone, encoded.cache, trie.token[node], mask, position)
+        depth = torch.cat([depth, trie.depth[node]], 1)
+        state = encoded.follow(backbone, trie.token[node], depth, seen)
         tokens += int(going.sum())
     return _items(trie, best, found, candidate, tokens)
 

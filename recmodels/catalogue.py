@@ -17,7 +17,7 @@ from torch import Tensor
 
 from datamodules.batch import CatalogueTrie
 from recmodels.causal import CausalBackbone
-from recmodels.prompt_cache import EncodedPrompts, encode_prompts, forward
+from recmodels.prompt_cache import EncodedPrompts, encode_prompts
 from recmodels.prompt_tree import label_log_probabilities
 
 
@@ -148,13 +148,11 @@ def _row_states(backbone: CausalBackbone, encoded: EncodedPrompts, trie: Catalog
     users = len(encoded.length)
     node, known = rows.node.clamp(min=0), rows.node >= 0
     above = (node[:, None, :] <= node[:, :, None]) & (node[:, :, None] < trie.end[node][:, None, :])
-    own = (above & known[:, None, :]) | torch.eye(node.shape[1], dtype=torch.bool, device=node.device)
-    shape = (users, *own.shape)  # [U, R, n, n]
-    prompt = encoded.real[:, None, None, :].expand(*shape[:-1], -1)
-    mask = torch.cat([prompt, own.expand(shape)], dim=-1).flatten(0, 1).unsqueeze(1)
-    position = encoded.length[:, None, None] + trie.depth[node]
-    token = trie.token[node].expand(users, -1, -1)
-    hidden = forward(backbone, encoded.cache, token.flatten(0, 1), mask, position.flatten(0, 1))
+    seen = (above & known[:, None, :]) | torch.eye(node.shape[1], dtype=torch.bool, device=node.device)
+    token, depth, seen = (
+        part.repeat(users, *[1] * (part.dim() - 1)) for part in (trie.token[node], trie.depth[node], seen)
+    )
+    hidden = encoded.follow(backbone, token, depth, seen)
     return hidden.reshape(users, -1, hidden.shape[-1])
 
 

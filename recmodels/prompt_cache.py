@@ -44,19 +44,39 @@ def _behind(prompt: Tensor, own: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EncodedPrompts:
-    """Prompts that have been through the network.
+    """Prompts that have been through the network, and what may follow them.
 
     Attributes:
         cache: their keys and values.
         real: `[U, S]` false at padding.
+        position: `[U, S]`.
         length: `[U]` real tokens, which is the position of the first token of an answer.
         state: `[U, D]` last hidden state of each prompt's last token, which predicts the first token of an answer.
     """
 
     cache: PromptCache
     real: Tensor
+    position: Tensor
     length: Tensor
     state: Tensor
+
+    def follow(self, backbone: CausalBackbone, token: Tensor, depth: Tensor, seen: Tensor) -> Tensor:
+        """Last hidden states of tokens that follow the prompts.
+
+        Args:
+            backbone: the model that encoded them.
+            token: `[U * R, n]` ids, R rows for each user.
+            depth: `[U * R, m]` tokens between the prompt and each key behind it, the n tokens last.
+            seen: `[U * R, n, m]` which of these keys a token attends to, besides its prompt.
+
+        Returns:
+            `[U * R, n, D]`.
+        """
+        rows, own = len(token) // len(self.real), token.shape[1]
+        real, before = (part.repeat_interleave(rows, 0) for part in (self.real, self.position))
+        mask = torch.cat([real[:, None].expand(-1, own, -1), seen], -1)
+        key = torch.cat([before, self.length.repeat_interleave(rows)[:, None] + depth], 1)
+        return forward(backbone, self.cache, token, mask[:, None], (key[:, -own:], key))
 
 
 def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, closed: bool) -> EncodedPrompts:
@@ -71,27 +91,31 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
     width = prompt.shape[1]
     place = torch.arange(width, device=prompt.device)
     real = place >= width - length[:, None]
+    position = (place - (width - length[:, None])).clamp(min=0)
     end = torch.where(real, width, place + 1)  # padding: trees of one token
     cache = PromptCache()
-    state = forward(backbone, cache, prompt, tree_mask(end), (place - (width - length[:, None])).clamp(min=0))
+    state = forward(backbone, cache, prompt, tree_mask(end), (position, position))
     cache.closed = closed
-    return EncodedPrompts(cache=cache, real=real, length=length, state=state[:, -1])
+    return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[:, -1])
 
 
-def forward(backbone: CausalBackbone, cache: DynamicCache, token: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+def forward(
+    backbone: CausalBackbone, cache: DynamicCache, token: Tensor, mask: Tensor, positions: tuple[Tensor, Tensor]
+) -> Tensor:
     """Last hidden states `[R, n, D]` of tokens that see the cache.
 
     Args:
         backbone: the model.
-        cache: keys and values of S earlier tokens.
+        cache: keys and values of earlier tokens.
         token: `[R, n]` ids.
-        mask: `[R, 1, n, S + n]`, true where a token may attend.
-        position: `[R, n]`.
+        mask: `[R, 1, n, M]`, true where a token may attend; layers with a window see less of it.
+        positions: `[R, n]` of the tokens, and `[R, M]` of all keys.
     """
     output = backbone.body(
         input_ids=token,
         attention_mask=mask,
-        position_ids=position,
+        position_ids=positions[0],
+        positions=positions,
         past_key_values=cache,
         use_cache=True,
         return_dict=True,

@@ -91,6 +91,7 @@ def tree_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     forest: Forest | None = None,
+    positions: tuple[Tensor, Tensor] | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -106,6 +107,7 @@ def tree_attention(
         value: `[R, G, M, K]`.
         attention_mask: boolean `[R, 1, N, M]`, used where there is no forest.
         forest: the rule of the one row.
+        positions: `[R, N]` of the tokens and `[R, M]` of the keys, by which a window narrows the mask.
         dropout: probability for the attention weights.
         scaling: of the scores; by default one over the root of K.
         sliding_window: tokens that this layer looks back over.
@@ -138,6 +140,9 @@ def tree_attention(
             for (begin, stop), penalty in zip(forest.bounds, penalties, strict=True)
         ]
         return torch.cat(made, dim=1) if len(made) > 1 else made[0], None
+    if sliding_window is not None and positions is not None and attention_mask is not None:
+        near = positions[0][:, :, None] - positions[1][:, None, :] < sliding_window
+        attention_mask = attention_mask & near.unsqueeze(1)
     if ahead:
         if attention_mask is None:
             raise ValueError("a prefix needs an explicit attention mask")

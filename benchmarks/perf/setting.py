@@ -153,7 +153,7 @@ def shrink_backbone(name: str, folder: Path) -> str:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(pretrained_folder(name))
+    config = AutoConfig.from_pretrained(pretrained_folder(name), trust_remote_code=False)
     if missing := [key for key in SMALL if not hasattr(config, key)]:
         raise InputError(f"--quick cannot shrink backbone {name!r} ({config.model_type}): it has no {missing[0]}")
     config.update(SMALL)

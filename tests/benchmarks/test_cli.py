@@ -180,6 +180,40 @@ def test_a_checkpoint_tests_and_predicts_as_it_was_trained(run: Run, tmp_path: P
     assert not {"1", "2", "3"} & {r["item"] for r in rows[0]["ranking"]}
 
 
+def test_beam_search_runs_from_fit_to_predictions(
+    run: Run, tmp_path: Path, users_file: Path, titles: list[str]
+) -> None:
+    model, data = ROOT / "configs/model/lora.yaml", ROOT / "configs/data/ml_100k_full.yaml"
+    found, whole, served = tmp_path / "beam", tmp_path / "whole", tmp_path / "served"
+    beam = ["--model.retrieval=beam", "--model.beams=4", "--model.cutoffs=[1,3,4]", "--trainer.precision=32-true"]
+    code, err = run("fit", "-c", model, "-c", data, "--out", found, *beam, *FAST, *QUIET, model=model)
+    assert code == 0, err
+    checkpoint = found / "checkpoints" / record(found)["guards"]["tested_checkpoint"]
+    base = ["-c", found / "config.yaml", "--ckpt_path", checkpoint]
+    assert run("test", *base, "--out", whole, "--model.retrieval=exhaustive")[0] == 0
+    one, other = (np.load(folder / "scores.npz", allow_pickle=False) for folder in (found, whole))
+    assert (one["user"] == other["user"]).all()
+    assert (one["total_relevant"] == 1).all()
+    assert (one["candidates"] == np.diff(other["case_start"])).all()
+    for user in range(24):
+        mine, all_ = (slice(*a["case_start"][user : user + 2]) for a in (one, other))
+        assert len({titles[item] for item in one["item"][mine]}) == 4
+        exhaustive = dict(zip(other["item"][all_].tolist(), other["score"][all_].tolist(), strict=True))
+        for item, score in zip(one["item"][mine].tolist(), one["score"][mine].tolist(), strict=True):
+            assert score == pytest.approx(exhaustive[item], abs=1e-3)
+        missed = one["relevance"][mine].sum() == 0
+        assert (one["hr@4"][user] == 0) == missed
+        assert one["mrr"][user] <= other["mrr"][user] or not missed
+    assert record(found)["metrics"]["test/hr@4"] == pytest.approx(one["hr@4"].mean(), abs=1e-6)
+    assert record(found)["costs"]["test_tokens"] < record(whole)["costs"]["test_tokens"]
+    code, err = run("predict", *base, "--out", served, "--data.predict_file", users_file)
+    assert code == 0, err
+    [first, second] = [json.loads(line) for line in (served / "predictions.jsonl").read_text().splitlines()]
+    assert len({r["title"] for r in first["ranking"]}) == 4
+    assert not {"1", "2", "3"} & {r["item"] for r in first["ranking"]}
+    assert {r["item"] for r in second["ranking"]} == {"4", "8", "9"}  # a list is always scored whole
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_record_counts_shortened_prompts_and_says_how_long_data_was_waited_for(
     run: Run, tmp_path: Path, with_context: Callable[[int], Path], workers: int
@@ -280,6 +314,8 @@ BASE = ["--model=LoRATuning", "--data=MovieLens100K"]
         (["fit", *BASE, "--model.r=abc"], "abc"),
         (["fit", *BASE, "--model.r=0"], "at least 1"),
         (["fit", *BASE, "--model.objective=likelyhood"], "'likelihood'"),
+        (["fit", *BASE, "--model.retrieval=bean"], "'beam'"),
+        (["fit", *BASE, "--model.retrieval=beam", "--model.beams=5"], "must be at least 10"),
         (["fit", *BASE, "--data.task=rerank"], "'reranking'"),
         (["fit", *BASE, "--data.template=matching.en.9"], "matching.en."),
         (["fit", *BASE, "--data.template=like.en.1"], "does not fit"),

@@ -92,7 +92,7 @@ def test_wide_beams_rank_exhaustively(
     torch.testing.assert_close(found.score, best[best > -torch.inf], atol=1e-4, rtol=0)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=searches(), beams=st.integers(1, 5), normalised=st.booleans())
 def test_narrow_beams_return_valid_items_with_true_scores(
     backbones: dict[str, CausalBackbone], case: dict[str, Any], beams: int, normalised: bool
