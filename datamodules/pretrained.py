@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from datamodules.hostile_backbones import first_line, refuse_code, why_not_loaded
+from datamodules.source_cache import is_abandoned, private_name
+from datamodules.source_kinds import reason_of, say, sha256_of
 from datamodules.sources import HubSnapshot, InputError, PackageArchive, cache_dir, fetch
 
 __all__ = [
@@ -152,27 +155,53 @@ def _folder_with(folder: Path, filename: str) -> Path:
 
 
 def _converted(name: str, packaged: PackagedBackbone) -> Path:
-    """Converts GGUF to safetensors once; a folder is complete exactly when its manifest matches."""
-    folder = cache_dir() / "pretrained" / f"{name}-{packaged.archive.sha256[:12]}"
+    """Converts GGUF to safetensors once; a folder is complete exactly when its manifest matches.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    folder = cache_dir() / "pretrained" / f"{name}-{packaged.archive.sha256[:12]}-{_conversion_key(packaged)}"
     if _matches_manifest(folder):
         return folder
+    if folder.exists():
+        say(f"{folder} is damaged; converting {name} again")
     source = _folder_with(fetch(packaged.archive), packaged.gguf)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
-        _convert_gguf(source, packaged.gguf, fresh)
-        sums = {file.name: _sha256(file) for file in sorted(fresh.iterdir())}
-        (fresh / "manifest.json").write_text(json.dumps(sums, indent=1))
-        if folder.exists() and not _matches_manifest(folder):
-            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f"{folder.name}.*.tmp"):
+            if is_abandoned(left):
+                shutil.rmtree(left, ignore_errors=True)
+        fresh = folder.parent / private_name(folder.name, ".tmp").name
+        fresh.mkdir()
         try:
-            os.replace(fresh, folder)
-        except OSError:  # another process was first; its folder must be whole
-            if not _matches_manifest(folder):
-                raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+            _convert_gguf(source, packaged.gguf, fresh)
+            sums = {file.name: sha256_of(file) for file in sorted(fresh.iterdir())}
+            (fresh / "manifest.json").write_text(json.dumps(sums, indent=1))
+            for file in fresh.iterdir():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            if folder.exists() and not _matches_manifest(folder):
+                shutil.rmtree(folder)
+            try:
+                os.replace(fresh, folder)
+            except OSError:  # another process was first; its folder must be whole
+                if not _matches_manifest(folder):
+                    raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot keep the converted {name} in {folder.parent}: {reason_of(error)}; make room there or set"
+            " INSTRUCTREC_CACHE to another folder"
+        ) from error
     return folder
+
+
+def _conversion_key(packaged: PackagedBackbone) -> str:
+    """Short sum of all that decides a conversion beside the archive: what is converted, the libraries and this code."""
+    code = inspect.getsource(_convert_gguf)
+    decides = [packaged.gguf, code, *(version(library) for library in ("transformers", "gguf", "safetensors"))]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:8]
 
 
 def _convert_gguf(source: Path, filename: str, target: Path) -> None:
@@ -200,15 +229,10 @@ def _matches_manifest(folder: Path) -> bool:
         return (
             isinstance(sums, dict)
             and bool(sums)
-            and all(_sha256(folder / name) == expected for name, expected in sums.items())
+            and all(sha256_of(folder / name) == expected for name, expected in sums.items())
         )
     except (OSError, ValueError):
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_tokenizer(name: str) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -242,16 +243,75 @@ def test_a_packaged_backbone_is_converted_once(conversion: Conversion) -> None:
     ],
     ids=["changed", "removed", "no manifest", "blank manifest", "empty manifest", "list", "wrong sum"],
 )
-def test_a_damaged_copy_is_noticed_and_made_again(conversion: Conversion, damage: Callable[[Path], Any]) -> None:
+def test_a_damaged_copy_is_noticed_and_made_again(
+    conversion: Conversion, damage: Callable[[Path], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = pretrained_folder("tiny")
     damage(folder)
 
     assert pretrained_folder("tiny") == folder
 
+    assert capsys.readouterr().err == f"instructrec: {folder} is damaged; converting tiny again\n"
     assert conversion.converted == 2
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert pretrained_folder("tiny") == folder
     assert conversion.converted == 2
+
+
+CHANGES: dict[str, Callable[[pytest.MonkeyPatch, PackagedBackbone], None]] = {
+    "archive": lambda patch, tiny: patch.setitem(
+        pretrained.PACKAGED, "tiny", replace(tiny, archive=replace(tiny.archive, sha256="cd" * 32))
+    ),
+    "file": lambda patch, tiny: patch.setitem(pretrained.PACKAGED, "tiny", replace(tiny, gguf="other.gguf")),
+    "code": lambda patch, tiny: patch.setattr(pretrained, "_convert_gguf", other_conversion),
+    **{
+        name: lambda patch, tiny, name=name: patch.setattr(  # type: ignore[misc]
+            pretrained, "version", lambda library: "0.0.0" if library == name else version(library)
+        )
+        for name in ("transformers", "gguf", "safetensors")
+    },
+}
+
+
+def other_conversion(source: Path, filename: str, target: Path) -> None:
+    (target / "model.safetensors").write_bytes(b"other weights")
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_whatever_decides_a_conversion_makes_a_new_one(
+    conversion: Conversion, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (conversion.package / "inner" / "other.gguf").write_bytes(b"gguf")
+    before = pretrained_folder("tiny")
+    assert pretrained_folder("tiny") == before
+    CHANGES[field](monkeypatch, pretrained.PACKAGED["tiny"])
+
+    after = pretrained_folder("tiny")
+
+    assert after != before
+    assert conversion.converted == (1 if field == "code" else 2)
+    assert (before / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_what_a_killed_conversion_left_is_removed(conversion: Conversion) -> None:
+    folder = pretrained_folder("tiny")
+    left = folder.with_name(f"{folder.name}.free.1.0.tmp")
+    shutil.move(folder, left)
+
+    assert pretrained_folder("tiny") == folder
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_conversion_without_room_is_one_line(
+    conversion: Conversion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*given: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pretrained, "_convert_gguf", full)
+    with pytest.raises(InputError, match=r"cannot keep the converted tiny in .*: No space left on device; make room"):
+        pretrained_folder("tiny")
+    assert list((tmp_path / "cache" / "pretrained").iterdir()) == []
 
 
 def test_a_conversion_that_fails_leaves_nothing_behind(conversion: Conversion, tmp_path: Path) -> None:
