@@ -8,6 +8,7 @@ USAGE = """\
 instructrec: benchmark the ways of tuning a language model for recommendation
 
   instructrec fit      -c configs/model/lora.yaml -c configs/data/ml_100k.yaml [--model.r 16 ...]   tune, verify, test
+  instructrec fit      ... --out DIR --ckpt_path last                                               continue what stopped
   instructrec validate|test -c MODEL.yaml -c DATA.yaml --ckpt_path RUN/checkpoints/best.ckpt        measure
   instructrec predict  -c MODEL.yaml -c DATA.yaml --ckpt_path CKPT --data.predict_file users.jsonl  rank for new users
   instructrec benchmark SUITE.yaml --out DIR [--dry-run]                                            run or continue a grid
@@ -19,7 +20,10 @@ instructrec: benchmark the ways of tuning a language model for recommendation
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 2 the input is wrong, 1 anything else."""
+    """Runs one command and returns its exit code.
+
+    0 done, 2 the input is wrong, 1 anything else; 130, 143, 138 after SIGINT, SIGTERM, SIGUSR1.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
