@@ -92,9 +92,8 @@ def counts_of(batches: Sequence[PromptTreeBatch]) -> dict[str, int]:
     return {
         "tokens": sum(batch.tokens for batch in batches),
         "places": sum(len(torch.unique(batch.label_place)) for batch in batches),
-        # A token attends to its depth + 1 ancestors; padding is counted out.
+        # A token attends to its depth + 1 ancestors, itself among them.
         "pairs": sum(int(batch.depth.sum()) + batch.tokens for batch in batches),
-        "padding": sum(batch.token.numel() - batch.tokens for batch in batches),
     }
 
 
