@@ -16,6 +16,7 @@ from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
 from benchmarks.perf.scoring import BATCH_SIZES, pad_batches, quiet_trainer, score_padded, timed_scores
 from benchmarks.perf.setting import Setting, load_plain
 from datamodules.catalogue import build_trie, encode_titles
+from datamodules.pretrained import load_tokenizer
 from recmodels import ZeroShot
 from recmodels.beam_search import beam_search
 from recmodels.catalogue import catalogue_scores
@@ -36,7 +37,7 @@ class CatalogueSide(Side):
         self.prompts = [list(made.prompt) for made in encoded]
         sequences = data.sequences
         self.answers = encode_titles(data.collator.slates.encoder, sequences.titles, sequences.item_ids)  # type: ignore[union-attr]
-        self.pad = int(data.collator.pad)  # type: ignore[union-attr]
+        self.pad = int(load_tokenizer(setting.backbone).pad_token_id)
         # Items of one title are one answer, and cannot be told apart by generation.
         self.title = {tuple(answer): item for item, answer in reversed(list(enumerate(self.answers)))}
 

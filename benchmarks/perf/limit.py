@@ -70,7 +70,7 @@ def needed_flops(sizes: Sizes, passes: Passes, tokens: int, places: int, pairs: 
     Args:
         sizes: of the model.
         passes: `score` (forward), `adapters` (backward through frozen weights to adapters) or `full`.
-        tokens: unique ones.
+        tokens: unique ones, without padding.
         places: that predict a label.
         pairs: of a token and one that it attends to.
 
@@ -92,7 +92,7 @@ def counts_of(batches: Sequence[PromptTreeBatch]) -> dict[str, int]:
     return {
         "tokens": sum(batch.tokens for batch in batches),
         "places": sum(len(torch.unique(batch.label_place)) for batch in batches),
-        # A token attends to itself and its `depth` ancestors.
+        # A token attends to its depth + 1 ancestors, itself among them.
         "pairs": sum(int(batch.depth.sum()) + batch.tokens for batch in batches),
     }
 

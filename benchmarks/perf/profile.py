@@ -15,7 +15,7 @@ GROUPS = ("matmul", "attention", "elementwise + norm", "cast + copy", "head + lo
 COPIES = ("copy", "_to_copy", "clone", "contiguous", "cat", "fill_", "zero", "index_select", "pad", "stack", "gather")
 
 UPDATES = ("lerp_", "addcmul_", "addcdiv_", "sqrt", "mul_", "linalg_vector_norm")
-"""What clipping and AdamW do; Lightning runs forward and backward inside the optimiser's step, so its range says nothing."""
+"""What clipping and AdamW do."""
 
 
 class Event(Protocol):
@@ -42,12 +42,17 @@ def group_of(event: Event, vocabulary: int) -> str | None:
     if not event.name.startswith("aten::"):
         return None
     operator = event.name.removeprefix("aten::")
-    if operator in UPDATES or operator.startswith(("_foreach_", "_fused_adam")):
+    # Lightning runs forward and backward inside the optimiser's step; backward operators, and those of our own
+    # autograd functions, stand in a range of theirs.
+    around = next((name for name in names if not name.startswith("aten::")), "Optimizer")
+    if operator.startswith(("_foreach_", "_fused_adam")) or (operator in UPDATES and around.startswith("Optimizer")):
         return "optimiser"
-    wide = any(vocabulary in shape for shape in event.input_shapes or () if isinstance(shape, list | tuple))
+    shapes = [shape for shape in event.input_shapes or () if isinstance(shape, list | tuple)]
+    wide = any(vocabulary in shape for shape in shapes)
     if wide and not operator.startswith(("embedding", "index")):
         return "head + loss"
-    if any(mark in operator for mark in ("scaled_dot_product", "bmm", "softmax", "flash_attention")):
+    masked = operator == "add_" and bool(shapes) and len(shapes[0]) == 4  # the mask onto the scores
+    if masked or any(mark in operator for mark in ("scaled_dot_product", "bmm", "softmax", "flash_attention")):
         return "attention"
     if operator in ("mm", "addmm", "addmm_", "linear", "matmul", "mkldnn_linear", "_addmm_activation"):
         return "matmul"

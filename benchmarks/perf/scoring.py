@@ -19,6 +19,7 @@ from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
 from benchmarks.perf.setting import Device, Pair, Setting, load_plain, synchronise
 from datamodules import MovieLens100K
 from datamodules.batch import PromptTreeBatch
+from datamodules.pretrained import load_tokenizer
 from datamodules.slates import Slate
 from recmodels import ZeroShot
 
@@ -149,7 +150,7 @@ class Padded(Side):
         self.pairs = [(list(m.prompt), list(answer)) for m in made for answer in m.answers]
         self.users, self.candidates = len(slates), candidates
         self.model = load_plain(setting).eval()
-        self.pad = data.collator.pad  # type: ignore[union-attr]
+        self.pad = int(load_tokenizer(setting.backbone).pad_token_id)
 
     def prepare(self) -> None:
         """Chooses the batch size that scores some candidates fastest."""
