@@ -135,7 +135,9 @@ def load_plain(setting: Setting) -> Any:
     from transformers import AutoModelForCausalLM
 
     folder = pretrained_folder(setting.backbone)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation="sdpa", trust_remote_code=False
+    )
     model.generation_config = type(model.generation_config)()
     return model.to(setting.device)
 
@@ -151,7 +153,7 @@ def shrink_backbone(name: str, folder: Path) -> str:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(pretrained_folder(name))
+    config = AutoConfig.from_pretrained(pretrained_folder(name), trust_remote_code=False)
     if missing := [key for key in SMALL if not hasattr(config, key)]:
         raise InputError(f"--quick cannot shrink backbone {name!r} ({config.model_type}): it has no {missing[0]}")
     config.update(SMALL)
