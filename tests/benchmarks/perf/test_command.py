@@ -201,3 +201,10 @@ def test_help_tells_every_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in told for name in NAMES)
     for promise in ("--readme", "one-process", "12 minutes", "not been"):
         assert promise in told
+
+
+def test_an_architecture_that_cannot_be_shrunk_is_named(
+    mini_data: Path, tiny_encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*quick(tiny_encoder, tmp_path / "x.json"), "loading"]) == 2
+    assert "(bert): it has no num_key_value_heads" in capsys.readouterr().err
