@@ -113,7 +113,7 @@ class OurTraining(Side):
         self.work = drawn_work(setting, KINDS[kind])
         common: dict[str, Any] = {
             "backbone": setting.backbone,
-            "optimizer": partial(torch.optim.AdamW, lr=LEARNING_RATE, fused=True),  # as the peers'
+            "optimizer": partial(torch.optim.AdamW, lr=LEARNING_RATE),
             "schedule": "constant",
             "warmup": 0.0,
             "gradient_clip": NO_CLIP,
