@@ -46,7 +46,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         language: of the instruction templates, `en` or `zh`.
         template: id of one template, such as `matching.en.2`; null takes the first of the task and language.
         protocol: split, candidates, ties, history: what makes numbers comparable.
-        targets_per_window: successive targets of a user trained under one shared history.
+        targets_per_window: successive targets of a user trained together.
+        window_history: `growing`, each of them after all events before it; `shared`, all after those before the first,
+            as branches of one prompt (as PinnerFormer's dense all-action loss, arXiv 2205.04507).
         train_negatives: sampled negatives beside each training target; null means as many as in the test where the
             task or objective needs them, else none.
         batch_size: training windows a step.
@@ -71,6 +73,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         template: str | None = None,
         protocol: Protocol = Protocol(),  # noqa: B008  # frozen
         targets_per_window: int = 10,
+        window_history: Literal["growing", "shared"] = "growing",
         train_negatives: int | None = None,
         batch_size: int = 4,
         eval_batch_size: int = 8,
@@ -112,7 +115,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             batch_size,
             eval_batch_size,
         )
-        self.row_tokens, self.num_workers = row_tokens, num_workers
+        self.row_tokens, self.num_workers, self.window_history = row_tokens, num_workers, window_history
         self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
         needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
         default = protocol.negatives if needs_negatives and task != "like" else 0
@@ -151,7 +154,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             raise InputError(f"template {self.template.id!r} needs ratings, and {type(self).__name__} lacks some")
         self._sequences = apply_protocol(data, self.protocol)
         self.slates = SlateMaker(
-            self._sequences, self.protocol, self.train_negatives, self.targets_per_window, self.seed
+            self._sequences,
+            self.protocol,
+            self.train_negatives,
+            self.targets_per_window,
+            self.seed,
+            shared=self.window_history == "shared",
         )
         self.collator = self._make_collator(self._sequences)
 

@@ -103,20 +103,23 @@ class SlateMaker:
         negatives: sampled negatives beside the target in training.
         targets: targets of a training window; at most `protocol.history`.
         seed: of the training negatives; drawn anew each epoch, as a function of (seed, epoch, place).
+        shared: all targets of a window are answers to the history before the first of them.
 
     Raises:
         InputError: `targets` exceeds the history, the catalogue is too small for the negatives, or a number is
             negative.
     """
 
-    def __init__(self, sequences: Sequences, protocol: Protocol, negatives: int, targets: int, seed: int) -> None:
+    def __init__(
+        self, sequences: Sequences, protocol: Protocol, negatives: int, targets: int, seed: int, *, shared: bool = False
+    ) -> None:
         check_slates(protocol, negatives, targets, seed)
         if negatives >= len(sequences.item_ids):
             raise InputError(
                 f"data.train_negatives is {negatives}, must be 0 to {len(sequences.item_ids) - 1} (the catalogue less one)"
             )
         self.sequences, self.protocol = sequences, protocol
-        self.negatives, self.seed = negatives, seed
+        self.negatives, self.seed, self.shared = negatives, seed, shared
         self.windows = make_windows(sequences, targets)
 
     def evaluation(self, cases: Cases, case: int) -> Slate:
@@ -124,31 +127,34 @@ class SlateMaker:
         user, place = int(cases.user[case]), int(cases.target[case])
         begin = max(int(self.sequences.start[user]), place - self.protocol.history)
         candidates = self.sequences.candidate_items(cases, case, self.protocol.exclude_seen)
-        return replace(self._slate(case, user, begin, place, candidates), whole=cases.candidates is None)
+        return replace(self._slate(case, user, begin, place, place, candidates), whole=cases.candidates is None)
 
     def training(self, window: int, epoch: int) -> list[Slate]:
-        """The slates of one window: successive targets of one user under one growing history.
+        """The slates of one window: successive targets of one user under one history, growing or shared.
 
-        The history begins where the last target sees exactly as many events as the protocol allows.
+        It begins where the target that sees most of it sees exactly as many events as the protocol allows.
         """
         user, first, last = (int(of[window]) for of in (self.windows.user, self.windows.first, self.windows.last))
-        begin = max(int(self.sequences.start[user]), last - 1 - self.protocol.history)
+        most = first if self.shared else last - 1
+        begin = max(int(self.sequences.start[user]), most - self.protocol.history)
         # Only what training may know: held-out items of the user stay possible negatives, or their absence would leak.
         own = set(self.sequences.item[self.sequences.start[user] : self.sequences.train_end[user]].tolist())
         return [
-            self._slate(-1, user, begin, place, self._draw(user, own, place, epoch)) for place in range(first, last)
+            self._slate(-1, user, begin, min(place, most), place, self._draw(user, own, place, epoch))
+            for place in range(first, last)
         ]
 
-    def _slate(self, case: int, user: int, begin: int, place: int, candidates: Ints) -> Slate:
-        liked = self.sequences.rating[begin : place + 1] >= self.protocol.like_threshold
+    def _slate(self, case: int, user: int, begin: int, end: int, place: int, candidates: Ints) -> Slate:
+        """The case of the event at `place` after those from `begin` to before `end`."""
+        threshold = self.protocol.like_threshold
         return Slate(
             case=case,
             user=self.sequences.user_ids[user],
-            history=self.sequences.item[begin:place],
-            liked=liked[:-1],
+            history=self.sequences.item[begin:end],
+            liked=self.sequences.rating[begin:end] >= threshold,
             candidates=candidates,
             target=int(self.sequences.item[place]),
-            target_liked=bool(liked[-1]),
+            target_liked=bool(self.sequences.rating[place] >= threshold),
         )
 
     def _draw(self, user: int, own: set[int], place: int, epoch: int) -> Ints:

@@ -28,8 +28,11 @@ def comparisons(name: str, setting: Setting) -> list[Comparison]:
         "score_20": lambda: [scoring.comparison("score_20", 20, target=8)],
         "score_100": lambda: [scoring.comparison("score_100", 25 if setting.quick else 100, target=15)],
         "train_8": lambda: [
-            training.comparison("train_8_windows", "windows", "training, 8 targets a history", 6, 6),
-            training.comparison("train_8_pointwise", "pointwise", "training, 8 yes/no questions a history", 6, 6),
+            training.comparison("train_8_titles", "titles", "training, 8 titles after one history", 6, 6),
+            training.comparison(
+                "train_8_pointwise", "pointwise", "training, 8 yes/no questions after one history", 6, 6
+            ),
+            training.comparison("train_8_windows", "windows", "training, 8 successive targets, growing history", 6, 6),
         ],
         "train_1": lambda: [training.comparison("train_1", "single", "training, single target", 2, 1.8)],
         "catalogue": lambda: [catalogue.full_ranking()],

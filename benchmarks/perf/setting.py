@@ -76,13 +76,16 @@ class Setting:
         torch.set_num_threads(self.threads)
         torch.manual_seed(self.seed)
 
-    def data(self, task: Literal["matching", "like"], *, negatives: int = 19, targets: int = 1) -> MovieLens100K:
+    def data(
+        self, task: Literal["matching", "like"], *, negatives: int = 19, targets: int = 1, shared: bool = False
+    ) -> MovieLens100K:
         """The data module that all sides take their examples from, set up."""
         data = MovieLens100K(
             task=task,
             backbone=self.backbone,
             protocol=Protocol(history=self.history, negatives=negatives),
             targets_per_window=targets,
+            window_history="shared" if shared else "growing",
             train_negatives=0,
         )
         data.setup()

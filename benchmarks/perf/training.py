@@ -32,16 +32,19 @@ class Kind:
         task: task form of the template.
         targets: of one window, so examples that share a history.
         windows: of one optimiser step.
+        shared: whether all of a window's examples have the history before its first target.
     """
 
     task: Literal["matching", "like"]
     targets: int
     windows: int
+    shared: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
+    "titles": Kind("matching", targets=8, windows=4, shared=True),
+    "pointwise": Kind("like", targets=8, windows=4, shared=True),
     "windows": Kind("matching", targets=8, windows=4),
-    "pointwise": Kind("like", targets=8, windows=4),
     "single": Kind("matching", targets=1, windows=16),
 }
 
@@ -67,10 +70,10 @@ class Work:
 def drawn_work(setting: Setting, kind: Kind) -> Work:
     """Full windows with as much history as there can be, drawn by the seed."""
     targets = min(3, kind.targets) if setting.quick else kind.targets
-    data = setting.data(kind.task, targets=targets)
+    data = setting.data(kind.task, targets=targets, shared=kind.shared)
     windows, start = data.slates.windows, data.sequences.start
     shown = windows.first - start[windows.user]
-    whole = (windows.last - windows.first == targets) & (shown >= setting.history + 1 - targets)
+    whole = (windows.last - windows.first == targets) & (shown >= setting.history + (0 if kind.shared else 1 - targets))
     each = min(2, kind.windows) if setting.quick else kind.windows
     drawn = setting.draw([int(i) for i in np.flatnonzero(whole)], each * (setting.repetitions + 1) + 1)
     steps = [drawn[begin : begin + each] for begin in range(0, len(drawn), each)]
