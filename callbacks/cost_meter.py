@@ -30,19 +30,28 @@ class CostMeter(L.Callback):
         self._parameters: dict[str, int] = {}
         self._waited: dict[str, float] = {}
         self._waited_before = 0.0
+        self._waiting: dict[str, float] | None = None  # the data module's own clock, while a stage runs
         self.truncated = 0
+        self._truncated_before = 0  # the validation under way
 
     def state_dict(self) -> dict[str, Any]:
         """What the fit has cost so far, so that a continued run's costs are those of the whole run."""
         now = time.perf_counter()
         running = {clock: now - began for clock, began in self._began.items() if clock == "train"}
         seconds = {clock: spent + running.get(clock, 0.0) for clock, spent in self._seconds.items()}
-        return {"seconds": seconds, "tokens": self._tokens, "unshared": self._unshared, "steps": self._steps}
+        waited = self._waited.get("train", 0.0)
+        if self._waiting is not None:
+            waited += self._waiting.get("train", 0.0) - self._waited_before
+        # A validation that is under way will begin again.
+        truncated = self._truncated_before if "validation" in self._began else self.truncated
+        counts = {"tokens": self._tokens, "unshared": self._unshared, "steps": self._steps, "truncated": truncated}
+        return {"seconds": seconds, "waited": waited, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from there."""
         self._seconds, self._steps = dict(state_dict["seconds"]), state_dict["steps"]
         self._tokens, self._unshared = dict(state_dict["tokens"]), dict(state_dict["unshared"])
+        self._waited, self.truncated = {"train": state_dict["waited"]}, state_dict["truncated"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Counts parameters."""
@@ -83,6 +92,7 @@ class CostMeter(L.Callback):
         """Stops the training clock while validating."""
         if "train" in self._began:
             self._stop("train")
+        self._truncated_before = self.truncated
         self._start("validation")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -95,7 +105,7 @@ class CostMeter(L.Callback):
         """Stops the training clock."""
         if "train" in self._began:
             self._stop("train")
-        self._end_waiting(trainer, "train")
+        self._end_waiting("train")
 
     def on_test_batch_end(
         self,
@@ -113,7 +123,7 @@ class CostMeter(L.Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stops the test clock."""
         self._stop("test")
-        self._end_waiting(trainer, "test")
+        self._end_waiting("test")
 
     def costs(self) -> dict[str, float | int]:
         """Everything measured so far; what was not measured is absent."""
@@ -138,15 +148,15 @@ class CostMeter(L.Callback):
         return made
 
     def _begin_waiting(self, trainer: L.Trainer, stage: str) -> None:
-        waited = _waited(trainer)
-        if waited is not None:
-            self._waited_before = waited.get(stage, 0.0)
+        self._waiting = _waited(trainer)
+        if self._waiting is not None:
+            self._waited_before = self._waiting.get(stage, 0.0)
 
-    def _end_waiting(self, trainer: L.Trainer, stage: str) -> None:
-        waited = _waited(trainer)
-        if waited is not None:
-            spent = waited.get(stage, 0.0) - self._waited_before
+    def _end_waiting(self, stage: str) -> None:
+        if self._waiting is not None:
+            spent = self._waiting.get(stage, 0.0) - self._waited_before
             self._waited[stage] = self._waited.get(stage, 0.0) + spent
+            self._waiting = None
 
     def _count(self, module: L.LightningModule) -> None:
         sizes = [(value.numel(), value.requires_grad) for value in module.parameters()]

@@ -7,7 +7,9 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
+import recmodels
 from tests.faults import tally
 from tests.faults.injected import POINTS
 from tests.faults.trials import CONFIGS, EPOCH, STEPS, VARIANTS, Runs, differences, steps_of, strayed, trace_of
@@ -39,6 +41,16 @@ def kill_and_continue(
     survived += not wrong
     assert steps_of(trace)[-1] == steps_of(trace_of(whole))[-1]
     return survived, wrong
+
+
+def test_no_tuning_variant_is_left_out() -> None:
+    configured = {
+        yaml.safe_load((CONFIGS / "model" / f"{model}.yaml").read_text())["model"]["class_path"]
+        for model, *_ in VARIANTS.values()
+    }
+    trained = {name for name in recmodels.__all__ if getattr(recmodels, name).kind == "tuned"}
+    # Random has nothing to train, and Popularity counts all events in its only step.
+    assert {name for name in trained if getattr(recmodels, name).trains} == configured
 
 
 SHORT = [("write_before_rename", 3), ("batch_end", EPOCH), ("validation", 10), ("after_backward", 16)]

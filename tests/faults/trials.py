@@ -22,6 +22,7 @@ VARIANTS = {
     "prefix": ["prefix", "ml_100k", "--model.dropout=0.1", "--model.length=3"],
     "token_classification": ["token_classification", "ml_100k", "--model.dropout=0.1"],
     "listwise": ["lora", "ml_100k", "--model.objective=listwise", "--data.train_negatives=3"],
+    "encoder_decoder": ["lora", "ml_100k", "--model.dropout=0.1"],
     "yes_no": ["lora", "ml_100k_like", "--model.objective=yes_no", "--model.dropout=0.1"],
 }
 """Model file, data file, options; dropout is on wherever the architecture has one."""
@@ -36,18 +37,21 @@ class Runs:
         data: folder of the raw data.
         causal: folder of the tiny causal backbone.
         encoder: of the tiny encoder.
+        t5: of the tiny encoder-decoder.
     """
 
     warm: Warm
     data: Path
     causal: Path
     encoder: Path
+    t5: Path
     whole: dict[str, Path] = field(default_factory=dict)
 
     def command(self, variant: str, out: Path, *extra: str) -> list[str]:
         """A fit of the variant."""
         model, data, *options = VARIANTS[variant]
-        backbone = self.encoder if model == "token_classification" else self.causal
+        special = {"token_classification": self.encoder, "encoder_decoder": self.t5}
+        backbone = special.get(variant, self.causal)
         return [
             "fit",
             *(
@@ -112,6 +116,8 @@ def differences(out: Path, whole: Path) -> list[str]:
     for cost in ("train_steps", "train_tokens", "trainable_parameters"):
         if one["costs"].get(cost) != other["costs"].get(cost):
             found.append(f"{cost}: {one['costs'].get(cost)} and {other['costs'].get(cost)}")
+    if one["guards"]["truncated_prompts"] != other["guards"]["truncated_prompts"]:
+        found.append("truncated_prompts")
     first, second = (np.load(folder / "scores.npz", allow_pickle=False) for folder in (out, whole))
     found += [name for name in second.files if first[name].tobytes() != second[name].tobytes()]
     for name in ("best.ckpt", "last.ckpt"):

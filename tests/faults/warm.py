@@ -92,6 +92,7 @@ def serve() -> None:
     import wandb  # noqa: F401
     from transformers.models.bert import modeling_bert  # noqa: F401
     from transformers.models.llama import modeling_llama  # noqa: F401
+    from transformers.models.t5 import modeling_t5  # noqa: F401
 
     import benchmarks.cli
     import benchmarks.lightning_commands
