@@ -87,15 +87,10 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         objective: str = "likelihood",
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("eval_batch_size", eval_batch_size),
-            ("row_tokens", row_tokens),
-        ):
-            if value < 1:
-                raise InputError(f"data.{name} is {value}, must be at least 1")
-        if num_workers < 0:
-            raise InputError(f"data.num_workers is {num_workers}, must be at least 0")
+        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "row_tokens": row_tokens}
+        for name, value, least in [*((n, v, 1) for n, v in sizes.items()), ("num_workers", num_workers, 0)]:
+            if value < least:
+                raise InputError(f"data.{name} is {value}, must be at least {least}")
         if data_dir is not None and not data_dir.is_dir():
             raise InputError(f"data.data_dir {data_dir} is no folder")
         self.template = find_template(template) if template else default_template(task, language)
@@ -110,11 +105,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if task == "like" and batch_format != "prompt_tree":
             raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
         self.protocol, self.data_dir, self.seed = protocol, data_dir, seed
-        self.targets_per_window, self.batch_size, self.eval_batch_size = (
-            targets_per_window,
-            batch_size,
-            eval_batch_size,
-        )
+        self.targets_per_window, self.batch_size = targets_per_window, batch_size
+        self.eval_batch_size = eval_batch_size
         self.row_tokens, self.num_workers, self.window_history = row_tokens, num_workers, window_history
         self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
         needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"

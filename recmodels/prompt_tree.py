@@ -42,7 +42,7 @@ def tree_mask(end: Tensor, depth: Tensor | None = None, window: int | None = Non
 
 
 def label_log_probabilities(
-    hidden: Tensor, head: Callable[[Tensor], Tensor], place: Tensor, token: Tensor, chunk: int = 1024
+    hidden: Tensor, head: Callable[[Tensor], Tensor], place: Tensor, token: Tensor, chunk: int | None = None
 ) -> Tensor:
     """Log-probabilities of labels, computing logits once per predicting token and nowhere else.
 
@@ -54,7 +54,8 @@ def label_log_probabilities(
         head: the language-model head, `[*, D]` to `[*, V]`.
         place: `[L]` place in the flattened `[R * N]` rows that predicts the label.
         token: `[L]` the label.
-        chunk: predicting places whose logits are held at once.
+        chunk: predicting places whose logits are held at once; None holds 1,024 under autograd, which more would
+            recompute, and else 256.
 
     Returns:
         `[L]` log-probabilities in float32.
@@ -64,6 +65,7 @@ def label_log_probabilities(
         >>> label_log_probabilities(hidden, lambda h: h * 9, torch.tensor([1]), torch.tensor([1])).exp().round().item()
         1.0
     """
+    chunk = chunk or (1024 if torch.is_grad_enabled() else 256)
     unique, inverse = torch.unique(place, return_inverse=True)
     states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, unique)
     # A CPU's product of very few rows with the head sums the vocabulary in one go: its gradient is off by 2e-4 (float32,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 NAMES = {
     "score_20": "scoring 1 + 19 candidates against padded batches of prompt and candidate",
     "score_100": "scoring 1 + 99 candidates, likewise",
-    "train_8": "training with 8 branches a history, successive targets and yes/no, against Trainer and SFTTrainer",
+    "train_8": "training with 8 branches a history (titles, yes/no, growing histories) against Trainer and SFTTrainer",
     "train_1": "training with a single target, nothing shared, against both",
     "catalogue": "ranking the whole catalogue against padded batches",
     "beam": "constrained beam search against generate(prefix_allowed_tokens_fn=...)",
@@ -40,7 +40,7 @@ its fastest. What the sides computed (log-likelihoods, losses, gradients) must a
 bfloat16 and in float32; where it does not, the row fails and the command exits with 1.
 
 Writes FILE (JSON: environment, every side's settings, every turn's seconds), and beside it the same name with .md (the
-tables), .png (speed-ups) and _profile.png (where our step's time goes). The default run takes about 12 minutes on two
+tables), .png (speed-ups) and _profile.png (where our step's time goes). The default run takes about 15 minutes on two
 quiet cores; on a busy machine the times mean little. --device cuda runs the same table on a GPU; this path has not been
 measured by us."""
 )

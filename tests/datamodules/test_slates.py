@@ -302,3 +302,22 @@ def test_a_continued_sampler_yields_what_is_left(
         whole.set_epoch(later)
         continued.set_epoch(later)
         assert list(continued) == list(whole)
+
+
+def test_targets_of_a_window_may_share_the_history_before_the_first() -> None:
+    protocol = Protocol(negatives=5, history=4)
+    sequences = sequences_of([12, 9, 5], protocol)
+    growing = SlateMaker(sequences, protocol, negatives=0, targets=3, seed=0)
+    shared = SlateMaker(sequences, protocol, negatives=0, targets=3, seed=0, shared=True)
+    seen = 0
+    for window in range(len(shared.windows)):
+        one, other = shared.training(window, 0), growing.training(window, 0)
+        assert [(s.target, s.target_liked, s.candidates.tolist()) for s in one] == [
+            (s.target, s.target_liked, s.candidates.tolist()) for s in other
+        ]
+        first = int(shared.windows.first[window])
+        begin = max(int(sequences.start[shared.windows.user[window]]), first - protocol.history)
+        assert {tuple(s.history.tolist()) for s in one} == {tuple(sequences.item[begin:first].tolist())}
+        assert all(len(s.liked) == len(s.history) for s in one)
+        seen += len(one) > 1 and len(other[-1].history) > len(one[-1].history)
+    assert seen

@@ -25,8 +25,9 @@ from datamodules.sources import InputError
 COMPARISONS = {
     "score_20": ["padded"],
     "score_100": ["padded"],
-    "train_8_windows": ["Trainer", "SFTTrainer"],
+    "train_8_titles": ["Trainer", "SFTTrainer"],
     "train_8_pointwise": ["Trainer", "SFTTrainer"],
+    "train_8_windows": ["Trainer", "SFTTrainer"],
     "train_1": ["Trainer", "SFTTrainer"],
     "catalogue": ["padded"],
     "beam": ["generate"],
@@ -199,7 +200,7 @@ def test_help_tells_every_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     told = capsys.readouterr().out
     assert all(f"  {name} " in told for name in NAMES)
-    for promise in ("--readme", "one-process", "12 minutes", "not been"):
+    for promise in ("--readme", "one-process", "15 minutes", "not been"):
         assert promise in told
 
 
