@@ -163,6 +163,7 @@ class CatalogueTrie(Columns):
         item: `[I]` items in the order of `last`; those under node j are `item[item_start[j] : item_start[end[j]]]`,
             and those that end there `item[item_start[j] : item_start[j + 1]]`.
         item_start: `[T + 1]`.
+        stop: `[T]` last node of the run that begins at each node: each next one is an only child where no item ends.
         height: tokens of the longest answer.
         key: sha256 of the tree; equal keys mean equal trees.
     """
@@ -176,6 +177,7 @@ class CatalogueTrie(Columns):
     last: Tensor
     item: Tensor
     item_start: Tensor
+    stop: Tensor
     height: int
     key: str
 

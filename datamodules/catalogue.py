@@ -51,10 +51,14 @@ def build_trie(answers: Sequence[Sequence[int]]) -> CatalogueTrie:
         "item": np.argsort(last, kind="stable"),
         "item_start": np.searchsorted(np.sort(last), np.arange(nodes + 1)),
     }
+    sizes, ends = (np.diff(columns[name]) for name in ("child_start", "item_start"))
+    runs_on = (sizes[1:] == 1) & (np.append(ends[1:], 1) == 0)  # in preorder an only child is the next node
+    stop = np.where(runs_on, nodes, np.arange(nodes))
+    columns["stop"] = np.minimum.accumulate(stop[::-1])[::-1]
     digest = hashlib.sha256()
     for name in ("token", "end", "last"):
         digest.update(columns[name].tobytes())
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
+    tensors = {name: torch.from_numpy(column.copy()) for name, column in columns.items()}
     return CatalogueTrie(**tensors, height=int(forest.depth.max()) + 1, key=digest.hexdigest())
 
 

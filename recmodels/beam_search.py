@@ -1,11 +1,12 @@
 """Retrieval by generation: beam search that can only spell titles of the catalogue.
 
-The beams of a user are one more tree: every step adds its tokens behind the prompt's, and a beam sees its own
-ancestors among them. So prompts are encoded once, keys and values never move, and all users and beams take a step
-together; Python loops over steps alone.
+The beams of a user are a part of the catalogue's tree: every step adds nodes behind the prompt, and a node sees its
+ancestors among those of all steps. So prompts are encoded once, keys and values never move, and all users and beams
+take a step together. A step is a choice: where a beginning can go on in one way only, the whole run of tokens up to the
+next choice goes through the network at once. Python loops over steps alone.
 
-# U users, S longest prompt, B beams, I items, T nodes of the tree, L children of all beams, N tokens of earlier steps,
-# D hidden, H items found
+# U users, S longest prompt, B beams, I items, T nodes of the tree, L children of all beams, N nodes of a step,
+# M nodes of all steps, K nodes inside runs, D hidden, H items found
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from datamodules.batch import CatalogueTrie
 from recmodels.causal import CausalBackbone
-from recmodels.prompt_cache import encode_prompts
+from recmodels.prompt_cache import EncodedPrompts, encode_prompts
 from recmodels.prompt_tree import label_log_probabilities
 
 
@@ -54,7 +55,7 @@ def beam_search(
 
     At every step a user's `beams` likeliest unfinished beginnings go on; finished answers are kept apart, and the best
     `beams` of them are returned. Probabilities are those of the whole vocabulary, so scores equal exhaustive ranking's,
-    and with beams enough for all beginnings of one length so does the result. A user stops as soon as no unfinished
+    and with beams enough for all beginnings of a step so does the result. A user stops as soon as no unfinished
     beginning can overtake the last of `beams` finished answers: log-probabilities only fall. Beginnings of items that
     are no candidates take no beam.
 
@@ -65,8 +66,8 @@ def beam_search(
         trie: the catalogue, on the prompts' device.
         beams: beginnings that go on, and answers returned, for each user.
         candidate: `[U, I]` which items may be returned; None permits all.
-        length_normalised: rank answers by the mean over their tokens. Beginnings of one step have one length, so they
-            compete by their sums all the same; what may still overtake is bounded by the longest answer.
+        length_normalised: rank answers by the mean over their tokens. Beginnings compete by their sums all the same;
+            what may still overtake is bounded by the longest answer.
 
     Returns:
         The items, each at most once for a user: those of the best min(`beams`, candidates' titles) titles.
@@ -79,20 +80,16 @@ def beam_search(
     users = len(prompt)
     encoded = encode_prompts(backbone, prompt, prompt_length, closed=False)
     count = _candidates_before(trie, candidate, users)
-    state, tokens = encoded.state[:, None], int(prompt_length.sum())
-    node, score = prompt_length.new_full((users, 1), -1), torch.zeros(users, 1, device=prompt.device)
-    seen = torch.zeros(users, 1, 0, dtype=torch.bool, device=prompt.device)
-    depth = node[:, :0]  # of the tokens of earlier steps
-    best, found = score[:, :0], node[:, :0]  # finished answers so far and where they end
-    for length in range(1, trie.height + 1):
-        parent, child = _children(trie, node, score, count)
-        value = score.flatten()[parent] + label_log_probabilities(state, backbone.head, parent, trie.token[child])
-        column = _by_user(parent // node.shape[1], users)  # [U, C] into the L children, -1 at padding
-        child, parent = child[column], parent[column] % node.shape[1]
-        value = value[column].masked_fill(column < 0, -torch.inf)
+    step = _Step.first(encoded.state)
+    known, tokens = prompt_length.new_empty(users, 0), int(prompt_length.sum())
+    best, found = step.score[:, :0], step.last[:, :0]  # finished answers so far and where they end
+    while True:
+        parent, child, value = step.children(backbone, trie, count)
+        column = _by_user(parent // step.last.shape[1], users)  # [U, C] into the L children, -1 at padding
+        child, value = child[column], value[column].masked_fill(column < 0, -torch.inf)
 
         ended = value.masked_fill(~_any(count, trie.item_start[child], trie.item_start[child + 1]), -torch.inf)
-        best, place = torch.cat([best, ended / length if length_normalised else ended], 1).topk(
+        best, place = torch.cat([best, ended / (trie.depth[child] + 1) if length_normalised else ended], 1).topk(
             min(beams, best.shape[1] + ended.shape[1])
         )
         found = torch.cat([found, child], 1).gather(1, place)
@@ -104,15 +101,85 @@ def beam_search(
             score = score.masked_fill(bound <= best[:, -1:], -torch.inf)
         going = score > -torch.inf
         if not bool(going.any()):
-            break
+            return _items(trie, best, found, candidate, tokens)
         width = int(going.sum(1).max())
-        score, node = score[:, :width], child.gather(1, place[:, :width])
-        seen = seen.gather(1, parent.gather(1, place[:, :width])[..., None].expand(-1, -1, seen.shape[2]))
-        seen = torch.cat([seen, torch.eye(width, dtype=torch.bool, device=seen.device).expand(users, -1, -1)], -1)
-        depth = torch.cat([depth, trie.depth[node]], 1)
-        state = encoded.follow(backbone, trie.token[node], depth, seen)
-        tokens += int(going.sum())
-    return _items(trie, best, found, candidate, tokens)
+        step, known = _advance(backbone, encoded, trie, known, child.gather(1, place[:, :width]), score[:, :width])
+        tokens += step.tokens
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Beginnings that have just gone through the network.
+
+    Attributes:
+        state: `[U, N, D]` last hidden states of the step's nodes.
+        last: `[U, B]` node that each beginning has reached, -1 before the first.
+        place: `[U, B]` its place in the flattened `[U * N]` nodes.
+        score: `[U, B]` log-likelihood up to the first node of the step; minus infinity where there is no beginning.
+        inner: nodes `[K]` that follow in the runs, each with its beginning in the flattened `[U * B]`, and the place of
+            its predecessor.
+        tokens: nodes that went through the network.
+    """
+
+    state: Tensor
+    last: Tensor
+    place: Tensor
+    score: Tensor
+    inner: tuple[Tensor, Tensor, Tensor]
+    tokens: int
+
+    @classmethod
+    def first(cls, state: Tensor) -> _Step:
+        """The prompts `[U, D]`: one empty beginning each."""
+        place = torch.arange(len(state), device=state.device)[:, None]
+        none = place[:0, 0]
+        return cls(state[:, None], torch.full_like(place, -1), place, torch.zeros_like(place).float(), (none,) * 3, 0)
+
+    def children(self, backbone: CausalBackbone, trie: CatalogueTrie, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Children `[L]` that lead to candidates, with their beginnings in `[U * B]` and their log-likelihoods."""
+        start, open_ = trie.child_start[self.last + 1].flatten(), (self.score > -torch.inf).flatten()
+        parent, place = _runs(start, (trie.child_start[self.last + 2].flatten() - start) * open_)
+        child, user = trie.child[place], parent // self.last.shape[1]
+        alive = count[user, trie.item_start[trie.end[child]]] > count[user, trie.item_start[child]]
+        parent, child = parent[alive], child[alive]
+        node, beginning, before = self.inner
+        logp = label_log_probabilities(
+            self.state,
+            backbone.head,
+            torch.cat([before, self.place.flatten()[parent]]),
+            trie.token[torch.cat([node, child])],
+        )
+        reached = self.score.flatten().index_add(0, beginning, logp[: len(node)])
+        return parent, child, reached[parent] + logp[len(node) :]
+
+
+def _advance(
+    backbone: CausalBackbone, encoded: EncodedPrompts, trie: CatalogueTrie, known: Tensor, node: Tensor, score: Tensor
+) -> tuple[_Step, Tensor]:
+    """Puts beginnings `[U, B]`, up to their next choice, through the network, behind the `[U, M]` nodes known."""
+    users, width = node.shape
+    going = (score > -torch.inf).flatten()
+    size = (trie.stop[node] - node + 1).flatten() * going
+    owner, fed = _runs(node.flatten(), size)  # all nodes, beginning by beginning
+    column = _by_user(owner // width, users)  # [U, N]
+    table = torch.where(column < 0, -1, fed[column])
+    known = torch.cat([known, table], 1)
+    seen = (known[:, None] <= table[..., None]) & (table[..., None] < trie.end[known][:, None]) & (known[:, None] >= 0)
+    seen[..., -table.shape[1] :] |= torch.eye(table.shape[1], dtype=torch.bool, device=node.device)
+    state = encoded.follow(backbone, trie.token[table], trie.depth[known], seen)
+
+    place = (column >= 0).flatten().nonzero().flatten()  # of all nodes in the flattened [U * N]
+    inside = fed != node.flatten()[owner]
+    final = (size.cumsum(0) - 1).clamp(min=0)
+    step = _Step(
+        state=state,
+        last=trie.stop[node],
+        place=place[final].view(users, width),
+        score=score,
+        inner=(fed[inside], owner[inside], place[inside.nonzero().flatten() - 1]),
+        tokens=len(fed),
+    )
+    return step, known
 
 
 def _candidates_before(trie: CatalogueTrie, candidate: Tensor | None, users: int) -> Tensor:
@@ -125,15 +192,6 @@ def _candidates_before(trie: CatalogueTrie, candidate: Tensor | None, users: int
 def _any(count: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """`[U, C]` whether a candidate is among the items from `low` to before `high`."""
     return count.gather(1, high) > count.gather(1, low)
-
-
-def _children(trie: CatalogueTrie, node: Tensor, score: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Children `[L]` of all beams that lead to candidates, beam by beam, each with its beam in the flattened `[U, B]`."""
-    start, open_ = trie.child_start[node + 1].flatten(), (score > -torch.inf).flatten()
-    beam, place = _runs(start, (trie.child_start[node + 2].flatten() - start) * open_)
-    child, user = trie.child[place], beam // node.shape[1]
-    alive = count[user, trie.item_start[trie.end[child]]] > count[user, trie.item_start[child]]
-    return beam[alive], child[alive]
 
 
 def _runs(start: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,14 @@ def test_the_tree_is_the_trie_of_all_prefixes(answers: list[list[int]]) -> None:
         here = trie.item[trie.item_start[node] : trie.item_start[node + 1]].tolist()
         assert sorted(below) == [i for i, a in enumerate(answers) if tuple(a[: len(word)]) == word]
         assert here == [i for i, a in enumerate(answers) if tuple(a) == word]
+    for node, stop in enumerate(trie.stop.tolist()):
+        run = [node]
+        while True:
+            onward = trie.child[trie.child_start[run[-1] + 1] : trie.child_start[run[-1] + 2]].tolist()
+            if len(onward) != 1 or onward[0] in trie.last.tolist():
+                break
+            run += onward
+        assert list(range(node, stop + 1)) == run
     assert [words[node] for node in trie.last.tolist()] == [tuple(answer) for answer in answers]
 
 

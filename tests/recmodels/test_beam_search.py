@@ -115,18 +115,27 @@ def test_narrow_beams_return_valid_items_with_true_scores(
         torch.testing.assert_close(alone.score, found.score[found.user == user], atol=1e-4, rtol=0)
 
 
-def token_by_token(scores_of: Any, answers: list[list[int]], beams: int) -> list[tuple[float, list[int]]]:
-    """The oracle: textbook beam search over prefixes, finished answers apart, no early end."""
+def choice_by_choice(scores_of: Any, answers: list[list[int]], beams: int) -> list[tuple[float, list[int]]]:
+    """The oracle: textbook beam search over prefixes, where one that can go on in one way only does so at once."""
     open_: list[list[int]] = [[]]
     finished: list[tuple[float, list[int]]] = []
     while open_:
-        longer = sorted(
-            {tuple(a[: len(p) + 1]) for p in open_ for a in answers if a[: len(p)] == p and len(a) > len(p)}
-        )
-        scored = sorted(((scores_of(list(p)), list(p)) for p in longer), reverse=True)
+        scored = sorted(((scores_of(p), p) for prefix in open_ for p in longer(prefix, answers)), reverse=True)
         finished += [(score, p) for score, p in scored if p in answers]
-        open_ = [p for _, p in scored if any(len(a) > len(p) and a[: len(p)] == p for a in answers)][:beams]
+        open_ = [p for _, p in scored if longer(p, answers)][:beams]
+        for number, prefix in enumerate(open_):
+            while len(ways := longer(open_[number], answers)) == 1 and ways[0] not in answers:
+                open_[number] = ways[0]
+            assert open_[number][: len(prefix)] == prefix
     return sorted(finished, reverse=True)[:beams]
+
+
+def longer(prefix: list[int], answers: list[list[int]]) -> list[list[int]]:
+    """Beginnings of answers with one token more."""
+    size = len(prefix)
+    return sorted(
+        {tuple(a[: size + 1]): a[: size + 1] for a in answers if a[:size] == prefix and len(a) > size}.values()
+    )
 
 
 @pytest.mark.parametrize("beams", [1, 2, 3])
@@ -136,7 +145,7 @@ def test_narrow_beams_find_what_a_textbook_search_finds(backbones: dict[str, Cau
     for prompt in EXAMPLE_PROMPTS:
         value = catalogue_scores(backbone, *left_padded([prompt]), build_trie([list(p) for p in prefixes]))[0]
         known = dict(zip(prefixes, value.tolist(), strict=True))
-        expected = token_by_token(lambda p: known[tuple(p)], answers, beams)  # noqa: B023  # used in this turn only
+        expected = choice_by_choice(lambda p: known[tuple(p)], answers, beams)  # noqa: B023  # used in this turn only
         found = beam_search(backbone, *left_padded([prompt]), build_trie(answers), beams)
         titles = list(dict.fromkeys(tuple(answers[item]) for item in found.item.tolist()))
         assert titles == [tuple(answer) for _, answer in expected]
