@@ -92,7 +92,9 @@ class InstructionRecommender(Recommender):
             self._check_identity(untuned)
 
     def _probe(self) -> Tensor:
-        with self.trainer.precision_plugin.forward_context() if self._trainer else contextlib.nullcontext():
+        # A method that splits weights up gives them back in float32 only, so there the probe knows no autocast.
+        mixed = self._trainer is not None and not self.trains_backbone
+        with self.trainer.precision_plugin.forward_context() if mixed else contextlib.nullcontext():
             return self.backbone.probe()
 
     def _check_identity(self, untuned: Tensor) -> None:
