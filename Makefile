@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= results/quickstart
-FAULTS := results/faults.jsonl
+FAULTS := $(CURDIR)/results/faults.jsonl
 
 .PHONY: test test-faults test-minimum test-newest lock benchmark format clean
 
@@ -31,8 +31,10 @@ lock: .ci/lock.py constraints.txt
 test-minimum test-newest: test-%:
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet uv
-	.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python \
-	    --resolution $(if $(filter minimum,$*),lowest-direct,highest) --editable '.[dev]'
+	.venv-$*/bin/uv pip compile --quiet --python .venv-$*/bin/python --extra dev --output-file .venv-$*/versions.txt \
+	    --resolution $(if $(filter minimum,$*),lowest-direct,highest) pyproject.toml
+	.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python --requirement .venv-$*/versions.txt
+	.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python --no-deps --editable .
 	.venv-$*/bin/pytest -q -m "not slow and not faults and not integration"
 
 test: $(VENV)/installed-dev

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -103,6 +105,12 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
     return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[:, -1])
 
 
+@functools.cache
+def _cache_argument(body: type[nn.Module]) -> str:
+    """What an architecture calls its cache; transformers 5.24 began to rename it."""
+    return "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
+
+
 def forward(
     backbone: CausalBackbone,
     cache: DynamicCache,
@@ -126,7 +134,7 @@ def forward(
         attention_mask=mask,
         position_ids=positions[0],
         positions=positions,
-        past_key_values=cache,
+        **{_cache_argument(type(backbone.body)): cache},
         use_cache=True,
         return_dict=True,
     )

@@ -84,7 +84,7 @@ def group_times(setting: Setting, work: Callable[[], Any], vocabulary: int) -> d
     turn = work()
     cuda = setting.device == "cuda"
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=kinds, record_shapes=True) as recorded:
+    with profile(activities=kinds, record_shapes=True, acc_events=True) as recorded:
         work()
     total = summed(recorded.events(), vocabulary, cuda=cuda)
     busy = sum(total.values())
