@@ -18,6 +18,7 @@ from recmodels.causal import CausalBackbone, prove_tree_attention
 from recmodels.instruction import InstructionRecommender
 from recmodels.lora_linear import LowRankLinear
 from recmodels.peft_methods import check_config, check_targets, keeps_weights, promises_identity
+from recmodels.training import checksum_parameters
 from recmodels.virtual_tokens import add_virtual_tokens, is_virtual
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,9 @@ class PeftTuning(InstructionRecommender):
             InputError: the method does not fit the backbone; with PEFT's reason.
         """
         config = copy.deepcopy(self.peft_config)  # PEFT fills in what is open
+        if getattr(config, "random_seed", 0) is None:  # SHiRA's mask, which no checkpoint would hold
+            config.random_seed = 0
+        own = {name for name, _ in backbone.model.named_parameters()}
         # What a method draws and never trains must be the same when its checkpoint is loaded: it hangs on the seed alone.
         with torch.random.fork_rng(devices=()), warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -68,6 +72,24 @@ class PeftTuning(InstructionRecommender):
                 raise InputError(f"{self.method} does not fit backbone {backbone.name!r}: {reason}") from error
         for warning in told:
             log.info("%s: %s", self.method, warning.message)
+        self.drawn = checksum_parameters(_drawn(backbone.model, own))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the sum of what the method drew and does not train, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["instructrec"]["drawn"] = self.drawn
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint whose frozen random part is another.
+
+        Raises:
+            InputError: it was made with another seed.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if checkpoint["instructrec"].get("drawn") != self.drawn:
+            raise InputError(
+                f"the checkpoint's {self.method} drew other frozen values; use its run's own seed_everything and config"
+            )
 
     def _put_in(self, backbone: Backbone, config: Any) -> None:
         check_targets(config, backbone)
@@ -80,3 +102,11 @@ class PeftTuning(InstructionRecommender):
                 setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule
         if isinstance(backbone, CausalBackbone):
             prove_tree_attention(backbone)  # a layer that mixes tokens on its own would not be exact
+
+
+def _drawn(model: nn.Module, own: set[str]) -> list[tuple[str, torch.Tensor]]:
+    """Frozen tensors that a method added to a model whose parameters were `own`."""
+    frozen = [(name, value) for name, value in model.named_parameters() if not value.requires_grad]
+    added = [(name, value) for name, value in frozen if name.replace(".base_layer.", ".") not in own]
+    buffers = [(name, value) for name, value in model.named_buffers() if "rotary" not in name]
+    return added + buffers
