@@ -76,12 +76,15 @@ def is_virtual(config: Any) -> bool:
     return config.peft_type in VIRTUAL
 
 
-def add_virtual_tokens(backbone: Backbone, config: Any) -> None:
+def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     """Puts a prompt-learning method before every prompt.
 
     Args:
         backbone: a causal one.
         config: PEFT's configuration; what it leaves open is taken from the backbone.
+
+    Returns:
+        The completed configuration.
 
     Raises:
         InputError: the backbone is no causal one, or its context is too short.
@@ -107,8 +110,9 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> None:
     if config.peft_type != PeftType.PREFIX_TUNING:
         task = 0 if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING else None
         backbone.body.add_module("virtual_tokens", VirtualTokens(encoder, config.num_virtual_tokens, task))
-        return
+        return config
     backbone.body.add_module("prefix_encoder", encoder)
     shape = (config.num_virtual_tokens, config.num_attention_heads, config.token_dim // config.num_attention_heads)
     for number, attention in enumerate(backbone.attention_layers()):
         attention.add_module("prefix", PrefixOfLayer(encoder, number, shape))
+    return config
