@@ -100,7 +100,8 @@ class InstructionRecommender(Recommender):
         Raises:
             InputError: the method has no such form.
         """
-        return merged(self.backbone, self._peft_tuner("cannot be merged into the backbone"))
+        tuner = self._peft_tuner("cannot be merged into the backbone")
+        return merged(self.backbone, tuner)
 
     def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """What a PEFT adapter folder holds: the configuration, and the tensors by name.
@@ -108,7 +109,8 @@ class InstructionRecommender(Recommender):
         Raises:
             InputError: the method is none of PEFT's.
         """
-        return adapter_parts(self.backbone, self._peft_tuner("has no PEFT adapter"))
+        tuner = self._peft_tuner("has no PEFT adapter")
+        return adapter_parts(self.backbone, tuner)
 
     def _peft_tuner(self, otherwise: str) -> Any:
         self.configure_model()

@@ -62,7 +62,9 @@ def merged(backbone: Backbone, tuner: Any) -> Any:
         raise InputError(f"{kind} cannot be merged into the backbone: {reason}; keep it beside") from error
     difference = float((dataclasses.replace(backbone, model=model).probe() - expected).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise InputError(f"{kind} cannot be merged into the backbone: scores change by {difference:.3g}; keep it beside")
+        raise InputError(
+            f"{kind} cannot be merged into the backbone: scores change by {difference:.3g}; keep it beside"
+        )
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     return model.eval()
 

@@ -124,7 +124,7 @@ def forward(
     output = backbone.body(
         **backbone.inputs(token, ahead),
         attention_mask=mask,
-        position_ids=positions[0],
+        position_ids=positions[0] + backbone.first_position,
         positions=positions,
         past_key_values=cache,
         use_cache=True,

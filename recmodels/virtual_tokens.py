@@ -112,6 +112,7 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
         backbone.body.add_module("virtual_tokens", VirtualTokens(encoder, config.num_virtual_tokens, task))
         return config
     backbone.body.add_module("prefix_encoder", encoder)
+    backbone.body.first_position = config.num_virtual_tokens  # type: ignore[assignment]  # no module, a number
     shape = (config.num_virtual_tokens, config.num_attention_heads, config.token_dim // config.num_attention_heads)
     for number, attention in enumerate(backbone.attention_layers()):
         attention.add_module("prefix", PrefixOfLayer(encoder, number, shape))
