@@ -55,7 +55,7 @@ class CausalBackbone(Backbone):
     def virtual_tokens(self) -> Tensor | None:
         """Trained embeddings `[P, D]` that every prompt begins with; None where there are none."""
         made = getattr(self.body, "virtual_tokens", None)
-        return None if made is None else made().to(self.body.get_input_embeddings().weight.dtype)
+        return None if made is None else made().to(self.model.get_input_embeddings().weight.dtype)
 
     @torch.no_grad()
     def probe(self) -> Tensor:
@@ -113,7 +113,7 @@ class CausalBackbone(Backbone):
         """What the body reads for `[R, N]` ids; `[P, D]` embeddings, where there are any, replace the first P."""
         if ahead is None:
             return {"input_ids": token}
-        words = self.body.get_input_embeddings()(token[:, len(ahead) :])
+        words = self.model.get_input_embeddings()(token[:, len(ahead) :])
         return {"inputs_embeds": torch.cat([ahead.expand(len(token), -1, -1), words], 1)}
 
 

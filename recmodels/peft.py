@@ -66,7 +66,7 @@ class PeftTuning(InstructionRecommender):
         # What a method draws and never trains must be the same when its checkpoint is loaded: it hangs on the seed alone.
         with torch.random.fork_rng(devices=()), warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            torch.random.default_generator.manual_seed(torch.initial_seed() % 2**63)
+            torch.default_generator.manual_seed(torch.initial_seed() % 2**63)
             try:
                 if is_virtual(config):
                     self._completed = add_virtual_tokens(backbone, config)

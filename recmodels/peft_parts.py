@@ -109,7 +109,7 @@ def _finished(backbone: Backbone, config: Any) -> PeftConfig:
     config.inference_mode = True
     if getattr(config, "_custom_modules", None):
         config._custom_modules = None  # the fast layer computes the same; other programs have PEFT's
-    return config  # type: ignore[no-any-return]
+    return config
 
 
 def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:

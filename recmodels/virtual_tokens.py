@@ -104,7 +104,7 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     config.num_transformer_submodules = 1
     config = _prepare_prompt_learning_config(config, text)
     made: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
-    embedding = backbone.body.get_input_embeddings()
+    embedding = backbone.model.get_input_embeddings()
     takes_words = config.peft_type in (PeftType.PROMPT_TUNING, PeftType.MULTITASK_PROMPT_TUNING)
     encoder = (made(config, embedding) if takes_words else made(config)).to(embedding.weight.device)
     if config.peft_type != PeftType.PREFIX_TUNING:
@@ -112,7 +112,7 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
         backbone.body.add_module("virtual_tokens", VirtualTokens(encoder, config.num_virtual_tokens, task))
         return config
     backbone.body.add_module("prefix_encoder", encoder)
-    backbone.body.first_position = config.num_virtual_tokens  # type: ignore[assignment]  # no module, a number
+    backbone.body.first_position = config.num_virtual_tokens
     shape = (config.num_virtual_tokens, config.num_attention_heads, config.token_dim // config.num_attention_heads)
     for number, attention in enumerate(backbone.attention_layers()):
         attention.add_module("prefix", PrefixOfLayer(encoder, number, shape))
