@@ -27,6 +27,7 @@ from lightning.pytorch.plugins import LayerSync, Precision
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import Strategy
+from peft import PeftConfig
 from torch.optim import Optimizer
 
 from benchmarks.plain_yaml import check_plain
@@ -41,6 +42,7 @@ OTHERS = (
     "lightning.pytorch.plugins",
     "lightning.pytorch.profilers",
     "lightning.pytorch.strategies",
+    "peft",
     "torch.optim",
 )
 KINDS = (
@@ -51,6 +53,7 @@ KINDS = (
     LayerSync,
     Logger,
     Optimizer,
+    PeftConfig,
     Precision,
     Profiler,
     Strategy,

@@ -251,6 +251,7 @@ def quieten() -> None:
         "Found .* module\\(s\\) in eval mode",  # metrics and dropout-free parts
         "smaller than the logging interval",  # popularity has one batch
         "Trying to infer the `batch_size`",
+        "`loftq_config` specified but will be ignored",  # PEFT's own default, spelt out by the parser
         "LightningCLI's args parameter",  # the command line without our own flags
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")

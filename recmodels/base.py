@@ -215,6 +215,12 @@ class Recommender(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """The optimiser over what trains, and its schedule by steps."""
         optimizer = self.optimizer(self.trained().values())
+        for group in optimizer.param_groups:
+            # One pass over weights and moments, where torch has one and nobody chose. Set here and not in the
+            # constructor, which would also tell Lightning that the optimiser unscales, so that it refuses to clip.
+            usable = all(value.device.type in ("cpu", "cuda") for value in group["params"])
+            if usable and group.get("fused", False) is None and group.get("foreach") is None:
+                group["fused"] = True
         steps = int(self.trainer.estimated_stepping_batches)
         factor = learning_rate_factor(self.schedule, self.warmup, steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -33,6 +33,25 @@ class CausalBackbone(Backbone):
         """The transformer blocks, first to last."""
         return block_list(self, self.body)
 
+    def attention_layers(self) -> list[nn.Module]:
+        """The attention of every block, first to last.
+
+        Raises:
+            InputError: a block has none where the known families have it, so there is nothing to prefix.
+        """
+        found = []
+        for layer in self.layers():
+            attention = [m for name, m in layer.named_children() if "attn" in name and "norm" not in name]
+            if len(attention) != 1:
+                raise InputError(f"backbone {self.name!r} ({self.family}) has no attention layer to prefix")
+            found.append(attention[0])
+        return found
+
+    def virtual_tokens(self) -> Tensor | None:
+        """Trained embeddings `[P, D]` that every prompt begins with; None where there are none."""
+        made = getattr(self.body, "virtual_tokens", None)
+        return None if made is None else made().to(self.body.get_input_embeddings().weight.dtype)
+
     @torch.no_grad()
     def probe(self) -> Tensor:
         """Scores `[2]` of two branches of a small forest."""
@@ -63,20 +82,34 @@ class CausalBackbone(Backbone):
             trunk: tokens at the front that are ancestors of all others.
             stretches: bounds of runs of whole trees behind the trunk, from its end to N.
         """
-        size = len(token)
+        size, ahead = len(token), self.virtual_tokens()
+        if ahead is not None:  # they are ancestors of all tokens, so a longer trunk
+            first = torch.arange(len(ahead), device=token.device)
+            end = torch.cat([torch.full_like(first, size), end]) + len(ahead)
+            depth = torch.cat([first, depth + len(ahead)])
+            token = nn.functional.pad(token, (len(ahead), 0))
+            trunk, stretches = trunk + len(ahead), [bound + len(ahead) for bound in stretches]
+        whole = len(token)
         if token.is_cuda:  # few lengths, so that kernels are compiled for few; padding tokens are trees of their own
-            place = torch.arange(size, bucket(size), device=token.device)
+            place = torch.arange(whole, bucket(whole), device=token.device)
             token, depth = (nn.functional.pad(part, (0, len(place))) for part in (token, depth))
             end = torch.cat([end, place + 1])
         output = self.body(
-            input_ids=token[None],
+            **self.inputs(token[None], ahead),
             attention_mask=end[None, None, None],  # transformers passes a mask of four dimensions on as it is
             position_ids=depth[None],
             use_cache=False,
             return_dict=True,
             forest=Forest(end, depth, trunk, stretches),
         )
-        return cast(Tensor, output.last_hidden_state)[0, :size]
+        return cast(Tensor, output.last_hidden_state)[0, whole - size : whole]
+
+    def inputs(self, token: Tensor, ahead: Tensor | None) -> dict[str, Tensor]:
+        """What the body reads for `[R, N]` ids; `[P, D]` embeddings, where there are any, replace the first P."""
+        if ahead is None:
+            return {"input_ids": token}
+        words = self.body.get_input_embeddings()(token[:, len(ahead) :])
+        return {"inputs_embeds": torch.cat([ahead.expand(len(token), -1, -1), words], 1)}
 
 
 def load_causal(name: str, precision: Precision, dropout: float | None = None) -> CausalBackbone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, LoraModel
 from torch import nn
 
 from datamodules.sources import InputError
@@ -62,7 +62,7 @@ class LoRATuning(InstructionRecommender):
             fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
         )
         config._register_custom_module({nn.Linear: LowRankLinear})
-        inject_adapter_in_model(config, backbone.body)
+        self._tuner = (LoraModel(backbone.body, config, "default"),)
         for module in backbone.body.modules():
             if hasattr(
                 module, "cast_input_dtype_enabled"

@@ -73,8 +73,5 @@ class PrefixTuning(InstructionRecommender):
             raise InputError(f"model.length is {self.length}, the backbone's context {config.max_position_embeddings}")
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        for layer in backbone.layers():
-            attention = [m for name, m in layer.named_children() if "attn" in name and "norm" not in name]
-            if len(attention) != 1:
-                raise InputError(f"backbone {backbone.name!r} ({config.model_type}) has no attention layer to prefix")
-            attention[0].add_module("prefix", Prefix(heads, self.length, size, self.reparameterisation))
+        for attention in backbone.attention_layers():
+            attention.add_module("prefix", Prefix(heads, self.length, size, self.reparameterisation))

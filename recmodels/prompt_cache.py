@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from recmodels.causal import CausalBackbone
@@ -88,19 +88,28 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
         length: `[U]` real tokens.
         closed: whether the cache forgets what follows the prompts; else it grows.
     """
-    width = prompt.shape[1]
+    ahead = backbone.virtual_tokens()
+    virtual = 0 if ahead is None else len(ahead)
+    width = prompt.shape[1] + virtual
     place = torch.arange(width, device=prompt.device)
-    real = place >= width - length[:, None]
-    position = (place - (width - length[:, None])).clamp(min=0)
+    real = (place >= width - length[:, None]) | (place < virtual)  # virtual tokens stand before the padding
+    length = length + virtual
+    position = torch.where(place < virtual, place, (place - (width - length[:, None])).clamp(min=0))
     end = torch.where(real, width, place + 1)  # padding: trees of one token
     cache = PromptCache()
-    state = forward(backbone, cache, prompt, tree_mask(end), (position, position))
+    token = nn.functional.pad(prompt, (virtual, 0))
+    state = forward(backbone, cache, token, tree_mask(end), (position, position), ahead)
     cache.closed = closed
     return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[:, -1])
 
 
 def forward(
-    backbone: CausalBackbone, cache: DynamicCache, token: Tensor, mask: Tensor, positions: tuple[Tensor, Tensor]
+    backbone: CausalBackbone,
+    cache: DynamicCache,
+    token: Tensor,
+    mask: Tensor,
+    positions: tuple[Tensor, Tensor],
+    ahead: Tensor | None = None,
 ) -> Tensor:
     """Last hidden states `[R, n, D]` of tokens that see the cache.
 
@@ -110,9 +119,10 @@ def forward(
         token: `[R, n]` ids.
         mask: `[R, 1, n, M]`, true where a token may attend; layers with a window see less of it.
         positions: `[R, n]` of the tokens, and `[R, M]` of all keys.
+        ahead: embeddings `[P, D]` in the places of the first P tokens.
     """
     output = backbone.body(
-        input_ids=token,
+        **backbone.inputs(token, ahead),
         attention_mask=mask,
         position_ids=positions[0],
         positions=positions,

@@ -1,0 +1,92 @@
+"""Every tuning method of the PEFT library, named by its configuration class."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from torch import Tensor, nn
+
+from datamodules.sources import InputError
+from recmodels.backbone import Backbone
+from recmodels.causal import CausalBackbone, prove_tree_attention
+from recmodels.instruction import InstructionRecommender
+from recmodels.lora_linear import LowRankLinear
+from recmodels.peft_methods import check_config, check_targets, keeps_weights, promises_identity
+from recmodels.peft_parts import prompt_parts
+from recmodels.virtual_tokens import add_virtual_tokens, is_virtual
+
+log = logging.getLogger(__name__)
+
+
+class PeftTuning(InstructionRecommender):
+    """A method of the PEFT library (Mangrulkar et al. 2022, https://github.com/huggingface/peft).
+
+    Its layers are put into the backbone, which goes through the prompt-tree engine as ever; virtual tokens become a
+    beginning that all prompts share. What a method cannot do here is refused in one line.
+
+    Args:
+        peft_config: configuration class of the method with its options, such as `IA3Config`. Where it has target
+            modules and names none, PEFT's own choice for the architecture is taken; `all-linear` takes all.
+        **kwargs: of `InstructionRecommender`.
+    """
+
+    def __init__(self, peft_config: PeftConfig, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_config(peft_config)
+        self.peft_config = peft_config
+        self._completed: Any = None  # the configuration of virtual tokens with what the backbone says
+        self.identity_at_start = promises_identity(peft_config)  # type: ignore[misc]  # the method's, not the class's
+        self.trains_backbone = not keeps_weights(peft_config)  # type: ignore[misc]
+
+    def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
+        """What a PEFT adapter folder holds; of virtual tokens, what their encoder made."""
+        if not is_virtual(self.peft_config):
+            return super().peft_parts()
+        self.configure_model()
+        return prompt_parts(self.backbone, self._completed)
+
+    @property
+    def method(self) -> str:
+        """The method's name in PEFT."""
+        return str(PeftType(self.peft_config.peft_type).value)
+
+    def tune(self, backbone: Backbone) -> None:
+        """Puts the method's layers or virtual tokens into the backbone.
+
+        Raises:
+            InputError: the method does not fit the backbone; with PEFT's reason.
+        """
+        config = copy.deepcopy(self.peft_config)  # PEFT fills in what is open
+        # What a method draws and never trains must be the same when its checkpoint is loaded: it hangs on the seed alone.
+        with torch.random.fork_rng(devices=()), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            torch.random.default_generator.manual_seed(torch.initial_seed() % 2**63)
+            try:
+                if is_virtual(config):
+                    self._completed = add_virtual_tokens(backbone, config)
+                else:
+                    self._put_in(backbone, config)
+            except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise InputError(f"{self.method} does not fit backbone {backbone.name!r}: {reason}") from error
+        for warning in told:
+            log.info("%s: %s", self.method, warning.message)
+
+    def _put_in(self, backbone: Backbone, config: Any) -> None:
+        check_targets(config, backbone)
+        if config.peft_type == PeftType.LORA:
+            config._register_custom_module({nn.Linear: LowRankLinear})
+        made = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+        given = {"default": config} if config.peft_type == PeftType.ADAPTION_PROMPT else config
+        self._tuner = (made(backbone.body, given, "default"),)
+        for module in backbone.body.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it
+                setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule
+        if isinstance(backbone, CausalBackbone):
+            prove_tree_attention(backbone)  # a layer that mixes tokens on its own would not be exact
