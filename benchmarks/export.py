@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import sys
@@ -56,11 +55,11 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} is not an empty folder; give a new one")
     model = load_run_model(checkpoint, config, plugins or [])
-    whole = merge or model.trains_backbone
+    whole = merge or (model.trains_backbone and not _has_updates(model))
     if whole:
         made = _whole(model)
     else:
-        peft_config, state = peft_parts(model)
+        peft_config, state = model.peft_parts()
     from datamodules.pretrained import load_tokenizer
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +78,9 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
         if out.exists():
             out.rmdir()
         os.rename(folder, out)
-    call = "transformers: AutoModelForCausalLM.from_pretrained" if whole else "peft: PeftModel.from_pretrained(base, ...)"
+    call = (
+        "transformers: AutoModelForCausalLM.from_pretrained" if whole else "peft: PeftModel.from_pretrained(base, ...)"
+    )
     return f"{'model' if whole else 'adapter'}: {out} ({call})"
 
 
@@ -110,30 +111,6 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
     return model.eval()
 
 
-def peft_parts(model: Any) -> tuple[Any, dict[str, Any]]:
-    """Configuration and tensors of a PEFT adapter folder.
-
-    Raises:
-        InputError: the method is none of PEFT's.
-    """
-    from peft.utils import get_peft_model_state_dict
-
-    body = model.backbone.body
-    configs = getattr(body, "peft_config", None)
-    if not configs:
-        raise InputError(f"{type(model).__name__} cannot be exported: PEFT has no such method, keep the checkpoint")
-    config = copy.deepcopy(configs["default"])
-    inside = "" if body is model.backbone.model else f"{model.backbone.model.base_model_prefix}."
-    state = {
-        f"base_model.model.{inside}{name}": value.detach().cpu().contiguous().clone()
-        for name, value in get_peft_model_state_dict(body).items()
-    }
-    config.task_type = "CAUSAL_LM" if model.backbone.model.config.is_encoder_decoder is False else "SEQ_2_SEQ_LM"
-    config.base_model_name_or_path, config.inference_mode = model.backbone_name, True
-    config._custom_modules = None  # our fast layer computes the same; other programs have PEFT's
-    return config, state
-
-
 def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
     """The README of an exported folder, from the run's record; what was not recorded is left out.
 
@@ -146,10 +123,16 @@ def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
         >>> print(model_card({}, "smollm2-135m-instruct", True).splitlines()[2])
         base_model: smollm2-135m-instruct
     """
-    method, data = record.get("model", {}).get("class", "a tuned model"), record.get("data", {}).get("class", "its data")
+    method, data = (
+        record.get("model", {}).get("class", "a tuned model"),
+        record.get("data", {}).get("class", "its data"),
+    )
     head = ["---", f"library_name: {'transformers' if whole else 'peft'}", f"base_model: {json_text(backbone)}"]
     lines = [*head, "tags: [recommendation, instructrec]", "---", "", f"# {record.get('name') or method}", ""]
-    lines += [f"{backbone}, tuned by {method} on {data} with InstructRec. It ranks items by the likelihood of titles.", ""]
+    lines += [
+        f"{backbone}, tuned by {method} on {data} with InstructRec. It ranks items by the likelihood of titles.",
+        "",
+    ]
     for title, key in (("Test metrics", "metrics"), ("Costs", "costs"), ("Versions", "versions")):
         if record.get(key):
             rows = [f"| {name} | {_number(value)} |" for name, value in sorted(record[key].items())]
@@ -169,14 +152,19 @@ def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _whole(model: Any) -> Any:
-    from benchmarks.measurements import merged_network
+def _has_updates(model: Any) -> bool:
+    """Whether PEFT's layers stand beside the weights, rather than the weights alone being trained."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    made = merged_network(model)
-    if made is None:
-        raise InputError(f"{type(model).__name__} cannot be merged into the backbone; keep the checkpoint")
+    return any(isinstance(layer, BaseTunerLayer) for layer in model.network.modules())
+
+
+def _whole(model: Any) -> Any:
+    if _has_updates(model) or not model.trains_backbone:
+        return model.merged_model()
+    made = model.network
     made.set_attn_implementation("sdpa" if made._supports_sdpa else "eager")
-    return made.eval()
+    return made
 
 
 def _config_of(checkpoint: Path) -> Path:

@@ -6,7 +6,6 @@ Nothing here changes the model, and none of it is counted as training or test.
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import statistics
 import time
@@ -22,6 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.retained import passages, perplexity
 from datamodules.base import InstructionDataModule
 from datamodules.pretrained import load_tokenizer
+from datamodules.sources import InputError
+from recmodels.backbone import Precision
 from recmodels.base import Recommender
 from recmodels.causal import CausalBackbone, load_causal
 from recmodels.instruction import InstructionRecommender
@@ -62,7 +63,7 @@ def measure(model: Recommender, data: InstructionDataModule, context: Context) -
 @contextlib.contextmanager
 def unlogged(model: Recommender) -> Iterator[None]:
     """While it lasts, what a step logs goes nowhere: no loop of the trainer is under way."""
-    model.log = lambda *given, **named: None  # type: ignore[method-assign]
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -84,7 +85,7 @@ def step_flops(model: Recommender, batch: Any, context: Context) -> int:
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
         with context():
-            loss = model.training_step(batch, 0)
+            loss: Any = model.training_step(batch, 0)
         loss.backward()
     for name, value in model.trained().items():
         value.grad = kept[name]
@@ -118,32 +119,19 @@ def latency(model: Recommender, batches: Sequence[Any], context: Context) -> flo
 
 
 def merged_network(model: InstructionRecommender) -> Any | None:
-    """A copy of the network with PEFT's layers merged into plain ones; None where a method cannot be merged.
-
-    Weights that the method trains whole need no merging: then it is the network itself.
+    """A merged copy of the network that attends as the engine does; None where there is nothing that could be merged.
 
     Args:
         model: tuned; it is left as it is.
     """
-    network = model.network
-    assert network is not None, "the model is not configured"
-    if model.trains_backbone or not model.trains:
-        return network
-    inside = {name for name, layer in network.named_modules() if isinstance(layer, BaseTunerLayer)}
-    parameters = [name for name, value in network.named_parameters() if value.requires_grad]
-    if not inside or not all(any(name.startswith(f"{layer}.") for layer in inside) for name in parameters):
+    own: Any = model.network
+    if not any(isinstance(layer, BaseTunerLayer) for layer in own.modules()):
         return None
-    made = copy.deepcopy(network)
-    for name in inside:
-        layer: Any = made.get_submodule(name)
-        try:
-            layer.merge(safe_merge=True)
-        except (NotImplementedError, ValueError, AttributeError):
-            return None
-        parent, _, last = name.rpartition(".")
-        setattr(made.get_submodule(parent), last, layer.get_base_layer())
-    if hasattr(made.base_model, "peft_config"):
-        del made.base_model.peft_config
+    try:
+        made = model.merged_model()
+    except InputError:
+        return None
+    made.set_attn_implementation(own.config._attn_implementation)
     return made
 
 
@@ -161,7 +149,7 @@ def with_network(model: InstructionRecommender, network: Any) -> Iterator[None]:
 @torch.no_grad()
 def _merged_latency(model: InstructionRecommender, batches: Sequence[Any], context: Context) -> dict[str, float]:
     merged = merged_network(model)
-    if merged is None or merged is model.network:
+    if merged is None:
         return {}
     with context():
         apart = model.score(batches[0])
@@ -183,7 +171,7 @@ def _forgetting(model: InstructionRecommender, context: Context) -> dict[str, fl
         if model.kind == "untuned":
             found["perplexity_before"] = found["perplexity_after"]
         else:
-            dtype = "bfloat16" if model.backbone.model.dtype == torch.bfloat16 else "float32"
+            dtype: Precision = "bfloat16" if model.backbone.model.dtype == torch.bfloat16 else "float32"
             fresh = load_causal(model.backbone_name, dtype)
             fresh.model.to(model.device).eval()
             found["perplexity_before"] = perplexity(fresh, ids)

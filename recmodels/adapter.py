@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal, cast
 
 from torch import Tensor, nn
 
-from datamodules.sources import InputError
 from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
 

@@ -69,9 +69,7 @@ def test_flops_are_those_of_the_matrix_products(data: MovieLens100K, tiny_causal
     assert found["PrefixTuning"] > 4 * linear * batch.tokens * 0.9
 
 
-def test_a_merged_copy_gives_the_same_scores_and_leaves_the_model_alone(
-    data: MovieLens100K, tiny_causal: Path
-) -> None:
+def test_a_merged_copy_gives_the_same_scores_and_leaves_the_model_alone(data: MovieLens100K, tiny_causal: Path) -> None:
     model = build("LoRATuning", tiny_causal).eval()
     batch = next(iter(data.test_dataloader()))
     with torch.no_grad():
