@@ -85,7 +85,7 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
 
 
 def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
-    """The model of a run, built from the run's own config in float32, with a checkpoint's weights in it.
+    """The model of a run, built from the run's own config, with a checkpoint's weights in it.
 
     Raises:
         InputError: the config or the checkpoint is not of a tuned language model, or does not fit.
@@ -97,9 +97,9 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
 
     with tempfile.TemporaryDirectory() as scratch:
         allowed = [f"--allow-import={name}" for name in plugins]
-        precise = ["--trainer.precision=32-true", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+        here = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
         quiet = ["--trainer.logger=false", f"--out={scratch}"]
-        made = cli.main(["test", *allowed, "-c", str(config), *precise, *quiet], kind=_builder())
+        made = cli.main(["test", *allowed, "-c", str(config), *here, *quiet], kind=_builder())
         model = made.model
         if not isinstance(model, InstructionRecommender) or not model.trains:
             raise InputError(f"{type(model).__name__} trains no language model, so there is nothing to export")
@@ -108,7 +108,7 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
             load_trained(model, checkpoint)
         except (CheckpointError, InputError) as error:
             raise InputError(f"{checkpoint}: {str(error).removeprefix(f'{checkpoint}: ')}") from error
-    return model.eval()
+    return model.float().eval()  # after the load: the backbone is recognised in the precision it was trained in
 
 
 def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
