@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
 TOKENS = torch.tensor([[3, 5, 1, 7, 9, 20, 31, 40, 2, 11]])
 CONFIG = """
 seed_everything: 1
+trainer: {{precision: 32-true}}
 model: {{class_path: {name}, init_args: {{backbone: {backbone}{more}}}}}
 data: {{class_path: MovieLens100K}}
 """
