@@ -14,6 +14,7 @@ instructrec: benchmark the ways of tuning a language model for recommendation
   instructrec benchmark SUITE.yaml --out DIR [--dry-run]                                            run or continue a grid
   instructrec perf     [NAME ...] --out FILE.json                                                   speed against peers
   instructrec report   DIR                                                                          tables, figures, page
+  instructrec export   CKPT --out DIR [--merge]                                                     for PEFT, transformers
 
   instructrec COMMAND --help explains every option.
   --allow-import PACKAGE, before or after the command, lets configs name classes of that package (a plug-in)."""
@@ -40,13 +41,17 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.perf.command import run_command as run_perf
 
         return run_perf(arguments[1:])
+    if command == "export":
+        from benchmarks.export import run_command as run_export
+
+        return run_export(arguments[1:])
     if command in ("fit", "validate", "test", "predict"):
         from benchmarks.lightning_commands import run_command as run_lightning
 
         return run_lightning(arguments)
     import difflib
 
-    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf"]
+    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf", "export"]
     near = difflib.get_close_matches(command, known, n=1, cutoff=0)[0]
     print(f"instructrec: no command {command!r}; the nearest is {near!r}", file=sys.stderr)
     return 2
