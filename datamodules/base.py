@@ -204,7 +204,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if cases.candidates is None:
             self._make_trie()
         # Long histories first: like sizes share a batch, and memory trouble shows at once.
-        shown = np.minimum(cases.target - self.sequences.start[cases.user], self.protocol.history)
+        shown = np.minimum(cases.shown - self.sequences.start[cases.user], self.protocol.history)
         keys = Keys(np.argsort(-shown, kind="stable").tolist())
         batches = EvaluationBatches(self.slates, cases, self.collator)
         return self._loader(split, keys, batches, batch_size=self.eval_batch_size)

@@ -1,0 +1,89 @@
+"""Filters before the split: a least rating, and the k-core to its fixpoint; what they remove is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from datamodules.interactions import Interactions
+from datamodules.rules import Protocol
+from datamodules.sources import InputError
+
+
+def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict[str, Any]]:
+    """Removes low ratings, then users and items with too few events until none is left to remove.
+
+    Items are removed from the catalogue as well, or candidates would be items that nobody chose.
+
+    Args:
+        data: the typed tables.
+        protocol: `min_rating`, `user_core` and `item_core` are used.
+
+    Returns:
+        The remaining tables, and counts before and after with what was removed; empty where no filter is set.
+
+    Raises:
+        InputError: nothing remains, or ratings are missing.
+
+    Example:
+        >>> events = {"user": list("aab"), "item": list("xyx"), "rating": [5.0] * 3, "timestamp": [1.0, 2.0, 3.0]}
+        >>> data = Interactions(pl.DataFrame(events), pl.DataFrame({"item": ["x", "y"], "title": ["X", "Y"]}), "sum")
+        >>> kept, counts = filtered(data, Protocol(user_core=2))
+        >>> kept.interactions["user"].to_list(), counts["removed"]["users"]
+        (['a', 'a'], 1)
+    """
+    if protocol.min_rating is None and protocol.user_core == protocol.item_core == 1:
+        return data, {}
+    events = data.interactions
+    rounds = 0
+    if protocol.min_rating is not None:
+        if events["rating"].null_count():
+            raise InputError(f"protocol.min_rating is {protocol.min_rating}, and {events['rating'].null_count()} events have no rating")
+        events = events.filter(pl.col("rating") >= protocol.min_rating)
+    if protocol.user_core > 1 or protocol.item_core > 1:
+        events, rounds = _core(events, protocol.user_core, protocol.item_core)
+    if events.is_empty():
+        raise InputError(
+            f"no interaction passes protocol.min_rating {protocol.min_rating}, user_core {protocol.user_core} and"
+            f" item_core {protocol.item_core}; lower one of them"
+        )
+    items = data.items.join(events.select(pl.col("item").unique()), on="item", how="semi", maintain_order="left")
+    before = _counts(data.interactions, len(data.items))
+    after = _counts(events, len(items))
+    removed = {name: before[name] - after[name] for name in before}
+    return (
+        replace(data, interactions=events, items=items, files=()),  # lines no longer match rows
+        {"before": before, "after": after, "removed": removed, "rounds": rounds},
+    )
+
+
+def _core(events: pl.DataFrame, users: int, items: int) -> tuple[pl.DataFrame, int]:
+    """Events of the largest set in which every user and item has enough; and after how many rounds."""
+    # Codes: counting strings over and over would cost more than everything else.
+    user, item = (events[name].cast(pl.Categorical).to_physical().to_numpy() for name in ("user", "item"))
+    row = np.arange(len(events))
+    rounds = 0
+    while True:
+        enough = (np.bincount(user)[user] >= users) & (np.bincount(item)[item] >= items)
+        if enough.all():
+            return events[row], rounds
+        user, item, row, rounds = user[enough], item[enough], row[enough], rounds + 1
+
+
+def _counts(events: pl.DataFrame, items: int) -> dict[str, int]:
+    return {"users": events["user"].n_unique(), "items": items, "interactions": len(events)}
+
+
+def say_counts(counts: dict[str, Any]) -> str:
+    """One line about a filter, for people.
+
+    Example:
+        >>> one, two = ({"users": n, "items": n, "interactions": n} for n in (3, 2))
+        >>> say_counts({"before": one, "after": two, "removed": {}, "rounds": 1})
+        'filter: users 3 -> 2, items 3 -> 2, interactions 3 -> 2 (1 round to the fixpoint)'
+    """
+    shown = ", ".join(f"{name} {counts['before'][name]} -> {counts['after'][name]}" for name in counts["before"])
+    return f"filter: {shown} ({counts['rounds']} round{'s' * (counts['rounds'] != 1)} to the fixpoint)"
