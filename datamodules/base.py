@@ -19,11 +19,12 @@ from datamodules.catalogue import CatalogueCollator
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator, training_events
 from datamodules.encoder_decoder import EncoderDecoderCollator
+from datamodules.frozen import frozen_sequences
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
 from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, TrainingBatches
 from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
-from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
+from datamodules.protocol import Cases, Protocol, Sequences
 from datamodules.requests import read_requests
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
@@ -144,7 +145,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         data = self.read()
         if "rating" in self.template.columns and data.interactions["rating"].null_count():
             raise InputError(f"template {self.template.id!r} needs ratings, and {type(self).__name__} lacks some")
-        self._sequences = apply_protocol(data, self.protocol)
+        self._sequences = frozen_sequences(data, self.protocol)
         self.slates = SlateMaker(
             self._sequences,
             self.protocol,

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +43,11 @@ class Wanted:
     name: str
 
     def keys(self, user_ids: Sequence[str]) -> list[str]:
-        """`[S]` the user's id, and from a user's second case on which one it is.
+        r"""`[S]` the user's id, and from a user's second case on which one it is.
 
         Example:
             >>> Wanted(np.array([0, 1, 1]), np.arange(3), np.arange(3), "1").keys(["ann", "bob"])
-            ['ann', 'bob', 'bob\\x001']
+            ['ann', 'bob', 'bob\x001']
         """
         first = np.searchsorted(self.user, self.user)
         number = (np.arange(len(self.user)) - first).tolist()
@@ -74,18 +76,22 @@ def draw(wanted: Wanted, events: Events, protocol: Protocol, pick: Pick, weighte
     size = protocol.negatives + 1
     drawn = np.empty((len(keys), size), dtype=np.int64)
     possible = np.ones(len(events.item_ids), dtype=bool) if weighted is None else weighted > 0
-    for begin in range(0, len(keys), _ROWS):
+
+    def fill(begin: int) -> None:
         rows = slice(begin, begin + _ROWS)
         own = _own_pairs(wanted, events, protocol, rows)
         _check_room(own, possible, wanted, events, protocol, begin)
         digests = key_digests(protocol.seed, keys[rows], "candidates", wanted.name)
-        drawn[rows] = _draw_rows(digests, own, events.item[wanted.target[rows]], protocol.negatives, pick, len(possible))
-        short = begin + np.flatnonzero(drawn[rows, 0] < 0)
-        for row in short.tolist():
-            mine = own[own // len(possible) == row - begin] % len(possible)
-            names = ("candidates", wanted.name, keys[row])
-            true = events.item[wanted.target[row]]
-            drawn[row] = _draw_one(generator(protocol.seed, *names), mine, true, protocol.negatives, pick)
+        lists = _draw_rows(digests, own, events.item[wanted.target[rows]], protocol.negatives, pick, len(possible))
+        for short in np.flatnonzero(lists[:, 0] < 0).tolist():
+            mine = own[own // len(possible) == short] % len(possible)
+            bits = generator(protocol.seed, "candidates", wanted.name, keys[begin + short])
+            true = int(events.item[wanted.target[begin + short]])
+            lists[short] = _draw_one(bits, mine, true, protocol.negatives, pick)
+        drawn[rows] = lists
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:  # numpy works outside the interpreter's lock
+        list(threads.map(fill, range(0, len(keys), _ROWS)))  # in order, so the first user in want is the one named
     return drawn
 
 
@@ -145,7 +151,9 @@ def published_lists(wanted: Wanted, events: Events, seed: int) -> Ints:
             raise InputError(f"user {events.user_ids[user]!r} has a test event without a list in column `candidates`")
         unknown = next((item for item in row if item not in code), None)
         if unknown is not None:
-            raise InputError(f"column `candidates` of user {events.user_ids[user]!r} names {unknown!r}, which is no item")
+            raise InputError(
+                f"column `candidates` of user {events.user_ids[user]!r} names {unknown!r}, which is no item"
+            )
         true = int(events.item[target])
         lists.append([true, *(c for c in dict.fromkeys(code[item] for item in row) if c != true)])
     width = max(map(len, lists), default=1)
@@ -163,7 +171,8 @@ def _own_pairs(wanted: Wanted, events: Events, protocol: Protocol, rows: slice) 
     count = events.start[user + 1] - begin if protocol.exclude_seen else np.ones(len(user), dtype=np.int64)
     row = np.repeat(np.arange(len(user)), count)
     place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(begin, count)
-    return np.unique(row * len(events.item_ids) + events.item[place])
+    pair = np.sort(row * len(events.item_ids) + events.item[place])
+    return pair[np.r_[True, pair[1:] != pair[:-1]][: len(pair)]]
 
 
 def _check_room(

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from datamodules.interactions import Interactions
 from datamodules.rules import Protocol
 from datamodules.sources import InputError
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.uint32]
 
 
 def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict[str, Any]]:
@@ -38,21 +42,26 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
     if protocol.min_rating is None and protocol.user_core == protocol.item_core == 1:
         return data, {}
     events = data.interactions
-    rounds = 0
-    if protocol.min_rating is not None:
-        if events["rating"].null_count():
-            raise InputError(f"protocol.min_rating is {protocol.min_rating}, and {events['rating'].null_count()} events have no rating")
-        events = events.filter(pl.col("rating") >= protocol.min_rating)
-    if protocol.user_core > 1 or protocol.item_core > 1:
-        events, rounds = _core(events, protocol.user_core, protocol.item_core)
-    if events.is_empty():
+    if protocol.min_rating is None:
+        row = np.arange(len(events))
+    else:
+        if missing := events["rating"].null_count():
+            raise InputError(f"protocol.min_rating is {protocol.min_rating}, and {missing} events have no rating")
+        row = (events["rating"] >= protocol.min_rating).arg_true().to_numpy()
+    # Codes: counting strings over and over would cost more than everything else.
+    user, item = (events[name].cast(pl.Categorical).to_physical().to_numpy() for name in ("user", "item"))
+    before = _counts(user, item) | {"items": len(data.items)}
+    row, rounds = _core(user, item, row, protocol.user_core, protocol.item_core)
+    if len(row) == 0:
         raise InputError(
             f"no interaction passes protocol.min_rating {protocol.min_rating}, user_core {protocol.user_core} and"
             f" item_core {protocol.item_core}; lower one of them"
         )
+    kept = np.zeros(len(events), dtype=bool)
+    kept[row] = True
+    events = events.filter(pl.Series(kept))
     items = data.items.join(events.select(pl.col("item").unique()), on="item", how="semi", maintain_order="left")
-    before = _counts(data.interactions, len(data.items))
-    after = _counts(events, len(items))
+    after = _counts(user[row], item[row])
     removed = {name: before[name] - after[name] for name in before}
     return (
         replace(data, interactions=events, items=items, files=()),  # lines no longer match rows
@@ -60,21 +69,24 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
     )
 
 
-def _core(events: pl.DataFrame, users: int, items: int) -> tuple[pl.DataFrame, int]:
-    """Events of the largest set in which every user and item has enough; and after how many rounds."""
-    # Codes: counting strings over and over would cost more than everything else.
-    user, item = (events[name].cast(pl.Categorical).to_physical().to_numpy() for name in ("user", "item"))
-    row = np.arange(len(events))
+def _core(user: Codes, item: Codes, row: Ints, users: int, items: int) -> tuple[Ints, int]:
+    """Rows of the largest set in which every user and item has enough; and after how many rounds."""
     rounds = 0
-    while True:
-        enough = (np.bincount(user)[user] >= users) & (np.bincount(item)[item] >= items)
+    while users > 1 or items > 1:
+        mine, its = user[row], item[row]
+        enough = (np.bincount(mine)[mine] >= users) & (np.bincount(its)[its] >= items)
         if enough.all():
-            return events[row], rounds
-        user, item, row, rounds = user[enough], item[enough], row[enough], rounds + 1
+            break
+        row, rounds = row[enough], rounds + 1
+    return row, rounds
 
 
-def _counts(events: pl.DataFrame, items: int) -> dict[str, int]:
-    return {"users": events["user"].n_unique(), "items": items, "interactions": len(events)}
+def _counts(user: Codes, item: Codes) -> dict[str, int]:
+    return {
+        "users": int(np.count_nonzero(np.bincount(user))),
+        "items": int(np.count_nonzero(np.bincount(item))),
+        "interactions": len(user),
+    }
 
 
 def say_counts(counts: dict[str, Any]) -> str:

@@ -139,7 +139,9 @@ def nearest(wanted: Wanted, events: Events, protocol: Protocol, retriever: Retri
     found = np.empty((len(wanted.user), protocol.negatives), dtype=np.int64)
     for row, (user, target, shown) in enumerate(zip(wanted.user, wanted.target, wanted.shown, strict=True)):
         score = retriever.scores(events.item[max(events.start[user], shown - protocol.history) : shown])
-        seen = events.item[events.start[user] : events.start[user + 1]] if protocol.exclude_seen else events.item[target]
+        seen = (
+            events.item[events.start[user] : events.start[user + 1]] if protocol.exclude_seen else events.item[target]
+        )
         free = np.ones(items, dtype=bool)
         free[seen] = False
         free[events.item[target]] = False

@@ -8,9 +8,7 @@ from typing import Any, Literal
 from datamodules.sources import InputError
 
 Ties = Literal["file_order", "reversed_file_order", "item_id", "shuffle"]
-SplitRule = Literal[
-    "leave_one_out", "temporal", "ratio", "k_fold", "published", "user_cold_start", "item_cold_start"
-]
+SplitRule = Literal["leave_one_out", "temporal", "ratio", "k_fold", "published", "user_cold_start", "item_cold_start"]
 CandidateRule = Literal["uniform", "popularity", "bm25", "two_tower", "published", "full"]
 
 FIRST_SETTINGS = (
@@ -105,7 +103,9 @@ class Protocol:
                 " nothing to train on; they must add up to less than 1"
             )
         if self.folds < 3:
-            raise InputError(f"protocol.folds is {self.folds}, must be at least 3: one tests, one validates, one trains")
+            raise InputError(
+                f"protocol.folds is {self.folds}, must be at least 3: one tests, one validates, one trains"
+            )
         if not 0 <= self.fold < self.folds:
             raise InputError(f"protocol.fold is {self.fold}, must be 0 to {self.folds - 1} (protocol.folds less one)")
 

@@ -41,7 +41,7 @@ def key_digests(seed: int, names: Sequence[str], *before: str) -> Words:
 
 
 def generator(seed: int, *names: str) -> np.random.PCG64:
-    """numpy's own generator of one key; `Streams` gives the same bits.
+    """The generator of one key as numpy makes it; `Streams` gives the same bits.
 
     Example:
         >>> one, many = generator(42, "candidates", "ann"), Streams(key_digests(42, ["ann", "bob"], "candidates"))

@@ -21,7 +21,14 @@ Ints = NDArray[np.int64]
 Parts = NDArray[np.int8]
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-PUBLISHED = {"train": TRAIN, "valid": VALIDATION, "validation": VALIDATION, "val": VALIDATION, "dev": VALIDATION, "test": TEST}
+PUBLISHED = {
+    "train": TRAIN,
+    "valid": VALIDATION,
+    "validation": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    "test": TEST,
+}
 
 
 @dataclass(frozen=True)
