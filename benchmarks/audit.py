@@ -111,7 +111,12 @@ def write_json(path: Path, findings: Sequence[Finding], description: dict[str, A
 
     from benchmarks.ledger import write_atomic
 
-    content = {"format": 1, "fingerprint": fingerprint, "protocol": description, "findings": [asdict(f) for f in findings]}
+    content = {
+        "format": 1,
+        "fingerprint": fingerprint,
+        "protocol": description,
+        "findings": [asdict(f) for f in findings],
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(content, indent=1))
 

@@ -57,7 +57,9 @@ def _against_chance(name: str, hits: list[float], chance: list[float]) -> Findin
     spread = math.sqrt(sum(p * (1 - p) for p in chance))
     found = sum(hits)
     # 4.5 standard errors, and a Poisson's tail where chance is next to nothing.
-    wrong = found > expected + 4.5 * spread + 4 or (name.endswith("constant") and abs(found - expected) > 1e-6 * len(hits))
+    wrong = found > expected + 4.5 * spread + 4 or (
+        name.endswith("constant") and abs(found - expected) > 1e-6 * len(hits)
+    )
     told = f"hit rate at 1 {found / max(1, len(hits)):.4f}, chance {expected / max(1, len(hits)):.4f}"
     remedy = "the cases give their answers away: look at the ids and at the order of candidates"
     return Finding(name, "leak" if wrong else "ok", round(found), len(hits), told, remedy if wrong else "")
@@ -80,7 +82,11 @@ def memorisation(titles: Sequence[str], likelihood: LogLikelihood, *, seed: int 
         >>> memorisation(titles, lambda start, ends: [float(f"{start} {end}" in titles) for end in ends])
         1.0
     """
-    halves = [(" ".join(w[: (len(w) + 1) // 2]), " ".join(w[(len(w) + 1) // 2 :])) for w in map(str.split, titles) if len(w) > 1]
+    halves = [
+        (" ".join(w[: (len(w) + 1) // 2]), " ".join(w[(len(w) + 1) // 2 :]))
+        for w in map(str.split, titles)
+        if len(w) > 1
+    ]
     bits = generator(seed, "memorisation")
     order = np.argsort(bits.random_raw(len(halves)), kind="stable")[:most]
     others = sorted({end for _, end in halves})
@@ -148,5 +154,12 @@ def memorisation_findings(titles: Sequence[str], likelihood: LogLikelihood, name
     told = f"{name} completes {real:.0%} of titles beyond guessing, {control:.0%} of renamed ones"
     remedy = "report it beside the results, and compare on newer data or renamed titles"
     return [
-        Finding("memorised catalogue", "warning" if wrong else "ok", round(max(0.0, real) * asked), asked, told, remedy if wrong else "")
+        Finding(
+            "memorised catalogue",
+            "warning" if wrong else "ok",
+            round(max(0.0, real) * asked),
+            asked,
+            told,
+            remedy if wrong else "",
+        )
     ]

@@ -111,8 +111,14 @@ def validation_in_test_history(made: Sequences) -> Finding:
             wrong += any(made.timestamp[place] > made.timestamp[target] for place in inside)
     remedy = "show a test prompt only what is earlier than its target"
     verdict: Verdict = "leak" if wrong else "note" if shown else "ok"
-    told = "test cases that may show a validation item from the future" if wrong else "test cases that may show an earlier validation item (convention)"
-    return Finding("validation items in test history", verdict, wrong or shown, len(made.test), told, remedy if wrong else "")
+    told = (
+        "test cases that may show a validation item from the future"
+        if wrong
+        else "test cases that may show an earlier validation item (convention)"
+    )
+    return Finding(
+        "validation items in test history", verdict, wrong or shown, len(made.test), told, remedy if wrong else ""
+    )
 
 
 def future_in_history(made: Sequences) -> Finding:
@@ -215,7 +221,9 @@ def position_of_the_positive(made: Sequences) -> Finding:
     most = int(np.argmax(counts))
     told = f"true items at place {most + 1} of {len(counts)}, the most frequent ({expected:.1f} expected, p = {p:.2g})"
     remedy = "shuffle each candidate list by a recorded seed"
-    return Finding(name, "leak" if p < ALARM else "ok", int(counts[most]), len(places), told, remedy if p < ALARM else "")
+    return Finding(
+        name, "leak" if p < ALARM else "ok", int(counts[most]), len(places), told, remedy if p < ALARM else ""
+    )
 
 
 def chi_square_tail(value: float, freedom: int) -> float:
@@ -247,7 +255,9 @@ def duplicate_titles(made: Sequences) -> Finding:
     """Items that share their title with another: a model that answers in titles cannot tell them apart."""
     counts = Counter(title.strip() for title in made.titles)
     count = sum(n for n in counts.values() if n > 1)
-    verdict, remedy = _verdict(count, "warning", "add what tells them apart (a year, a creator) to the title, or merge them")
+    verdict, remedy = _verdict(
+        count, "warning", "add what tells them apart (a year, a creator) to the title, or merge them"
+    )
     return Finding("duplicate titles", verdict, count, len(made.titles), "items that share a title", remedy)
 
 

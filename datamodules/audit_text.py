@@ -30,7 +30,9 @@ def target_in_prompts(prompts: Sequence[str], shown: Sequence[Sequence[str]], ta
         count += re.search(rf"(?<!\w){re.escape(target)}(?!\w)", rest) is not None
     remedy = "remove the answer from the template's text"
     told = "rendered prompts that name the answer beside the titles they show"
-    return Finding("target title inside the prompt", "leak" if count else "ok", count, len(prompts), told, remedy if count else "")
+    return Finding(
+        "target title inside the prompt", "leak" if count else "ok", count, len(prompts), told, remedy if count else ""
+    )
 
 
 def label_collisions(
@@ -49,14 +51,20 @@ def label_collisions(
     """
     labels = [answer.strip().lower() for answer in answers]
     count = sum(
-        any(re.match(rf"{re.escape(label)}(?!\w)", title.strip().lower()) is not None for label in labels) for title in titles
+        any(re.match(rf"{re.escape(label)}(?!\w)", title.strip().lower()) is not None for label in labels)
+        for title in titles
     )
     told = "titles that begin with a label: whoever looks for labels by their tokens takes them for answers"
     if encode is not None and answers:
         first = [encode(answer)[:1] for answer in answers]
         if len({tuple(tokens) for tokens in first}) < len(answers):
             return Finding(
-                "label-token collisions", "leak", len(answers), len(answers), "labels that begin with one token", "choose other label words"
+                "label-token collisions",
+                "leak",
+                len(answers),
+                len(answers),
+                "labels that begin with one token",
+                "choose other label words",
             )
     same = len(set(labels)) < len(labels)
     verdict: Verdict = "leak" if same else "warning" if count else "ok"

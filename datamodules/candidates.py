@@ -21,6 +21,7 @@ from datamodules.splits import Events
 
 Ints = NDArray[np.int64]
 _ROWS = 8192  # cases drawn at once: enough for numpy, few enough for the cache
+_MARKS = 1 << 20  # a rough first look at whether an item is the user's own
 
 Pick = Callable[[Bits], Ints]
 """From raw bits to item codes."""
@@ -190,13 +191,19 @@ def _check_room(
 
 
 def _draw_rows(digests: NDArray[np.uint32], own: Ints, true: Ints, negatives: int, pick: Pick, items: int) -> Ints:
-    """`[K, C]` lists of the rows for which one block of draws suffices; other rows are -1."""
+    """`[K, C]` lists of the rows for which a few draws suffice; other rows are -1."""
     streams = Streams(digests)
     size = negatives + 1
-    value = pick(streams.draw(2 * size))  # [K, D]
+    few = 2 * size if items < 1000 * size else size + 4  # of a large catalogue the other draws are hardly ever needed
+    value = pick(streams.draw(few))  # [K, D]
+    streams.skip(2 * size - few)
     pair = np.arange(len(value))[:, None] * items + value
-    place = np.searchsorted(own, pair)
-    fresh = own[np.minimum(place, len(own) - 1)] != pair
+    marked = np.zeros(_MARKS, dtype=bool)
+    marked[own & (_MARKS - 1)] = True
+    fresh = ~marked[pair & (_MARKS - 1)]
+    doubtful = np.nonzero(~fresh)
+    place = np.minimum(np.searchsorted(own, pair[doubtful]), len(own) - 1)
+    fresh[doubtful] = own[place] != pair[doubtful]
     ordered = np.sort(value, axis=1)
     again = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
     by_item = np.argsort(value[again], axis=1, kind="stable")

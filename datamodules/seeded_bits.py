@@ -20,7 +20,7 @@ Words = NDArray[np.uint32]
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
-_STEP = (np.uint64(2549297995355413924), np.uint64(4865540595714422341))  # PCG64's multiplier, high and low
+_MULTIPLIER = 2549297995355413924 << 64 | 4865540595714422341  # PCG64's
 
 
 def key_digests(seed: int, names: Sequence[str], *before: str) -> Words:
@@ -66,17 +66,29 @@ class Streams:
         self._step = (pairs[2] << one | pairs[3] >> np.uint64(63), pairs[3] << one | one)
         state = self._step  # a first step from zero
         state = _add(state, (pairs[0], pairs[1]))
-        self._state = _add(_multiply(state, _STEP), self._step)
+        self._state = _add(_multiply(state, _halves(_MULTIPLIER)), self._step)
 
     def draw(self, count: int) -> Bits:
         """`[K, N]` the next raw outputs of every generator."""
         drawn = np.empty((len(self._state[0]), count), dtype=np.uint64)
+        step = _halves(_MULTIPLIER)
         for column in range(count):
-            self._state = _add(_multiply(self._state, _STEP), self._step)
+            self._state = _add(_multiply(self._state, step), self._step)
             high, low = self._state
             value, turn = high ^ low, high >> np.uint64(58)
             drawn[:, column] = value >> turn | value << (-turn.astype(np.int64) & 63).astype(np.uint64)
         return drawn
+
+    def skip(self, count: int) -> None:
+        """Leaves out the next raw outputs, in one step whatever their number."""
+        multiplier, increment = 1, 0  # of `count` steps in one: state * multiplier + step * increment
+        for _ in range(count):
+            multiplier, increment = multiplier * _MULTIPLIER % 2**128, (increment * _MULTIPLIER + 1) % 2**128
+        self._state = _add(_multiply(self._state, _halves(multiplier)), _multiply(self._step, _halves(increment)))
+
+
+def _halves(number: int) -> tuple[np.uint64, np.uint64]:
+    return np.uint64(number >> 64), np.uint64(number & (2**64 - 1))
 
 
 def _add(a: tuple[Bits, Bits], b: tuple[Bits, Bits]) -> tuple[Bits, Bits]:
