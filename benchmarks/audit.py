@@ -146,7 +146,7 @@ def _configured(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
     refuse_code(config.data)
     config.data.init_args.batch_format = "interactions" if config.data.init_args.task != "like" else "prompt_tree"
     try:
-        made = parser.instantiate_classes(config)
+        made = parser.instantiate(config)
     except (ImportError, TypeError, ValueError) as error:
         told = first_input_error(error)
         raise told or InputError(f"the config cannot be built: {one_line(str(error), parser)}") from error

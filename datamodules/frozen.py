@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from datamodules.array_cache import Arrays, cached_arrays
@@ -34,7 +33,7 @@ def frozen_sequences(data: Interactions, protocol: Protocol, *, least: int = SMA
         least: smaller data is prepared anew.
 
     Example:
-        >>> import os, tempfile
+        >>> import os, tempfile, polars as pl
         >>> from unittest.mock import patch
         >>> events = {"user": ["a"] * 4, "item": list("xyzx"), "rating": [5.0] * 4, "timestamp": [1.0, 2.0, 3.0, 4.0]}
         >>> data = Interactions(pl.DataFrame(events), pl.DataFrame({"item": [*"xyz"], "title": [*"XYZ"]}), "sum")
