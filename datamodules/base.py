@@ -106,10 +106,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if task == "like" and batch_format != "prompt_tree":
             raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
         self.protocol, self.data_dir, self.seed = protocol, data_dir, seed
-        self.targets_per_window, self.batch_size = targets_per_window, batch_size
-        self.eval_batch_size = eval_batch_size
-        self.row_tokens, self.num_workers, self.window_history = row_tokens, num_workers, window_history
-        self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
+        self.targets_per_window, self.batch_size, self.predict_file = targets_per_window, batch_size, predict_file
+        self.eval_batch_size, self.row_tokens, self.num_workers = eval_batch_size, row_tokens, num_workers
+        self.window_history, self.backbone, self.batch_format = window_history, backbone, batch_format
         needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
         default = protocol.negatives if needs_negatives and task != "like" else 0
         self.train_negatives = default if train_negatives is None else train_negatives

@@ -65,7 +65,7 @@ def _digest(data: Interactions) -> str:
 def _packed(made: Sequences) -> Arrays:
     texts = {"user_ids": made.user_ids, "item_ids": made.item_ids, "titles": made.titles}
     told = {"description": made.description, "fingerprint": made.fingerprint, "history": made.history}
-    arrays = {name: _bytes(value) for name, value in (texts | {"told": told}).items()}
+    arrays: Arrays = {name: _bytes(value) for name, value in (texts | {"told": told}).items()}
     arrays |= {name: getattr(made, name) for name in ("item", "rating", "start", "train_end", "timestamp")}
     if made.shots is not None:
         arrays["shots"] = made.shots
@@ -81,14 +81,13 @@ def _bytes(value: Sequence[str] | dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def _unpacked(arrays: Arrays) -> Sequences:
-    texts = {name: json.loads(arrays[name].tobytes()) for name in ("user_ids", "item_ids", "titles", "told")}
-    told = texts.pop("told")
-    splits = {
-        split: Cases(
-            **{name: arrays[f"{split}.{name}"] for name in ("user", "target")},
-            **{name: arrays.get(f"{split}.{name}") for name in ("candidates", "history_end")},
-        )
-        for split in ("validation", "test")
+    texts: dict[str, Any] = {
+        name: json.loads(arrays[name].tobytes()) for name in ("user_ids", "item_ids", "titles", "told")
     }
-    columns = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp")}
-    return Sequences(**texts, **told, **columns, **splits, shots=arrays.get("shots"))
+    told = texts.pop("told")
+    kept: dict[str, Any] = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp")}
+    for split in ("validation", "test"):
+        names = ("user", "target", "candidates", "history_end")
+        columns: dict[str, Any] = {name: arrays.get(f"{split}.{name}") for name in names}
+        kept[split] = Cases(**columns)
+    return Sequences(**texts, **told, **kept, shots=arrays.get("shots"))
