@@ -21,7 +21,8 @@ from datamodules.collate import InteractionCollator, PromptTreeCollator, trainin
 from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
-from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, TrainingBatches
+from datamodules.item_windows import training_batches
+from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader
 from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
 from datamodules.requests import read_requests
@@ -105,8 +106,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if task == "like" and batch_format != "prompt_tree":
             raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
         self.protocol, self.data_dir, self.seed = protocol, data_dir, seed
-        self.targets_per_window, self.batch_size = targets_per_window, batch_size
-        self.eval_batch_size = eval_batch_size
+        self.targets_per_window, self.batch_size, self.eval_batch_size = targets_per_window, batch_size, eval_batch_size
         self.row_tokens, self.num_workers, self.window_history = row_tokens, num_workers, window_history
         self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
         needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
@@ -158,12 +158,11 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     def _make_collator(self, sequences: Sequences) -> Collator:
         words = self.words[self.template.language]
         text = SlateText(sequences.titles, self.template, words, sequences.item_ids)
-        if self.batch_format == "interactions":
-            return InteractionCollator(text)
+        if self.batch_format in ("interactions", "sequences"):
+            return InteractionCollator(text, sequences.user_ids)
         if self.backbone is None:
             raise InputError("data.backbone is not set; give the model's backbone")
-        tokenizer = load_tokenizer(self.backbone)
-        context = context_length(self.backbone)
+        tokenizer, context = load_tokenizer(self.backbone), context_length(self.backbone)
         if self.batch_format == "tagged_text":
             return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
         apart = is_encoder_decoder(self.backbone)
@@ -183,9 +182,10 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             return self._loader("train", Keys([None]), partial(training_events, self.sequences), batch_size=1)
         windows = self.slates.windows
         sizes = windows.last - windows.first
-        processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes, self._start)
-        return self._loader("train", Keys(), TrainingBatches(self.slates, self.collator), batch_sampler=sampler)
+        batches = training_batches(self.batch_format, self.slates, self.collator)
+        return self._loader("train", Keys(), batches, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The frozen validation cases; every process evaluates all of them, so that means need no correction."""
