@@ -247,6 +247,7 @@ def quieten() -> None:
         "Found .* module\\(s\\) in eval mode",  # metrics and dropout-free parts
         "smaller than the logging interval",  # popularity has one batch
         "Trying to infer the `batch_size`",
+        "Sparse CSR tensor support is in beta",  # what torch multiplies sparse matrices with
         "LightningCLI's args parameter",  # the command line without our own flags
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class BERT4Rec(SequenceRecommender):
         """States `[U, D]` at a mask after the history."""
         history = history[:, -self.max_length :]
         masked = torch.cat((history, history.new_full((len(history), 1), self.mask)), dim=1)
-        return self.network(masked)[:, -1]
+        return cast(Tensor, self.network(masked)[:, -1])
 
     def item_vectors(self) -> Tensor:
         """The input's item table, without the mask."""

@@ -88,7 +88,8 @@ def nearest_items(matrix: Tensor, neighbours: int, shrink: float = 0.0) -> tuple
         last = min(first + rows, items)
         here = slice(begin[first], begin[last])
         index = torch.stack((item[here] - first, user[here]))
-        stripe = torch.sparse_coo_tensor(index, torch.ones_like(user[here], dtype=torch.float32), (last - first, users))
+        one, shape = torch.ones_like(user[here], dtype=torch.float32), (last - first, users)
+        stripe = torch.sparse_coo_tensor(index, one, shape, check_invariants=False)
         common = torch.sparse.mm(stripe, matrix).to_dense().double()  # [stripe, I], whole numbers
         place = torch.arange(first, last, device=common.device)
         common[place - first, place] = 0.0  # no item is its own neighbour

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ class SASRec(SequenceRecommender):
 
     def states_after(self, history: Tensor) -> Tensor:
         """States `[U, D]` at the last item."""
-        return self.network(history[:, -self.max_length :])[:, -1]
+        return cast(Tensor, self.network(history[:, -self.max_length :])[:, -1])
 
     def item_vectors(self) -> Tensor:
         """The input's item table."""

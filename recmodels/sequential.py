@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +205,7 @@ class ItemTransformer(nn.Module):
         seen = (seen.tril() if self.causal else seen) | itself
         for block in self.blocks:
             state = block(state, seen[:, None])
-        return state
+        return cast(Tensor, state)
 
 
 class _Block(nn.Module):
@@ -222,9 +222,9 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, state: Tensor, seen: Tensor) -> Tensor:
-        parts = self.query_key_value(state).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.query_key_value(state).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         rate = self.rate if self.training else 0.0
-        mixed = nn.functional.scaled_dot_product_attention(*parts, attn_mask=seen, dropout_p=rate)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, dropout_p=rate)
         state = self.norm_attention(state + self.dropout(self.out(mixed.transpose(1, 2).flatten(2))))
         fed: Tensor = self.down(self.dropout(nn.functional.gelu(self.up(state))))
         return self.norm_feed(state + self.dropout(fed))  # type: ignore[no-any-return]
