@@ -195,15 +195,18 @@ def test_learned_baselines_learn_a_cycle(name: str, options: dict[str, Any]) -> 
     model.make(12, 12)
     start = torch.arange(12)[:, None]
     item = (start + torch.arange(7)) % 12
-    negative = (item + torch.randint(1, 12, item.shape))[..., None] % 12  # never the item itself
-    if name == "BPR":  # its user chose seven of the twelve
-        negative = (start + torch.randint(7, 12, item.shape))[..., None] % 12
-    batch = SequenceBatch(torch.arange(12), item, torch.ones(12, 7, dtype=torch.bool), negative)
+
+    def drawn() -> SequenceBatch:  # anew each step, as training draws them anew each epoch
+        negative = (item + torch.randint(1, 12, item.shape))[..., None] % 12  # never the item itself
+        if name == "BPR":  # its user chose seven of the twelve
+            negative = (start + torch.randint(7, 12, item.shape))[..., None] % 12
+        return SequenceBatch(torch.arange(12), item, torch.ones(12, 7, dtype=torch.bool), negative)
+
     optimizer = torch.optim.Adam(model.parameters(), lr=0.005)
-    first = model.loss(batch).item()
+    first = model.loss(drawn()).item()
     for _ in range(400):
         optimizer.zero_grad()
-        loss = model.loss(batch)
+        loss = model.loss(drawn())
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.5 * first
