@@ -43,7 +43,7 @@ class AdapterTuning(InstructionRecommender):
     """Bottleneck adapters in every transformer block.
 
     Args:
-        bottleneck: width of the adapters.
+        bottleneck: width of the adapters; null is 32, or what the budget gives.
         placement: `houlsby`, after attention and after the feed-forward (Houlsby et al. 2019, arXiv 1902.00751), or
             `pfeiffer`, after the feed-forward only (Pfeiffer et al. 2021, arXiv 2005.00247).
         activation: between the two layers.
@@ -52,19 +52,18 @@ class AdapterTuning(InstructionRecommender):
     """
 
     identity_at_start: ClassVar[bool] = True
+    size_field: ClassVar[str] = "bottleneck"
 
     def __init__(
         self,
-        bottleneck: int = 32,
+        bottleneck: int | None = None,
         placement: Literal["houlsby", "pfeiffer"] = "houlsby",
         activation: Literal["relu", "gelu", "silu"] = "gelu",
         adapter_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if bottleneck < 1:
-            raise InputError(f"model.bottleneck is {bottleneck}, must be at least 1")
-        self.bottleneck, self.placement = bottleneck, placement
+        self.bottleneck, self.placement = self.size(bottleneck, 32), placement
         self.activation, self.adapter_dropout = activation, adapter_dropout
 
     def tune(self, backbone: Backbone) -> None:

@@ -18,6 +18,7 @@ from datamodules.sources import InputError
 from recmodels.backbone import Backbone, Precision
 from recmodels.base import CaseScores, IdentityError, Recommender
 from recmodels.beam_search import Retrieved, beam_search
+from recmodels.budget import count_trained, meta_copy, nearest_size, parse_budget
 from recmodels.catalogue import catalogue_scores
 from recmodels.causal import CausalBackbone
 from recmodels.encoder_decoder import load_backbone
@@ -39,12 +40,16 @@ class InstructionRecommender(Recommender):
         retrieval: how a whole catalogue is ranked: `exhaustive` scores every title, `beam` searches the likeliest ones
             token by token and counts the others as missed. Lists of candidates are always scored whole.
         beams: under `beam`, beginnings kept at every token, and titles found; at least the largest cut-off.
+        budget: share of the backbone's parameters to train, such as `0.1%`, in place of the method's own size (rank,
+            bottleneck, prefix length): the size nearest to it is taken, and what it trains is recorded.
         **kwargs: of `Recommender`.
     """
 
     batch_format: ClassVar[BatchFormat] = "prompt_tree"
     trains_backbone: ClassVar[bool] = False
     """Whether backbone weights themselves train, and so must be kept in float32."""
+    size_field: ClassVar[str] = ""
+    """The attribute that a budget sets; a method without one has no size."""
 
     def __init__(
         self,
@@ -54,9 +59,13 @@ class InstructionRecommender(Recommender):
         dropout: float | None = None,
         retrieval: Literal["exhaustive", "beam"] = "exhaustive",
         beams: int = 20,
+        budget: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.budget = None if budget is None else parse_budget(budget)
+        if self.budget is not None and not self.size_field:
+            raise InputError(f"model.budget: {type(self).__name__} has no size that a budget could set; leave it out")
         check_backbone_name(backbone)
         least = max(self.cutoffs) if retrieval == "beam" else 1
         if beams < least:
@@ -72,6 +81,37 @@ class InstructionRecommender(Recommender):
     def tune(self, backbone: Backbone) -> None:
         """Makes trainable what this variant trains; the whole backbone arrives frozen."""
 
+    def size(self, given: int | None, default: int) -> int:
+        """The method's size where no budget sets it.
+
+        Args:
+            given: what the user asked for.
+            default: taken where neither a size nor a budget is given.
+
+        Raises:
+            InputError: both are given, or the size is below 1.
+        """
+        if given is not None and self.budget is not None:
+            raise InputError(f"model.budget and model.{self.size_field} both set the size; leave one of them out")
+        if given is not None and given < 1:
+            raise InputError(f"model.{self.size_field} is {given}, must be at least 1")
+        return default if given is None else given
+
+    def resize(self, size: int) -> None:
+        """Takes the size that a budget gives."""
+        setattr(self, self.size_field, size)
+
+    def _keep_to_budget(self, share: float) -> None:
+        wanted = round(share * sum(value.numel() for value in self.backbone.model.parameters()))
+        meta = meta_copy(self.backbone)
+
+        def count(size: int) -> int:
+            self.resize(size)
+            return count_trained(self.tune, meta)
+
+        chosen = nearest_size(count, wanted)
+        self.findings |= {"budget_parameters": wanted, "budget_size": chosen, "budget_trained": count(chosen)}
+
     def configure_model(self) -> None:
         """Loads the backbone once and applies the variant."""
         if self.network is not None:
@@ -83,6 +123,8 @@ class InstructionRecommender(Recommender):
             _ = self._causal  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
         self.backbone.model.requires_grad_(False)
+        if self.budget is not None:
+            self._keep_to_budget(self.budget)
         untuned = self._probe() if self.identity_at_start else None
         self.tune(self.backbone)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode

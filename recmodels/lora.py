@@ -18,7 +18,7 @@ class LoRATuning(InstructionRecommender):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W x + (alpha / r) B A x, with B zero at the start.
 
     Args:
-        r: rank of the update.
+        r: rank of the update; null is 8, or what the budget gives.
         alpha: scale of the update is alpha / r.
         lora_dropout: dropout before A.
         targets: names of the linear layers to adapt, by their last part; null takes every linear layer but the head.
@@ -26,19 +26,18 @@ class LoRATuning(InstructionRecommender):
     """
 
     identity_at_start: ClassVar[bool] = True
+    size_field: ClassVar[str] = "r"
 
     def __init__(
         self,
-        r: int = 8,
+        r: int | None = None,
         alpha: float = 16,
         lora_dropout: float = 0.0,
         targets: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if r < 1:
-            raise InputError(f"model.r is {r}, must be at least 1")
-        self.r, self.alpha, self.lora_dropout, self.targets = r, alpha, lora_dropout, targets
+        self.r, self.alpha, self.lora_dropout, self.targets = self.size(r, 8), alpha, lora_dropout, targets
 
     def tune(self, backbone: Backbone) -> None:
         """Adds A and B beside the targets.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,16 +49,16 @@ class PrefixTuning(InstructionRecommender):
     Not the identity at the start: a random prefix draws attention away from the prompt.
 
     Args:
-        length: positions of the prefix in every layer.
+        length: positions of the prefix in every layer; null is 16, or what the budget gives.
         reparameterisation: width of the MLP that makes keys and values from a trained table; 0 trains them directly.
         **kwargs: of `InstructionRecommender`.
     """
 
-    def __init__(self, length: int = 16, reparameterisation: int = 0, **kwargs: Any) -> None:
+    size_field: ClassVar[str] = "length"
+
+    def __init__(self, length: int | None = None, reparameterisation: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if length < 1:
-            raise InputError(f"model.length is {length}, must be at least 1")
-        self.length, self.reparameterisation = length, reparameterisation
+        self.length, self.reparameterisation = self.size(length, 16), reparameterisation
 
     def tune(self, backbone: Backbone) -> None:
         """Gives every attention layer a prefix.

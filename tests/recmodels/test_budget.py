@@ -1,0 +1,88 @@
+"""A budget of trained parameters sets the size of every method that has one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import recmodels
+from datamodules.sources import InputError
+from recmodels.budget import nearest_size, parse_budget
+from recmodels.instruction import InstructionRecommender
+
+SIZED = [n for n in recmodels.__all__ if getattr(getattr(recmodels, n), "size_field", "")]
+
+
+def build(name: str, folder: Path, **kwargs: object) -> InstructionRecommender:
+    model: InstructionRecommender = getattr(recmodels, name)(backbone=str(folder), **kwargs)
+    model.configure_model()
+    return model
+
+
+def trained(model: InstructionRecommender) -> int:
+    return sum(value.numel() for value in model.trained().values())
+
+
+@given(st.integers(1, 50), st.integers(0, 50), st.integers(1, 5000), st.integers(1, 60))
+def test_the_nearest_size_is_found_as_by_trying_all(slope: int, start: int, wanted: int, largest: int) -> None:
+    def count(size: int) -> int:
+        if size > largest:
+            raise InputError("too large")
+        return start + slope * size
+
+    expected = min(range(1, largest + 1), key=lambda size: (abs(count(size) - wanted), size))
+    assert nearest_size(count, wanted) == expected
+
+
+def test_the_sized_methods_are_those_that_issue_sizes() -> None:
+    assert {"LoRATuning", "AdapterTuning", "PrefixTuning"} <= set(SIZED)
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_no_other_size_is_nearer_to_the_budget_and_the_achieved_number_is_recorded(
+    name: str, tiny_causal: Path
+) -> None:
+    model = build(name, tiny_causal, budget="12%")
+
+    total = sum(v.numel() for v in model.parameters()) - trained(model)
+    size, wanted = int(model.findings["budget_size"]), round(0.12 * total)
+    assert model.findings["budget_parameters"] == wanted
+    assert model.findings["budget_trained"] == trained(model)
+    assert size > 1
+    for other in (size - 1, size + 1):
+        near = trained(build(name, tiny_causal, **{model.size_field: other}))
+        assert abs(near - wanted) >= abs(trained(model) - wanted)
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_budget_draws_the_weights_that_the_size_itself_draws(name: str, tiny_causal: Path) -> None:
+    torch.manual_seed(5)
+    budgeted = build(name, tiny_causal, budget="12%")
+    torch.manual_seed(5)
+    sized = build(name, tiny_causal, **{budgeted.size_field: int(budgeted.findings["budget_size"])})
+
+    for key, value in budgeted.trained().items():
+        assert torch.equal(value, sized.trained()[key])
+
+
+@pytest.mark.parametrize("budget", ["0%", "-1%", "100.1%", "0.1", "much", "nan%", ""])
+def test_a_budget_that_is_no_share_is_refused(budget: str) -> None:
+    with pytest.raises(InputError, match=r"model\.budget is .* above 0% and at most 100%"):
+        parse_budget(budget)
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_budget_beside_a_size_is_refused(name: str) -> None:
+    field = getattr(recmodels, name).size_field
+    with pytest.raises(InputError, match=rf"model\.budget and model\.{field} both set the size"):
+        getattr(recmodels, name)(budget="1%", **{field: 4})
+
+
+@pytest.mark.parametrize("name", ["FullTuning", "ZeroShot"])
+def test_a_method_without_a_size_takes_no_budget(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} has no size"):
+        getattr(recmodels, name)(budget="1%")
