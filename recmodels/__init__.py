@@ -4,6 +4,7 @@ from recmodels.adalora import AdaLoRATuning
 from recmodels.adapter import AdapterTuning
 from recmodels.full import FullTuning
 from recmodels.lora import LoRATuning
+from recmodels.partial import PartialTuning
 from recmodels.peft import PeftTuning
 from recmodels.popularity import Popularity
 from recmodels.prefix import PrefixTuning
@@ -16,6 +17,7 @@ __all__ = [
     "AdapterTuning",
     "FullTuning",
     "LoRATuning",
+    "PartialTuning",
     "PeftTuning",
     "Popularity",
     "PrefixTuning",
