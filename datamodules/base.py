@@ -18,6 +18,7 @@ from datamodules.batch import BatchFormat
 from datamodules.catalogue import CatalogueCollator
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator, training_events
+from datamodules.demonstrations import draw_demonstrations
 from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
@@ -61,6 +62,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         backbone: whose tokenizer to use; linked to the model's.
         batch_format: what the model reads; linked to the model's class.
         objective: what the model optimises; linked to the model's.
+        shots: solved cases of training users at the beginning of every prompt; linked to the model's.
     """
 
     words: ClassVar[dict[str, dict[str, str]]]
@@ -85,6 +87,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         backbone: str | None = None,
         batch_format: BatchFormat = "prompt_tree",
         objective: str = "likelihood",
+        shots: int = 0,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "row_tokens": row_tokens}
@@ -104,9 +107,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             )
         if task == "like" and batch_format != "prompt_tree":
             raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
-        self.protocol, self.data_dir, self.seed = protocol, data_dir, seed
-        self.targets_per_window, self.batch_size = targets_per_window, batch_size
-        self.eval_batch_size = eval_batch_size
+        self.protocol, self.data_dir, self.seed, self.shots = protocol, data_dir, seed, shots
+        self.targets_per_window, self.batch_size, self.eval_batch_size = targets_per_window, batch_size, eval_batch_size
         self.row_tokens, self.num_workers, self.window_history = row_tokens, num_workers, window_history
         self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
         needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
@@ -145,14 +147,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if "rating" in self.template.columns and data.interactions["rating"].null_count():
             raise InputError(f"template {self.template.id!r} needs ratings, and {type(self).__name__} lacks some")
         self._sequences = apply_protocol(data, self.protocol)
-        self.slates = SlateMaker(
-            self._sequences,
-            self.protocol,
-            self.train_negatives,
-            self.targets_per_window,
-            self.seed,
-            shared=self.window_history == "shared",
-        )
+        shared = self.window_history == "shared"
+        sizes = (self.train_negatives, self.targets_per_window, self.seed)
+        self.slates = SlateMaker(self._sequences, self.protocol, *sizes, shared=shared)
         self.collator = self._make_collator(self._sequences)
 
     def _make_collator(self, sequences: Sequences) -> Collator:
@@ -162,12 +159,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             return InteractionCollator(text)
         if self.backbone is None:
             raise InputError("data.backbone is not set; give the model's backbone")
-        tokenizer = load_tokenizer(self.backbone)
-        context = context_length(self.backbone)
+        tokenizer, context = load_tokenizer(self.backbone), context_length(self.backbone)
         if self.batch_format == "tagged_text":
             return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
         apart = is_encoder_decoder(self.backbone)
-        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart), context)
+        shown = draw_demonstrations(self.slates, text, self.shots, self.seed)
+        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart, demonstrations=shown), context)
         if apart:
             return EncoderDecoderCollator(slates, self.row_tokens, tokenizer.pad_token_id)
         trees = PromptTreeCollator(slates, self.row_tokens)
