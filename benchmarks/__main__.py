@@ -12,8 +12,10 @@ instructrec: benchmark the ways of tuning a language model for recommendation
   instructrec validate|test -c MODEL.yaml -c DATA.yaml --ckpt_path RUN/checkpoints/best.ckpt        measure
   instructrec predict  -c MODEL.yaml -c DATA.yaml --ckpt_path CKPT --data.predict_file users.jsonl  rank for new users
   instructrec benchmark SUITE.yaml --out DIR [--dry-run]                                            run or continue a grid
+  instructrec audit    -c DATA.yaml [--json FILE]                                                   leaks and ties of the data
   instructrec perf     [NAME ...] --out FILE.json                                                   speed against peers
   instructrec report   DIR                                                                          tables, figures, page
+  instructrec export   CKPT --out DIR [--merge]                                                     for PEFT, transformers
 
   instructrec COMMAND --help explains every option.
   --allow-import PACKAGE, before or after the command, lets configs name classes of that package (a plug-in)."""
@@ -36,17 +38,25 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.grid_commands import run_command
 
         return run_command(command, arguments[1:])
+    if command == "audit":
+        from benchmarks.audit import run_command as run_audit
+
+        return run_audit(arguments[1:])
     if command == "perf":
         from benchmarks.perf.command import run_command as run_perf
 
         return run_perf(arguments[1:])
+    if command == "export":
+        from benchmarks.export import run_command as run_export
+
+        return run_export(arguments[1:])
     if command in ("fit", "validate", "test", "predict"):
         from benchmarks.lightning_commands import run_command as run_lightning
 
         return run_lightning(arguments)
     import difflib
 
-    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf"]
+    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf", "audit", "export"]
     near = difflib.get_close_matches(command, known, n=1, cutoff=0)[0]
     print(f"instructrec: no command {command!r}; the nearest is {near!r}", file=sys.stderr)
     return 2

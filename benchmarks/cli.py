@@ -18,10 +18,12 @@ from benchmarks.config_checks import refuse_unusable_paths, refuse_unusable_valu
 from benchmarks.config_errors import first_input_error, one_line
 from benchmarks.config_file import SaveConfig
 from benchmarks.config_values import batch_format_of, best_precision, shots_of
+from benchmarks.measurements import measure
 from benchmarks.raw_input import HELP, check_raw_input, take_plugins
 from benchmarks.resuming import Continuation, continuation, forget, identity_of, machine
 from benchmarks.run_folder import RunFolder, callback_of
 from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
+from callbacks.cost_meter import CostMeter
 from callbacks.durable_checkpoint import CheckpointError, DurableCheckpointIO
 from callbacks.resume import Resume
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
@@ -188,6 +190,8 @@ class InstructRecCLI(LightningCLI):
             load_trained(self.model, Path(best))
             findings["tested_checkpoint"] = Path(best).name
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if meter := callback_of(self.trainer, CostMeter):
+            meter.add(measure(self.model, self.datamodule, self.trainer.precision_plugin.forward_context))
         self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
         if self.trainer.is_global_zero:
             forget(self.run_folder.path)
@@ -254,11 +258,12 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
-def main(args: list[str] | None = None) -> InstructRecCLI:
+def main(args: list[str] | None = None, kind: type[InstructRecCLI] = InstructRecCLI) -> InstructRecCLI:
     """Runs one command.
 
     Args:
         args: command line without the program's name; None takes it from `sys.argv`.
+        kind: what to do with the command; a subclass may only build.
     """
     os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -269,7 +274,7 @@ def main(args: list[str] | None = None) -> InstructRecCLI:
     global current_run
     current_run = None
     commands = InstructRecCLI.subcommands()
-    return InstructRecCLI(
+    return kind(
         model_class=Recommender,
         datamodule_class=InstructionDataModule,
         subclass_mode_model=True,

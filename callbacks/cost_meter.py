@@ -33,6 +33,10 @@ class CostMeter(L.Callback):
         self._waiting: dict[str, float] | None = None  # the data module's own clock, while a stage runs
         self.truncated = 0
         self._truncated_before = 0  # the validation under way
+        self._peak: int | None = None
+        self._optimizer_bytes: int | None = None
+        self._best: tuple[float, float] | None = None  # validation quality, and the seconds it took
+        self._measured: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What the fit has cost so far, so that a continued run's costs are those of the whole run."""
@@ -45,12 +49,13 @@ class CostMeter(L.Callback):
         # A validation that is under way will begin again.
         truncated = self._truncated_before if "validation" in self._began else self.truncated
         counts = {"tokens": self._tokens, "unshared": self._unshared, "steps": self._steps, "truncated": truncated}
-        return {"seconds": seconds, "waited": waited, **counts}
+        return {"seconds": seconds, "waited": waited, "best": self._best, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from there."""
         self._seconds, self._steps = dict(state_dict["seconds"]), state_dict["steps"]
         self._tokens, self._unshared = dict(state_dict["tokens"]), dict(state_dict["unshared"])
+        self._best = state_dict.get("best")
         self._waited, self.truncated = {"train": state_dict["waited"]}, state_dict["truncated"]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -98,6 +103,7 @@ class CostMeter(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Resumes the training clock."""
         self._stop("validation")
+        self._compare(trainer)
         if trainer.state.fn == "fit":
             self._start("train")
 
@@ -106,6 +112,7 @@ class CostMeter(L.Callback):
         if "train" in self._began:
             self._stop("train")
         self._end_waiting("train")
+        self._optimizer_bytes = sum(_state_bytes(optimizer) for optimizer in trainer.optimizers)
 
     def on_test_batch_end(
         self,
@@ -124,14 +131,23 @@ class CostMeter(L.Callback):
         """Stops the test clock."""
         self._stop("test")
         self._end_waiting("test")
+        self._peak = peak_memory()
+
+    def add(self, costs: dict[str, float]) -> None:
+        """Takes costs that were measured apart; FLOPs of a token become those of the training."""
+        self._measured |= costs
 
     def costs(self) -> dict[str, float | int]:
         """Everything measured so far; what was not measured is absent."""
         made: dict[str, float | int] = dict(self._parameters)
-        made["peak_memory_bytes"] = peak_memory()
+        made["peak_memory_bytes"] = peak_memory() if self._peak is None else self._peak
         if self._steps:
             made["train_steps"] = self._steps
             made["train_seconds"] = round(self._seconds["train"], 3)
+            if self._optimizer_bytes is not None:
+                made["optimizer_state_bytes"] = self._optimizer_bytes
+            if self._best is not None:
+                made["best_validation_seconds"] = round(self._best[1], 3)
             made["validation_seconds"] = round(self._seconds["validation"], 3)
         if self._cases:
             made["test_seconds"] = round(self._seconds["test"], 3)
@@ -145,7 +161,21 @@ class CostMeter(L.Callback):
         for stage, seconds in self._waited.items():
             made[f"{stage}_data_wait_seconds"] = round(seconds, 3)
             made[f"{stage}_data_wait_fraction"] = round(seconds / max(self._seconds[stage], 1e-9), 4)
+        made |= self._measured
+        if self._tokens["train"] and "train_flops_per_token" in made:
+            made["train_flops"] = made["train_flops_per_token"] * self._tokens["train"]
         return made
+
+    def _compare(self, trainer: L.Trainer) -> None:
+        """Remembers when the best validation was over: seconds of training and of validation, both counted."""
+        checkpoint: Any = trainer.checkpoint_callback
+        monitor = getattr(checkpoint, "monitor", None) or "val/quality"
+        value = trainer.callback_metrics.get(monitor)
+        if trainer.state.fn != "fit" or value is None:
+            return
+        sign = -1.0 if getattr(checkpoint, "mode", "max") == "min" else 1.0
+        if self._best is None or sign * float(value) > self._best[0]:
+            self._best = (sign * float(value), self._seconds["train"] + self._seconds["validation"])
 
     def _begin_waiting(self, trainer: L.Trainer, stage: str) -> None:
         self._waiting = _waited(trainer)
@@ -175,6 +205,12 @@ class CostMeter(L.Callback):
 
     def _stop(self, clock: str) -> None:
         self._seconds[clock] += time.perf_counter() - self._began.pop(clock)
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of what an optimiser remembers beside the parameters."""
+    held = (value for state in optimizer.state.values() for value in state.values())
+    return sum(value.numel() * value.element_size() for value in held if isinstance(value, torch.Tensor))
 
 
 def _waited(trainer: L.Trainer) -> dict[str, float] | None:

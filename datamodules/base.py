@@ -20,11 +20,12 @@ from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator, training_events
 from datamodules.demonstrations import draw_demonstrations
 from datamodules.encoder_decoder import EncoderDecoderCollator
+from datamodules.frozen import frozen_sequences
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
 from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, TrainingBatches
 from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
-from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
+from datamodules.protocol import Cases, Protocol, Sequences
 from datamodules.requests import read_requests
 from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
@@ -108,9 +109,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if task == "like" and batch_format != "prompt_tree":
             raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
         self.protocol, self.data_dir, self.seed, self.shots = protocol, data_dir, seed, shots
-        self.targets_per_window, self.batch_size, self.eval_batch_size = targets_per_window, batch_size, eval_batch_size
-        self.row_tokens, self.num_workers, self.window_history = row_tokens, num_workers, window_history
-        self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
+        self.targets_per_window, self.batch_size, self.predict_file = targets_per_window, batch_size, predict_file
+        self.eval_batch_size, self.row_tokens, self.num_workers = eval_batch_size, row_tokens, num_workers
+        self.window_history, self.backbone, self.batch_format = window_history, backbone, batch_format
         needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
         default = protocol.negatives if needs_negatives and task != "like" else 0
         self.train_negatives = default if train_negatives is None else train_negatives
@@ -146,7 +147,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         data = self.read()
         if "rating" in self.template.columns and data.interactions["rating"].null_count():
             raise InputError(f"template {self.template.id!r} needs ratings, and {type(self).__name__} lacks some")
-        self._sequences = apply_protocol(data, self.protocol)
+        self._sequences = frozen_sequences(data, self.protocol)
         shared = self.window_history == "shared"
         sizes = (self.train_negatives, self.targets_per_window, self.seed)
         self.slates = SlateMaker(self._sequences, self.protocol, *sizes, shared=shared)
@@ -201,7 +202,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if cases.candidates is None:
             self._make_trie()
         # Long histories first: like sizes share a batch, and memory trouble shows at once.
-        shown = np.minimum(cases.target - self.sequences.start[cases.user], self.protocol.history)
+        shown = np.minimum(cases.shown - self.sequences.start[cases.user], self.protocol.history)
         keys = Keys(np.argsort(-shown, kind="stable").tolist())
         batches = EvaluationBatches(self.slates, cases, self.collator)
         return self._loader(split, keys, batches, batch_size=self.eval_batch_size)

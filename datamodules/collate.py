@@ -179,8 +179,7 @@ class InteractionCollator:
 
 def training_events(sequences: Sequences, _: object = None) -> EventBatch:
     """All training events as one batch, whatever keys a loader asks for."""
-    user = np.repeat(np.arange(len(sequences.user_ids)), np.diff(sequences.start))
-    seen = np.arange(len(sequences.item)) < sequences.train_end[user]
+    user, seen = sequences.owner, sequences.trained
     return EventBatch(
         user=torch.from_numpy(user[seen]),
         item=torch.from_numpy(sequences.item[seen]),

@@ -1,4 +1,4 @@
-"""How cases are made from interactions: split, timestamp ties, candidates, history; all of it fingerprinted.
+"""How cases are made from interactions: filter, timestamp ties, split, candidates, history; all of it fingerprinted.
 
 # U users, E events of all users, S cases of a split, C candidates
 """
@@ -7,286 +7,283 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from datamodules.candidates import Wanted, by_weight, draw, published_lists, shuffled_lists, uniform
+from datamodules.few_shot import choose_shots
+from datamodules.filters import Codes, filtered, say_counts
 from datamodules.interactions import Interactions
+from datamodules.retrieval import BM25, TwoTower, nearest, title_embeddings
+from datamodules.rules import Protocol, Ties
+from datamodules.seeded_bits import generator
+from datamodules.sequences import Cases, Sequences
+from datamodules.source_kinds import say
 from datamodules.sources import InputError
+from datamodules.splits import TEST, TRAIN, VALIDATION, Events, Parts, case_places, hash_order, parts_of
+
+__all__ = ["PROTOCOL_VERSION", "Cases", "Protocol", "Sequences", "Ties", "apply_protocol"]
 
 Ints = NDArray[np.int64]
-Ties = Literal["file_order", "reversed_file_order", "item_id", "shuffle"]
 PROTOCOL_VERSION = 1  # raise it when the same settings give other cases
+_LINES = 20_000  # cases hashed at once
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """The rules of an evaluation. Two results may share a table only if these and the data are equal.
-
-    Attributes:
-        ties: order of a user's events with equal timestamps: as in the file, against it, by numeric item id
-            (text ids after numbers), or shuffled by `seed`. On ML-100K this alone moves popularity's HR@10 by 1.7x.
-        candidates: what the true item is ranked among: `uniform` draws `negatives` items, `full` takes the catalogue.
-        negatives: sampled items beside the true one; unused under `full`.
-        exclude_seen: never offer an item of the user's history as a candidate.
-        history: a prompt shows at most this many of the user's latest items before the target.
-        like_threshold: a rating of at least this counts as liked.
-        test_users: test on this many users, drawn by `seed`; null takes all.
-        validation_users: validate on this many; of one seed the smaller sample is inside the larger.
-        fit_on_validation: train on the validation items too; there is then no validation.
-        seed: of candidates, candidate order, user sample and shuffled ties. Independent of the training seed.
-    """
-
-    ties: Ties = "file_order"
-    candidates: Literal["uniform", "full"] = "uniform"
-    negatives: int = 19
-    exclude_seen: bool = True
-    history: int = 10
-    like_threshold: float = 4.0
-    test_users: int | None = None
-    validation_users: int | None = None
-    fit_on_validation: bool = False
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        """Refuses impossible rules.
-
-        Raises:
-            InputError: a count is below one, or the seed is negative.
-        """
-        for name in ("negatives", "history", "test_users", "validation_users"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"protocol.{name} is {value}, must be at least 1")
-        if self.seed < 0:
-            raise InputError(f"protocol.seed is {self.seed}, must be at least 0")
-
-
-@dataclass(frozen=True)
-class Cases:
-    """Frozen test cases of one split, as columns.
-
-    Attributes:
-        user: `[S]` user code.
-        target: `[S]` place of the true event in `Sequences.item`.
-        candidates: `[S, C]` item codes with the true item among them in random place; None ranks the catalogue.
-    """
-
-    user: Ints
-    target: Ints
-    candidates: Ints | None
-
-    def __len__(self) -> int:
-        """Number of cases."""
-        return len(self.user)
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """All users' events in time order, in one column, and the cases made of them.
-
-    Attributes:
-        user_ids: `[U]` original ids by user code.
-        item_ids: `[I]` original ids by item code.
-        titles: `[I]` titles by item code.
-        item: `[E]` item code of each event, user by user, in time order.
-        rating: `[E]` its rating, NaN where there is none.
-        start: `[U + 1]` where each user's events begin.
-        train_end: `[U]` first place that training must not see.
-        validation: cases of the second-last events (empty under `fit_on_validation`).
-        test: cases of the last events.
-        description: settings and statistics, for people.
-        fingerprint: sha256 over data, settings and the cases themselves.
-    """
-
-    user_ids: list[str]
-    item_ids: list[str]
-    titles: list[str]
-    item: Ints
-    rating: NDArray[np.float64]
-    start: Ints
-    train_end: Ints
-    validation: Cases
-    test: Cases
-    description: dict[str, Any]
-    fingerprint: str
-
-    def candidate_items(self, cases: Cases, case: int, exclude_seen: bool) -> Ints:
-        """Item codes the case ranks, the true one among them; the catalogue where none were sampled."""
-        if cases.candidates is not None:
-            return np.asarray(cases.candidates[case])
-        keep = np.ones(len(self.item_ids), dtype=bool)
-        if exclude_seen:
-            keep[self.item[self.start[cases.user[case]] : cases.target[case]]] = False
-        keep[self.item[cases.target[case]]] = True
-        return np.flatnonzero(keep)
+_SPLIT_NAMES = {
+    "leave_one_out": "leave-one-out by time",
+    "temporal": "one cut in time for all users",
+    "ratio": "the last shares of each user's events",
+    "k_fold": "users in folds",
+    "published": "as published with the data",
+    "user_cold_start": "users that training never saw",
+    "item_cold_start": "items that training never saw",
+}
 
 
 def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
-    """Orders every user's events, cuts the leave-one-out split and draws the candidates.
+    """Filters, orders every user's events, splits them and draws the candidates.
 
-    The last event of a user is the test case, the one before it the validation case; users with fewer than three
-    events only train. Candidates depend on the protocol's seed and the user's id alone, so neither the number of
-    processes nor a sample of users changes them.
+    Under leave-one-out the last event of a user is the test case, the one before it the validation case; users with
+    fewer than three events only train. Candidates depend on the protocol's seed and the user's id alone, so neither the
+    number of processes nor a sample of users changes them.
 
     Args:
         data: the typed tables.
         protocol: the rules.
 
     Raises:
-        InputError: no user has three events, or the catalogue is smaller than the candidate list.
+        InputError: the data has not what the rules need: events to test on, a column, enough items.
     """
-    user_ids, item_ids, events = _ordered_events(data, protocol)
-    item = events["item_code"].to_numpy().astype(np.int64)
-    counts = np.bincount(events["user_code"].to_numpy(), minlength=len(user_ids))
-    start = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    eligible = np.flatnonzero(counts >= 3)
-    if len(eligible) == 0:
-        raise InputError("no user has the three interactions that leave-one-out needs")
-    held_out = np.where(counts >= 3, 1 if protocol.fit_on_validation else 2, 0)
-    tested = _sample_users(eligible, user_ids, protocol.test_users, protocol.seed)
-    validated = _sample_users(eligible, user_ids, protocol.validation_users, protocol.seed)
-
-    def cases(back: int, users: Ints) -> Cases:
-        target = start[users + 1] - back
-        sampled = protocol.candidates == "uniform"
-        drawn = _draw_candidates(users, target, item, start, user_ids, item_ids, protocol, back) if sampled else None
-        return Cases(user=users, target=target, candidates=drawn)
-
-    test = cases(1, tested)
-    validation = cases(2, validated[:0] if protocol.fit_on_validation else validated)
-    description = _describe(data, protocol, events, eligible, tested)
+    data, counts, users = filtered(data, protocol)
+    if counts:
+        say(say_counts(counts))
+    events = _ordered_events(data, protocol, users)
+    statistics = _statistics(events, len(data.items))  # of the order in time
+    parts = parts_of(events, protocol)
+    events, parts, shown = _arranged(events, parts, protocol)
+    owner = events.owner
+    train_end = events.start[:-1] + np.bincount(owner[parts == TRAIN], minlength=len(events.user_ids))
+    validation, _ = _cases(events, parts, shown, VALIDATION, protocol, data)
+    test, eligible = _cases(events, parts, shown, TEST, protocol, data)
+    if eligible == 0:
+        raise InputError(
+            f"no user has an interaction in the test part of protocol.split {protocol.split} with another one before it"
+        )
+    rating = events.table["rating"].fill_null(np.nan).to_numpy()
+    shots = choose_shots(events.start, train_end, rating >= protocol.like_threshold, protocol)
+    statistics |= {"test_users": len(np.unique(test.user)), "eligible_users": eligible}
     titles = dict(zip(data.items["item"], data.items["title"], strict=True))
     return Sequences(
-        user_ids=user_ids,
-        item_ids=item_ids,
-        titles=[titles[i] for i in item_ids],
-        item=item,
-        rating=events["rating"].fill_null(np.nan).to_numpy(),
-        start=start,
-        train_end=start[1:] - held_out,
+        user_ids=events.user_ids,
+        item_ids=events.item_ids,
+        titles=[titles[i] for i in events.item_ids],
+        item=events.item,
+        rating=rating,
+        start=events.start,
+        train_end=train_end,
         validation=validation,
         test=test,
-        description=description,
-        fingerprint=_fingerprint(data, protocol, validation, test, user_ids, item_ids, item),
+        description=_describe(protocol, statistics, parts, counts, test, shots),
+        fingerprint=_fingerprint(data, protocol, validation, test, events, shots),
+        timestamp=events.timestamp,
+        shots=shots,
+        history=protocol.history,
     )
 
 
-def _ordered_events(data: Interactions, protocol: Protocol) -> tuple[list[str], list[str], pl.DataFrame]:
+def _ordered_events(data: Interactions, protocol: Protocol, category: Codes) -> Events:
     """Codes users in order of first appearance and items in catalogue order, then sorts events by user and time."""
-    user_ids = data.interactions["user"].unique(maintain_order=True).to_list()
+    rows = np.arange(len(data.interactions))
     item_ids = data.items["item"].to_list()
-    users = pl.DataFrame({"user": user_ids, "user_code": np.arange(len(user_ids))})
-    items = pl.DataFrame({"item": item_ids, "item_code": np.arange(len(item_ids))})
-    events = data.interactions.with_row_index("row").join(users, on="user").join(items, on="item").sort("row")
-    tie: dict[Ties, list[pl.Expr]] = {
-        "file_order": [pl.col("row")],
-        "reversed_file_order": [-pl.col("row").cast(pl.Int64)],
-        "item_id": [pl.col("item").cast(pl.Int64, strict=False), pl.col("item")],
-        "shuffle": [pl.col("key")],
-    }
-    key = np.random.PCG64(protocol.seed).random_raw(len(events))
-    events = events.with_columns(pl.Series("key", key, dtype=pl.UInt64))
-    return (
-        user_ids,
-        item_ids,
-        events.sort("user_code", "timestamp", *tie[protocol.ties], "row", nulls_last=True),
+    item = data.interactions["item"].cast(pl.Enum(data.items["item"])).to_physical().to_numpy().astype(np.int64)
+    first = np.full(int(category.max()) + 1, len(rows))
+    first[category[::-1]] = rows[::-1]  # the earliest row of each is written last
+    order = np.argsort(first, kind="stable")
+    order = order[first[order] < len(rows)]
+    code = np.empty(len(first), dtype=np.int64)
+    code[order] = np.arange(len(order))
+    user = code[category]
+    place = _sorted_rows(user, data.interactions, protocol)
+    return Events(
+        user_ids=data.interactions["user"].gather(pl.Series(first[order])).to_list(),
+        item_ids=item_ids,
+        item=item[place],
+        start=np.concatenate(([0], np.cumsum(np.bincount(user)))).astype(np.int64),
+        table=data.interactions.drop("user", "item")[place],
     )
 
 
-def _generator(seed: int, *names: str) -> np.random.PCG64:
-    """A bit generator keyed by names: raw PCG64 output is stable across numpy versions, derived draws are not."""
-    digest = hashlib.sha256("\0".join([str(seed), *names]).encode()).digest()
-    return np.random.PCG64(int.from_bytes(digest[:16], "big"))
+def _sorted_rows(user: Ints, interactions: pl.DataFrame, protocol: Protocol) -> Ints:
+    """`[E]` rows by user, time, the rule for ties and at last their place in the file."""
+    rows, time = np.arange(len(user)), interactions["timestamp"].fill_null(np.nan).to_numpy()
+    span = time.max() - time.min() + 1
+    if protocol.ties == "file_order" and span * (user.max() + 1) < 2**52 and not (time % 1).any():
+        # User and time in one number: sorting by it is six times as fast, and whole numbers below 2^53 are exact.
+        key = user * int(span) + (time - time.min()).astype(np.int64)
+        return pl.DataFrame({"key": key, "row": rows}).sort("key", maintain_order=True)["row"].to_numpy()
+    by_tie: dict[Ties, list[pl.Series]] = {
+        "file_order": [],
+        "reversed_file_order": [pl.Series(-rows)],
+        "item_id": [interactions["item"].cast(pl.Int64, strict=False), interactions["item"]],
+        "shuffle": [pl.Series(np.random.PCG64(protocol.seed).random_raw(len(rows)), dtype=pl.UInt64)],
+    }
+    by = [pl.Series(user), interactions["timestamp"], *by_tie[protocol.ties], pl.Series(rows)]
+    keys = pl.DataFrame([series.alias(str(number)) for number, series in enumerate(by)])
+    return keys.sort(keys.columns, nulls_last=True)[keys.columns[-1]].to_numpy()
 
 
-def _sample_users(eligible: Ints, user_ids: list[str], count: int | None, seed: int) -> Ints:
-    if count is None or count >= len(eligible):
-        return eligible
-    keys = [hashlib.sha256(f"{seed}\0{user_ids[u]}".encode()).digest() for u in eligible]
-    chosen = sorted(range(len(eligible)), key=keys.__getitem__)[:count]
-    return np.asarray(eligible[np.sort(np.array(chosen))])
+def _arranged(events: Events, parts: Parts, protocol: Protocol) -> tuple[Events, Parts, Ints]:
+    """Brings each user's training events to the front; where they are already, nothing moves.
 
-
-def _draw_candidates(
-    users: Ints,
-    target: Ints,
-    item: Ints,
-    start: Ints,
-    user_ids: list[str],
-    item_ids: list[str],
-    protocol: Protocol,
-    back: int,
-) -> Ints:
-    """`[S, C]` the true item and uniform negatives, each list in random order."""
-    catalogue, size = len(item_ids), protocol.negatives + 1
-    drawn = np.empty((len(users), size), dtype=np.int64)
-    for row, (user, place) in enumerate(zip(users, target, strict=True)):
-        # A later event of the user is no negative either: it is an item the user did choose.
-        own = item[start[user] : start[user + 1]] if protocol.exclude_seen else item[place : place + 1]
-        free = catalogue - len(np.unique(own))
-        if free < protocol.negatives:
+    Returns:
+        Events and parts in their final order, and `[E]` one past the last event that may be shown before each: itself,
+        but where something later in time stands before it, the training events that are earlier.
+    """
+    owner, time = events.owner, np.arange(len(parts))
+    moved = bool(((parts[1:] < parts[:-1]) & (owner[1:] == owner[:-1])).any())
+    if moved:
+        order = np.lexsort((time, parts, owner))
+        events, parts, time = events.reordered(order), parts[order], time[order]
+    shown = np.arange(len(parts))
+    if moved:
+        latest = np.r_[-1, np.maximum.accumulate(time)[:-1]]
+        late = np.flatnonzero(latest > time)
+        trained = np.flatnonzero(parts == TRAIN)  # ascending in time: users are, and training events of a user are
+        earlier = np.searchsorted(time[trained], time[late]) - np.searchsorted(trained, events.start[owner[late]])
+        shown[late] = events.start[owner[late]] + earlier
+    if protocol.history_order == "shuffled":
+        if (shown[parts != TRAIN] != np.flatnonzero(parts != TRAIN)).any():
             raise InputError(
-                f"user {user_ids[user]!r} leaves {free} items to draw from, protocol.negatives is {protocol.negatives}"
+                "protocol.history_order shuffled needs held-out events that come last; protocol.split"
+                f" {protocol.split} has others"
             )
-        bits = _generator(protocol.seed, "candidates", str(back), user_ids[user])
-        negatives = np.empty(0, dtype=np.int64)
-        while len(negatives) < protocol.negatives:
-            raw = (bits.random_raw(2 * size) % np.uint64(catalogue)).astype(np.int64)
-            fresh = np.concatenate((negatives, raw[~np.isin(raw, own)]))
-            _, first = np.unique(fresh, return_index=True)
-            negatives = fresh[np.sort(first)][: protocol.negatives]
-        order = np.argsort(bits.random_raw(size), kind="stable")
-        drawn[row] = np.concatenate(([item[place]], negatives))[order]
-    return drawn
+        key = generator(protocol.seed, "history").random_raw(len(parts))
+        # What only test users' prompts show loses its order as well, all but the event to be told.
+        last = np.zeros(len(parts), dtype=bool)
+        last[events.start[1:] - 1] = True
+        context = (protocol.split in ("k_fold", "user_cold_start")) & (parts != TRAIN) & ~last
+        key = np.where((parts == TRAIN) | context, key, np.uint64(0))
+        events = events.reordered(np.lexsort((np.arange(len(parts)), key, parts + (last & (parts != TRAIN)), owner)))
+    return events, parts, shown
+
+
+def _cases(
+    events: Events, parts: Parts, shown: Ints, part: int, protocol: Protocol, data: Interactions
+) -> tuple[Cases, int]:
+    """The frozen cases of a part, and how many users have one before a sample is taken."""
+    places = case_places(events, parts, part, protocol)
+    owner = np.searchsorted(events.start, places, side="right") - 1
+    keep = shown[places] > events.start[owner]  # a prompt without a history asks for nothing
+    places, owner = places[keep], owner[keep]
+    users = np.unique(owner)
+    count = protocol.test_users if part == TEST else protocol.validation_users
+    if count is not None and count < len(users):
+        first = users[hash_order([events.user_ids[u] for u in users.tolist()], protocol.seed)[:count]]
+        chosen = np.isin(owner, first)
+        places, owner = places[chosen], owner[chosen]
+    wanted = Wanted(user=owner, target=places, shown=shown[places], name="1" if part == TEST else "2")
+    candidates = _candidates(wanted, events, parts, protocol, data)
+    late = (wanted.shown != places).any()
+    return Cases(user=owner, target=places, candidates=candidates, history_end=wanted.shown if late else None), len(
+        users
+    )
+
+
+def _candidates(wanted: Wanted, events: Events, parts: Parts, protocol: Protocol, data: Interactions) -> Ints | None:
+    items = len(events.item_ids)
+    if protocol.candidates == "full":
+        return None
+    if protocol.candidates == "published":
+        return published_lists(wanted, events, protocol.seed)
+    if protocol.candidates == "uniform":
+        return draw(wanted, events, protocol, uniform(items))
+    if protocol.candidates == "popularity":
+        weight = np.bincount(events.item[parts == TRAIN], minlength=items)  # held-out events must not tell
+        return draw(wanted, events, protocol, by_weight(weight), weight)
+    titles = data.items["title"].to_list()
+    retriever = BM25(titles) if protocol.candidates == "bm25" else TwoTower(title_embeddings(titles))
+    return shuffled_lists(wanted, events, protocol.seed, nearest(wanted, events, protocol, retriever))
+
+
+def _statistics(events: Events, items: int) -> dict[str, Any]:
+    time, owner = events.timestamp, events.owner
+    like_before = (time[1:] == time[:-1]) & (owner[1:] == owner[:-1])
+    tied = np.r_[False, like_before] | np.r_[like_before, False]
+    several = np.diff(events.start) >= 2
+    last = events.start[1:][several] - 1
+    return {
+        "users": len(events.user_ids),
+        "items": items,
+        "interactions": len(events.item),
+        "tied_interactions": int(tied.sum()) / len(events.item),
+        "users_with_ambiguous_last_item": int((time[last] == time[last - 1]).sum()) / max(1, len(events.user_ids)),
+    }
 
 
 def _describe(
-    data: Interactions, protocol: Protocol, events: pl.DataFrame, eligible: Ints, evaluated: Ints
+    protocol: Protocol,
+    statistics: dict[str, Any],
+    parts: Parts,
+    counts: dict[str, Any],
+    test: Cases,
+    shots: Ints | None,
 ) -> dict[str, Any]:
-    tied = events.select(pl.len().over("user_code", "timestamp") > 1).to_series()
-    last_two = events.group_by("user_code", maintain_order=True).agg(pl.col("timestamp").tail(2))
-    ambiguous = last_two.filter((pl.col("timestamp").list.len() == 2) & (pl.col("timestamp").list.n_unique() == 1))
-    sampled = f"uniform, 1 + {protocol.negatives}, seed {protocol.seed}"
+    sampled = f"{protocol.candidates}, 1 + {protocol.negatives}, seed {protocol.seed}"
+    named = {"full": "full catalogue", "published": "as published with the data"}
+    if protocol.split != "leave_one_out":
+        names = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
+        statistics["interactions_by_part"] = {name: int((parts == part).sum()) for part, name in names.items()}
+        statistics["test_cases"] = len(test)
+    if counts:
+        statistics["filter"] = counts
+    if shots is not None:
+        statistics["training_examples"] = len(shots)
     return {
-        "split": "leave-one-out by time",
-        "candidates": sampled if protocol.candidates == "uniform" else "full catalogue",
+        "split": _SPLIT_NAMES[protocol.split]
+        + (f", fold {protocol.fold + 1} of {protocol.folds}" if protocol.split == "k_fold" else ""),
+        "candidates": named.get(protocol.candidates, sampled),
         "exclude_seen": protocol.exclude_seen,
         "timestamp_ties": protocol.ties,
         "score_ties": "expected value over a random order of equal scores",
         "history": protocol.history,
         "trained_on": "all but the test items" if protocol.fit_on_validation else "all but validation and test items",
-        "statistics": {
-            "users": events["user_code"].n_unique(),
-            "items": len(data.items),
-            "interactions": len(events),
-            "test_users": len(evaluated),
-            "eligible_users": len(eligible),
-            "tied_interactions": int(tied.sum()) / len(events),
-            "users_with_ambiguous_last_item": len(ambiguous) / max(1, len(last_two)),
-        },
-    }
+        "statistics": statistics,
+    } | ({"history_order": "shuffled"} if protocol.history_order == "shuffled" else {})
 
 
 def _fingerprint(
-    data: Interactions,
-    protocol: Protocol,
-    validation: Cases,
-    test: Cases,
-    user_ids: list[str],
-    item_ids: list[str],
-    item: Ints,
+    data: Interactions, protocol: Protocol, validation: Cases, test: Cases, events: Events, shots: Ints | None
 ) -> str:
     """Hashes what makes the numbers: the data, the settings, and every case by original ids."""
     digest = hashlib.sha256()
-    settings = {"version": PROTOCOL_VERSION, "data": data.checksum, "protocol": asdict(protocol)}
+    settings = {"version": PROTOCOL_VERSION, "data": data.checksum, "protocol": protocol.settings()}
     digest.update(json.dumps(settings, sort_keys=True).encode())
+    users = pl.Series([json.dumps(user) for user in events.user_ids], dtype=pl.String)
+    items = pl.Series([json.dumps(item) for item in events.item_ids], dtype=pl.String)
+
+    def lines(cases: Cases, begin: int) -> bytes:
+        rows = slice(begin, begin + _LINES)
+        columns = [cases.user[rows], events.item[cases.target[rows]]]
+        columns += [] if cases.candidates is None else list(cases.candidates[rows].T)
+        texts = [(items if n else users).gather(pl.Series(np.maximum(c, 0))) for n, c in enumerate(columns)]
+        # A list that ended has nulls, which are left out.
+        texts = [
+            text.set(pl.Series(c < 0), None) if (c < 0).any() else text for text, c in zip(texts, columns, strict=True)
+        ]
+        made = pl.select(pl.concat_str(texts, separator=", ", ignore_nulls=True).str.join("]["))
+        return f"[{made.item()}]".encode()
+
     for cases in (validation, test):
-        for row in range(len(cases)):
-            offered = [] if cases.candidates is None else [item_ids[i] for i in cases.candidates[row]]
-            line = [user_ids[cases.user[row]], item_ids[item[cases.target[row]]], *offered]
-            digest.update(json.dumps(line).encode())
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as threads:
+            for text in threads.map(partial(lines, cases), range(0, len(cases), _LINES)):
+                digest.update(text)
+        if cases.history_end is not None:
+            digest.update((cases.history_end - events.start[cases.user]).astype("<i8").tobytes())
+    if shots is not None:
+        digest.update(shots.astype("<i8").tobytes())
     return digest.hexdigest()

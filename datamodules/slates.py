@@ -69,15 +69,16 @@ class Windows:
 def make_windows(sequences: Sequences, targets: int) -> Windows:
     """Cuts every user's training events, from the second on, into runs of at most `targets` targets.
 
-    Every training event after a user's first is the target of exactly one window.
+    Every training event after a user's first is the target of exactly one window; under few shots, every one of the
+    chosen is a window.
     """
-    users, firsts, lasts = [], [], []
-    for user in range(len(sequences.user_ids)):
-        first = np.arange(sequences.start[user] + 1, sequences.train_end[user], targets, dtype=np.int64)
-        users.append(np.full(len(first), user, dtype=np.int64))
-        firsts.append(first)
-        lasts.append(np.minimum(first + targets, sequences.train_end[user]))
-    return Windows(np.concatenate(users), np.concatenate(firsts), np.concatenate(lasts))
+    if sequences.shots is not None:
+        return Windows(sequences.owner[sequences.shots], sequences.shots, sequences.shots + 1)
+    count = np.maximum(0, -(-(sequences.train_end - sequences.start[:-1] - 1) // targets))
+    user = np.repeat(np.arange(len(count)), count)
+    number = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
+    first = sequences.start[user] + 1 + targets * number
+    return Windows(user, first, np.minimum(first + targets, sequences.train_end[user]))
 
 
 def check_slates(protocol: Protocol, negatives: int, targets: int, seed: int) -> None:
@@ -125,9 +126,10 @@ class SlateMaker:
     def evaluation(self, cases: Cases, case: int) -> Slate:
         """The slate of a frozen case."""
         user, place = int(cases.user[case]), int(cases.target[case])
-        begin = max(int(self.sequences.start[user]), place - self.protocol.history)
+        end = int(cases.shown[case])
+        begin = max(int(self.sequences.start[user]), end - self.protocol.history)
         candidates = self.sequences.candidate_items(cases, case, self.protocol.exclude_seen)
-        return replace(self._slate(case, user, begin, place, place, candidates), whole=cases.candidates is None)
+        return replace(self._slate(case, user, begin, end, place, candidates), whole=cases.candidates is None)
 
     def training(self, window: int, epoch: int) -> list[Slate]:
         """The slates of one window: successive targets of one user under one history, growing or shared.

@@ -51,7 +51,6 @@ class AdaLoRATuning(InstructionRecommender):
             raise InputError(f"model.warm and model.settle are {warm} and {settle}; together they must be below 1")
         self.init_r, self.target_r, self.alpha, self.lora_dropout = init_r, target_r, alpha, lora_dropout
         self.targets, self.warm, self.settle, self.orthogonal = targets, warm, settle, orthogonal
-        self._tuner: tuple[AdaLoraModel, ...] = ()  # in a tuple, so that its parameters are not counted twice
 
     def tune(self, backbone: Backbone) -> None:
         """Adds P, E and Q beside the targets."""

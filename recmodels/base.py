@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from datamodules.batch import Batch, BatchFormat, Columns
 from datamodules.sources import InputError
 from recmodels.metrics import BinaryMetrics, RankingMetrics
-from recmodels.training import Schedule, learning_rate_factor, pad_branches
+from recmodels.training import Schedule, grouped_optimizer, learning_rate_factor, pad_branches
 
 Kind = Literal["reference", "untuned", "tuned"]
 
@@ -214,9 +214,13 @@ class Recommender(L.LightningModule, ABC):
         ranking.reset()
         binary.reset()
 
+    def rates(self) -> dict[str, float]:
+        """Learning rates of trained parameters that are not the optimiser's own, as multiples of it, by name."""
+        return {}
+
     def configure_optimizers(self) -> Any:
         """The optimiser over what trains, and its schedule by steps."""
-        optimizer = self.optimizer(self.trained().values())
+        optimizer = grouped_optimizer(self.optimizer, self.trained(), self.rates())
         for group in optimizer.param_groups:
             # One pass over weights and moments, where torch has one and nobody chose. Set here and not in the
             # constructor, which would also tell Lightning that the optimiser unscales, so that it refuses to clip.

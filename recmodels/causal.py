@@ -33,10 +33,15 @@ class CausalBackbone(Backbone):
         """The transformer blocks of the one stack."""
         return [block_list(self, self.body)]
 
+    @property
+    def first_position(self) -> int:
+        """Position of a prompt's first token: behind a prefix that counts as tokens, as PEFT's does."""
+        return int(getattr(self.body, "first_position", 0))
+
     def virtual_tokens(self) -> Tensor | None:
         """Trained embeddings `[P, D]` that every prompt begins with; None where there are none."""
         made = getattr(self.body, "virtual_tokens", None)
-        return None if made is None else made().to(self.body.get_input_embeddings().weight.dtype)
+        return None if made is None else made().to(self.model.get_input_embeddings().weight.dtype)
 
     @torch.no_grad()
     def probe(self) -> Tensor:
@@ -83,7 +88,7 @@ class CausalBackbone(Backbone):
         output = self.body(
             **self.inputs(token[None], ahead),
             attention_mask=end[None, None, None],  # transformers passes a mask of four dimensions on as it is
-            position_ids=depth[None],
+            position_ids=depth[None] + self.first_position,
             use_cache=False,
             return_dict=True,
             forest=Forest(end, depth, trunk, stretches),
@@ -94,7 +99,7 @@ class CausalBackbone(Backbone):
         """What the body reads for `[R, N]` ids; `[P, D]` embeddings, where there are any, replace the first P."""
         if ahead is None:
             return {"input_ids": token}
-        words = self.body.get_input_embeddings()(token[:, len(ahead) :])
+        words = self.model.get_input_embeddings()(token[:, len(ahead) :])
         return {"inputs_embeds": torch.cat([ahead.expand(len(token), -1, -1), words], 1)}
 
 

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from typing import Any, ClassVar, Literal, cast
 
 import torch
+from peft import PeftConfig
 from torch import Tensor
 
 from datamodules.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
@@ -23,6 +24,7 @@ from recmodels.catalogue import catalogue_scores
 from recmodels.causal import CausalBackbone
 from recmodels.encoder_decoder import load_backbone
 from recmodels.objectives import Objective, training_loss
+from recmodels.peft_parts import adapter_parts, merged
 from recmodels.training import checksum_parameters
 
 
@@ -80,6 +82,7 @@ class InstructionRecommender(Recommender):
         self.backbone_name, self.objective = backbone, objective
         self.length_normalised, self.dropout = length_normalised, dropout
         self.network: torch.nn.Module | None = None
+        self._tuner: tuple[Any, ...] = ()  # PEFT's, in a tuple, so that its parameters are not counted twice
 
     @abstractmethod
     def tune(self, backbone: Backbone) -> None:
@@ -147,6 +150,30 @@ class InstructionRecommender(Recommender):
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
         if untuned is not None:
             self.check_identity(self._probe(), untuned)
+
+    def merged_model(self) -> Any:
+        """A transformers model of the backbone's own layout that scores as this one does.
+
+        Raises:
+            InputError: the method has no such form.
+        """
+        tuner = self._peft_tuner("cannot be merged into the backbone")
+        return merged(self.backbone, tuner)
+
+    def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
+        """What a PEFT adapter folder holds: the configuration, and the tensors by name.
+
+        Raises:
+            InputError: the method is none of PEFT's.
+        """
+        tuner = self._peft_tuner("has no PEFT adapter")
+        return adapter_parts(self.backbone, tuner)
+
+    def _peft_tuner(self, otherwise: str) -> Any:
+        self.configure_model()
+        if not self._tuner:
+            raise InputError(f"{type(self).__name__} {otherwise}: it is no method of PEFT")
+        return self._tuner[0]
 
     def _probe(self) -> Tensor:
         # A method that splits weights up gives them back in float32 only, so there the probe knows no autocast.

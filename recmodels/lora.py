@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, LoraModel
 from torch import nn
 
 from datamodules.sources import InputError
@@ -22,6 +22,7 @@ class LoRATuning(InstructionRecommender):
         alpha: scale of the update is alpha / r.
         lora_dropout: dropout before A.
         targets: names of the linear layers to adapt, by their last part; null takes every linear layer but the head.
+        b_rate: learning rate of B as a multiple of A's; 16 is LoRA+ (Hayou et al. 2024, arXiv 2402.12354).
         **kwargs: of `InstructionRecommender`.
     """
 
@@ -34,9 +35,13 @@ class LoRATuning(InstructionRecommender):
         alpha: float = 16,
         lora_dropout: float = 0.0,
         targets: Sequence[str] | None = None,
+        b_rate: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not b_rate > 0:
+            raise InputError(f"model.b_rate is {b_rate}, must be above 0")
+        self.b_rate = b_rate
         self.r, self.alpha, self.lora_dropout, self.targets = self.size(r, 8), alpha, lora_dropout, targets
 
     def tune(self, backbone: Backbone) -> None:
@@ -62,9 +67,13 @@ class LoRATuning(InstructionRecommender):
             fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
         )
         config._register_custom_module({nn.Linear: LowRankLinear})
-        inject_adapter_in_model(config, backbone.body)
+        self._tuner = (LoraModel(backbone.body, config, "default"),)
         for module in backbone.body.modules():
             if hasattr(
                 module, "cast_input_dtype_enabled"
             ):  # autocast does it; PEFT's own cast doubles the memory traffic
                 setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule
+
+    def rates(self) -> dict[str, float]:
+        """B's own rate."""
+        return {name: self.b_rate for name in self.trained() if ".lora_B." in name}

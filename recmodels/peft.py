@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from torch import nn
+from torch import Tensor, nn
 
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone
@@ -18,6 +18,7 @@ from recmodels.causal import CausalBackbone, prove_tree_attention
 from recmodels.instruction import InstructionRecommender
 from recmodels.lora_linear import LowRankLinear
 from recmodels.peft_methods import check_config, check_targets, keeps_weights, promises_identity
+from recmodels.peft_parts import prompt_parts
 from recmodels.training import checksum_parameters
 from recmodels.virtual_tokens import add_virtual_tokens, is_virtual
 
@@ -40,8 +41,16 @@ class PeftTuning(InstructionRecommender):
         super().__init__(**kwargs)
         check_config(peft_config)
         self.peft_config = peft_config
+        self._completed: Any = None  # the configuration of virtual tokens with what the backbone says
         self.identity_at_start = promises_identity(peft_config)  # type: ignore[misc]  # the method's, not the class's
         self.trains_backbone = not keeps_weights(peft_config)  # type: ignore[misc]
+
+    def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
+        """What a PEFT adapter folder holds; of virtual tokens, what their encoder made."""
+        if not is_virtual(self.peft_config):
+            return super().peft_parts()
+        self.configure_model()
+        return prompt_parts(self.backbone, self._completed)
 
     @property
     def method(self) -> str:
@@ -61,10 +70,10 @@ class PeftTuning(InstructionRecommender):
         # What a method draws and never trains must be the same when its checkpoint is loaded: it hangs on the seed alone.
         with torch.random.fork_rng(devices=()), warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            torch.random.default_generator.manual_seed(torch.initial_seed() % 2**63)
+            torch.default_generator.manual_seed(torch.initial_seed() % 2**63)
             try:
                 if is_virtual(config):
-                    add_virtual_tokens(backbone, config)
+                    self._completed = add_virtual_tokens(backbone, config)
                 else:
                     self._put_in(backbone, config)
             except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
@@ -96,7 +105,8 @@ class PeftTuning(InstructionRecommender):
         if config.peft_type == PeftType.LORA:
             config._register_custom_module({nn.Linear: LowRankLinear})
         made = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
-        made(backbone.body, {"default": config} if config.peft_type == PeftType.ADAPTION_PROMPT else config, "default")
+        given = {"default": config} if config.peft_type == PeftType.ADAPTION_PROMPT else config
+        self._tuner = (made(backbone.body, given, "default"),)
         for module in backbone.body.modules():
             if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it
                 setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule

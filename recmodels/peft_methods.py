@@ -14,6 +14,7 @@ REFUSED = {
     PeftType.ADALORA: "its budget follows the training steps; use AdaLoRATuning",
     PeftType.CARTRIDGE: "it distils a long context into a cache beforehand; use PrefixTuningConfig",
     PeftType.CPT: "its virtual tokens stand for one fixed example and weigh the loss; use PromptTuningConfig",
+    PeftType.LILY: "its router averages over all tokens of a batch, so that answers would leak into scores; use LoraConfig",
     PeftType.POLY: "it routes by the ids of several tasks, which a recommendation batch does not have; use LoraConfig",
     PeftType.SHADOW: "it runs a second network beside the model, which prompt trees do not reach; use LoraConfig",
     PeftType.XLORA: "it mixes adapters that were trained before; use LoraConfig",

@@ -132,7 +132,7 @@ def forward(
     output = backbone.body(
         **backbone.inputs(token, ahead),
         attention_mask=mask,
-        position_ids=positions[0],
+        position_ids=positions[0] + backbone.first_position,
         positions=positions,
         **{_cache_argument(type(backbone.body)): cache},
         use_cache=True,

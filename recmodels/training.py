@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Schedule = Literal["constant", "linear", "cosine"]
 
@@ -82,3 +82,31 @@ def checksum_parameters(parameters: Iterable[tuple[str, Tensor]]) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def grouped_optimizer(
+    make: Callable[[Any], torch.optim.Optimizer], trained: Mapping[str, nn.Parameter], rates: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """An optimiser with one group of parameters for each learning rate.
+
+    Args:
+        make: the optimiser of parameters or groups, with the learning rate of those that have none of their own.
+        trained: parameters by name.
+        rates: learning rates of some of them, as multiples of that one.
+
+    Example:
+        >>> made = grouped_optimizer(
+        ...     lambda groups: torch.optim.SGD(groups, lr=0.5),
+        ...     {"A": nn.Parameter(torch.zeros(1)), "B": nn.Parameter(torch.zeros(1))},
+        ...     {"B": 16.0},
+        ... )
+        >>> [group["lr"] for group in made.param_groups]
+        [0.5, 8.0]
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, value in trained.items():
+        groups.setdefault(rates.get(name, 1.0), []).append(value)
+    optimizer = make([{"params": values} for values in groups.values()])
+    for rate, group in zip(groups, optimizer.param_groups, strict=True):
+        group["lr"] = group["lr"] * rate
+    return optimizer

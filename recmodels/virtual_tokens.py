@@ -76,12 +76,15 @@ def is_virtual(config: Any) -> bool:
     return config.peft_type in VIRTUAL
 
 
-def add_virtual_tokens(backbone: Backbone, config: Any) -> None:
+def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     """Puts a prompt-learning method before every prompt.
 
     Args:
         backbone: a causal one.
         config: PEFT's configuration; what it leaves open is taken from the backbone.
+
+    Returns:
+        The completed configuration.
 
     Raises:
         InputError: the backbone is no causal one, or its context is too short.
@@ -101,14 +104,16 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> None:
     config.num_transformer_submodules = 1
     config = _prepare_prompt_learning_config(config, text)
     made: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
-    embedding = backbone.body.get_input_embeddings()
+    embedding = backbone.model.get_input_embeddings()
     takes_words = config.peft_type in (PeftType.PROMPT_TUNING, PeftType.MULTITASK_PROMPT_TUNING)
     encoder = (made(config, embedding) if takes_words else made(config)).to(embedding.weight.device)
     if config.peft_type != PeftType.PREFIX_TUNING:
         task = 0 if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING else None
         backbone.body.add_module("virtual_tokens", VirtualTokens(encoder, config.num_virtual_tokens, task))
-        return
+        return config
     backbone.body.add_module("prefix_encoder", encoder)
+    backbone.body.first_position = config.num_virtual_tokens
     shape = (config.num_virtual_tokens, config.num_attention_heads, config.token_dim // config.num_attention_heads)
     for number, attention in enumerate(backbone.attention_layers()):
         attention.add_module("prefix", PrefixOfLayer(encoder, number, shape))
+    return config

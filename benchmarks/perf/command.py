@@ -27,6 +27,7 @@ NAMES = {
     "beam": "constrained beam search against generate(prefix_allowed_tokens_fn=...)",
     "limit": "our steps against the machine's bfloat16 matrix rate, and a profile of the rest",
     "loading": "the share of a step that waits for data; instructions a second and core",
+    "data": "preparing 10 million interactions against pandas rows and Python dicts; only when named, and alone",
 }
 
 EPILOG = (
@@ -58,6 +59,8 @@ def run_command(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         names = _checked(options)
+        if names == ["data"]:
+            return _measure_data(options)
         # Threads are an environment's matter for every library that starts its own.
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
         return _measure(names, options)
@@ -109,7 +112,22 @@ def _checked(options: Any) -> list[str]:
 
         if not torch.cuda.is_available():
             raise InputError("--device cuda: torch finds no GPU here")
-    return [name for name in NAMES if not options.names or name in options.names]
+    if "data" in options.names:
+        if len(set(options.names)) > 1:
+            raise InputError("perf data measures processors and memory alone; run it without other names")
+        return ["data"]
+    return [name for name in NAMES if name != "data" and (not options.names or name in options.names)]
+
+
+def _measure_data(options: Any) -> int:
+    from benchmarks.perf.data_report import measure_data
+
+    began = time.monotonic()
+    text = measure_data(
+        options.out, lambda line: print(f"[{time.monotonic() - began:4.0f} s] {line}", flush=True), quick=options.quick
+    )
+    print(f"{text}results: {options.out}, and .md and .png beside it")
+    return 0
 
 
 def _measure(names: Sequence[str], options: Any) -> int:

@@ -341,6 +341,17 @@ OTHER_SETTINGS: dict[str, Any] = {
     "validation_users": 5,
     "fit_on_validation": True,
     "seed": 43,
+    "split": "ratio",
+    "validation_share": 0.2,
+    "test_share": 0.2,
+    "folds": 4,
+    "fold": 1,
+    "targets": "all",
+    "shots": 16,
+    "history_order": "shuffled",
+    "user_core": 2,
+    "item_core": 2,
+    "min_rating": 2.0,
 }
 
 

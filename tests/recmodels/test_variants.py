@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import IA3Config
 
 import recmodels
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
@@ -24,7 +25,14 @@ NAMES = sorted(recmodels.__all__)
 NETWORKS = [n for n in NAMES if getattr(recmodels, n).batch_format != "interactions"]
 TRAINED = [n for n in NETWORKS if getattr(recmodels, n).trains]
 CAUSAL = [n for n in TRAINED if getattr(recmodels, n).batch_format == "prompt_tree"]
-IDENTITY = ("LoRATuning", "AdapterTuning", "FullTuning", "ZeroShot")  # promise the untuned output before the first step
+IDENTITY = (
+    "LoRATuning",
+    "AdaLoRATuning",
+    "AdapterTuning",
+    "FullTuning",
+    "PeftTuning",
+    "ZeroShot",
+)  # promise the untuned output before the first step
 
 ROOT = Path(__file__).resolve().parents[2]
 Make = Callable[..., Recommender]
@@ -35,6 +43,8 @@ def make(tiny_causal: Path, tiny_encoder: Path) -> Make:
     def build(name: str, **kwargs: Any) -> Recommender:
         cls = getattr(recmodels, name)
         folder = tiny_encoder if cls.batch_format == "tagged_text" else tiny_causal
+        if name == "PeftTuning":  # all its methods are in test_peft.py
+            kwargs = {"peft_config": IA3Config()} | kwargs
         torch.manual_seed(3)
         model: Recommender = cls(backbone=str(folder), **kwargs)
         model.configure_model()

@@ -1,0 +1,208 @@
+"""`instructrec export`: a checkpoint as a folder that plain transformers or PEFT loads, with a card from the run's record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grid_commands import LineParser
+from datamodules.sources import InputError
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs `export`.
+
+    Args:
+        arguments: command line without the command's name.
+
+    Returns:
+        0 done, 2 the input is wrong.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        said = export(options.checkpoint, options.out, merge=options.merge, plugins=options.allow_import)
+    except InputError as error:
+        print(f"instructrec: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(said)
+    return 0
+
+
+def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[str] | None = None) -> str:
+    """Writes what a run has trained as an adapter folder of PEFT, or as a whole model of transformers.
+
+    Weights that were trained themselves make a whole model; updates beside them make an adapter, or with `merge` a whole
+    model too. All in float32, as trained.
+
+    Args:
+        checkpoint: in the `checkpoints` folder of a run.
+        out: a new or empty folder.
+        merge: a whole model in place of an adapter.
+        plugins: packages that the run's config may name.
+
+    Returns:
+        What was written and how to load it, for people.
+
+    Raises:
+        InputError: no such checkpoint or run, a folder in use, or a method that the form cannot hold.
+    """
+    config = _config_of(checkpoint)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out} is not an empty folder; give a new one")
+    model = load_run_model(checkpoint, config, plugins or [])
+    whole = merge or (model.trains_backbone and not _has_updates(model))
+    if whole:
+        made = _whole(model)
+    else:
+        peft_config, state = model.peft_parts()
+    from datamodules.pretrained import load_tokenizer
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        folder = Path(scratch) / "export"
+        folder.mkdir()
+        if whole:
+            made.save_pretrained(folder, safe_serialization=True)
+        else:
+            from safetensors.torch import save_file
+
+            peft_config.save_pretrained(str(folder))
+            save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+        load_tokenizer(model.backbone_name).save_pretrained(folder)
+        (folder / "README.md").write_text(model_card(_record_of(config), model.backbone_name, whole), encoding="utf-8")
+        if out.exists():
+            out.rmdir()
+        os.rename(folder, out)
+    call = (
+        "transformers: AutoModelForCausalLM.from_pretrained" if whole else "peft: PeftModel.from_pretrained(base, ...)"
+    )
+    return f"{'model' if whole else 'adapter'}: {out} ({call})"
+
+
+def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
+    """The model of a run, built from the run's own config, with a checkpoint's weights in it.
+
+    Raises:
+        InputError: the config or the checkpoint is not of a tuned language model, or does not fit.
+    """
+    from benchmarks import cli
+    from callbacks.durable_checkpoint import CheckpointError
+    from callbacks.training_guard import load_trained
+    from recmodels.instruction import InstructionRecommender
+
+    with tempfile.TemporaryDirectory() as scratch:
+        allowed = [f"--allow-import={name}" for name in plugins]
+        here = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
+        quiet = ["--trainer.logger=false", f"--out={scratch}"]
+        made = cli.main(["test", *allowed, "-c", str(config), *here, *quiet], kind=_builder())
+        model = made.model
+        if not isinstance(model, InstructionRecommender) or not model.trains:
+            raise InputError(f"{type(model).__name__} trains no language model, so there is nothing to export")
+        model.trainer = made.trainer
+        try:
+            load_trained(model, checkpoint)
+        except (CheckpointError, InputError) as error:
+            raise InputError(f"{checkpoint}: {str(error).removeprefix(f'{checkpoint}: ')}") from error
+    return model.float().eval()  # after the load: the backbone is recognised in the precision it was trained in
+
+
+def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
+    """The README of an exported folder, from the run's record; what was not recorded is left out.
+
+    Args:
+        record: of the run; empty where there is none.
+        backbone: what was tuned.
+        whole: a model, not an adapter.
+
+    Example:
+        >>> print(model_card({}, "smollm2-135m-instruct", True).splitlines()[2])
+        base_model: smollm2-135m-instruct
+    """
+    method, data = (
+        record.get("model", {}).get("class", "a tuned model"),
+        record.get("data", {}).get("class", "its data"),
+    )
+    head = ["---", f"library_name: {'transformers' if whole else 'peft'}", f"base_model: {json_text(backbone)}"]
+    lines = [*head, "tags: [recommendation, instructrec]", "---", "", f"# {record.get('name') or method}", ""]
+    lines += [
+        f"{backbone}, tuned by {method} on {data} with InstructRec. It ranks items by the likelihood of titles.",
+        "",
+    ]
+    for title, key in (("Test metrics", "metrics"), ("Costs", "costs"), ("Versions", "versions")):
+        if record.get(key):
+            rows = [f"| {name} | {_number(value)} |" for name, value in sorted(record[key].items())]
+            lines += [f"## {title}", "", f"| {title.lower()} | value |", "|---|---|", *rows, ""]
+    known = {"protocol": record.get("protocol", {}).get("fingerprint"), "seed": record.get("seed")}
+    known |= {"commit": record.get("commit")}
+    lines += [f"- {name}: {value}" for name, value in known.items() if value is not None]
+    return "\n".join(lines) + "\n"
+
+
+def json_text(text: str) -> str:
+    """A text as YAML takes it: quoted where it is more than a plain name."""
+    return text if all(letter.isalnum() or letter in "-_./" for letter in text) else json.dumps(text)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _has_updates(model: Any) -> bool:
+    """Whether PEFT's layers stand beside the weights, rather than the weights alone being trained."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(isinstance(layer, BaseTunerLayer) for layer in model.network.modules())
+
+
+def _whole(model: Any) -> Any:
+    if _has_updates(model) or not model.trains_backbone:
+        return model.merged_model()
+    made = model.network
+    made.set_attn_implementation("sdpa" if made._supports_sdpa else "eager")
+    return made
+
+
+def _config_of(checkpoint: Path) -> Path:
+    if not checkpoint.is_file():
+        raise InputError(f"{checkpoint}: there is no such checkpoint; RUN/checkpoints/best.ckpt is one")
+    config = checkpoint.absolute().parent.parent / "config.yaml"
+    if checkpoint.suffix != ".ckpt" or not config.is_file():
+        raise InputError(f"{checkpoint} is no checkpoint in a run's folder: it needs {config.name} in {config.parent}")
+    return config
+
+
+def _record_of(config: Path) -> dict[str, Any]:
+    path = config.with_name("record.json")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return record if isinstance(record, dict) else {}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = LineParser(prog="instructrec export")
+    parser.add_argument("checkpoint", type=Path, help="RUN/checkpoints/best.ckpt, as fit wrote it")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--merge", action="store_true", help="a whole model, updates merged into its weights")
+    parser.add_argument(
+        "--allow-import", action="append", default=[], metavar="PACKAGE", help="the run's config may name its classes"
+    )
+    return parser
+
+
+def _builder() -> Any:
+    from benchmarks.cli import InstructRecCLI
+
+    class Builder(InstructRecCLI):
+        """Builds what a config describes, and runs nothing."""
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Does nothing."""
+
+    return Builder

@@ -1,0 +1,178 @@
+"""Costs that need work of their own, measured when a run is over: FLOPs, latency, forgetting, merging.
+
+Nothing here changes the model, and none of it is counted as training or test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.retained import passages, perplexity
+from datamodules.base import InstructionDataModule
+from datamodules.pretrained import load_tokenizer
+from datamodules.sources import InputError
+from recmodels.backbone import Precision
+from recmodels.base import Recommender
+from recmodels.causal import CausalBackbone, load_causal
+from recmodels.instruction import InstructionRecommender
+
+Context = Callable[[], AbstractContextManager[Any]]
+USERS = 8
+"""Users whose latency is measured, evenly from the longest history to the shortest."""
+
+
+def measure(model: Recommender, data: InstructionDataModule, context: Context) -> dict[str, float]:
+    """Costs by the names of the record; what does not apply to a model is absent.
+
+    Args:
+        model: trained, on its device.
+        data: set up, and seen by the test.
+        context: makes the forward's precision, as the trainer's precision plugin does.
+    """
+    costs: dict[str, float] = {}
+    if model.batch_format == "interactions":
+        return costs
+    waited, training = dict(data.waited), model.training
+    with torch.random.fork_rng(), unlogged(model):
+        if model.trains:
+            batch = next(iter(data.train_dataloader())).to(model.device)
+            flops = step_flops(model, batch, context)
+            costs |= {"train_flops_per_token": flops / max(1, batch.tokens), "sample_flops": float(flops)}
+        model.eval()
+        batches = [batch.to(model.device) for batch in single_users(data)]
+        costs["latency_seconds"] = latency(model, batches, context)
+        if isinstance(model, InstructionRecommender):
+            costs |= _merged_latency(model, batches, context) | _forgetting(model, context)
+        model.train(training)
+    data.waited.clear()
+    data.waited.update(waited)
+    return costs
+
+
+@contextlib.contextmanager
+def unlogged(model: Recommender) -> Iterator[None]:
+    """While it lasts, what a step logs goes nowhere: no loop of the trainer is under way."""
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.log
+
+
+def step_flops(model: Recommender, batch: Any, context: Context) -> int:
+    """Floating-point operations of forward and backward on a batch, as torch counts them (matrix products, attention).
+
+    A product of [m, k] and [k, n] counts as 2 m k n; elementwise work is not counted. Gradients are put back.
+
+    Args:
+        model: anything whose `training_step` gives a loss.
+        batch: of training, on the model's device.
+        context: of the precision.
+    """
+    kept = {name: value.grad for name, value in model.trained().items()}
+    model.train()
+    counter = FlopCounterMode(display=False)
+    with torch.enable_grad(), counter:
+        with context():
+            loss: Any = model.training_step(batch, 0)
+        loss.backward()
+    for name, value in model.trained().items():
+        value.grad = kept[name]
+    return int(counter.get_total_flops())
+
+
+def single_users(data: InstructionDataModule) -> list[Any]:
+    """Batches of one test user each, from the longest history to the shortest."""
+    loader = data.test_dataloader()
+    keys: Any = loader.dataset
+    places = sorted({round(place * (len(keys) - 1) / max(1, USERS - 1)) for place in range(USERS)})
+    return [loader.collate_fn([keys[place]]) for place in places]
+
+
+@torch.no_grad()
+def latency(model: Recommender, batches: Sequence[Any], context: Context) -> float:
+    """Median seconds to rank one user's candidates, prompt included, after a warm-up.
+
+    Args:
+        model: in evaluation mode.
+        batches: of one user each, on the model's device.
+        context: of the precision.
+    """
+    seconds = []
+    for batch in [batches[0], *batches]:
+        began = time.perf_counter()
+        with context():
+            float(model.score_cases(batch).score.sum())  # a number on the host: the device has finished
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[1:])
+
+
+def merged_network(model: InstructionRecommender) -> Any | None:
+    """A merged copy of the network that attends as the engine does; None where there is nothing that could be merged.
+
+    Args:
+        model: tuned; it is left as it is.
+    """
+    own: Any = model.network
+    if not any(isinstance(layer, BaseTunerLayer) for layer in own.modules()):
+        return None
+    try:
+        made = model.merged_model()
+    except InputError:
+        return None
+    made.set_attn_implementation(own.config._attn_implementation)
+    return made
+
+
+@contextlib.contextmanager
+def with_network(model: InstructionRecommender, network: Any) -> Iterator[None]:
+    """While it lasts, the model scores with another network of the same architecture."""
+    own, backbone = model.network, model.backbone
+    model.network, model.backbone = network.eval(), replace(backbone, model=network)
+    try:
+        yield
+    finally:
+        model.network, model.backbone = own, backbone
+
+
+@torch.no_grad()
+def _merged_latency(model: InstructionRecommender, batches: Sequence[Any], context: Context) -> dict[str, float]:
+    merged = merged_network(model)
+    if merged is None:
+        return {}
+    with context():
+        apart = model.score(batches[0])
+    with with_network(model, merged):
+        seconds = latency(model, batches, context)
+        with context():
+            together = model.score(batches[0])
+    return {"merged_latency_seconds": seconds, "merged_score_difference": float((apart - together).abs().max())}
+
+
+@torch.no_grad()
+def _forgetting(model: InstructionRecommender, context: Context) -> dict[str, float]:
+    if not isinstance(model.backbone, CausalBackbone):
+        return {}
+    tokenizer = load_tokenizer(model.backbone_name)
+    ids = [tokenizer(text)["input_ids"] for text in passages()]
+    with context():
+        found = {"perplexity_after": perplexity(model.backbone, ids)}
+        if model.kind == "untuned":
+            found["perplexity_before"] = found["perplexity_after"]
+        else:
+            dtype: Precision = "bfloat16" if model.backbone.model.dtype == torch.bfloat16 else "float32"
+            fresh = load_causal(model.backbone_name, dtype)
+            fresh.model.to(model.device).eval()
+            found["perplexity_before"] = perplexity(fresh, ids)
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -1,0 +1,226 @@
+"""`instructrec perf data`: preparing interactions, beside the pandas and Python-dict style of P5 and TALLRec.
+
+# N interactions, U users, I items
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIZES = (100_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
+COMPARED = 10_000_000
+"""The size at which both sides run."""
+TARGET, MEMORY_TARGET = 10.0, 4 << 30
+CORE, NEGATIVES = 5, 19
+
+
+def write_interactions(path: Path, rows: int, seed: int = 1) -> Path:
+    """Writes `user,item,rating,timestamp` lines shaped as Amazon's ratings-only files are.
+
+    Users have geometric numbers of events (mean 6), items follow a Zipf-like law, stars lean to five, times are whole
+    days (so that they tie), and lines come in the order of items, not of time.
+
+    Args:
+        path: the CSV file.
+        rows: how many lines.
+        seed: of everything.
+    """
+    import polars as pl
+
+    chance = np.random.default_rng(seed)
+    users, items = max(10, rows // 6), max(50, rows // 60)
+    user = chance.geometric(1 / 6, size=2 * users)
+    user = np.repeat(np.arange(len(user)), user)[:rows]
+    user = chance.permutation(len(user))[user % len(user)]
+    item = np.minimum((items * chance.random(rows) ** 2.5).astype(np.int64), items - 1)
+    table = pl.DataFrame(
+        {
+            "user": user,
+            "item": item,
+            "rating": chance.choice([5.0, 4.0, 3.0, 2.0, 1.0], size=rows, p=[0.6, 0.18, 0.1, 0.05, 0.07]),
+            "timestamp": chance.integers(11_000, 16_000, size=rows) * 86_400,
+        }
+    )
+    coded = table.sort("item", maintain_order=True).with_columns(
+        pl.format("A{}", pl.col("user").cast(pl.String).str.zfill(13)).alias("user"),
+        pl.format("B{}", pl.col("item").cast(pl.String).str.zfill(9)).alias("item"),
+    )
+    coded.write_csv(path, include_header=False)
+    return path
+
+
+def ours(path: Path, *, cache: bool = False, compare: bool = True) -> dict[str, Any]:
+    """Reads, filters, splits and draws with this project's own stages.
+
+    Args:
+        path: the CSV file.
+        cache: keep the outcome, or take what is kept.
+        compare: also sum up every user's held-out items, outside the clock.
+
+    Returns:
+        `seconds`, `peak_bytes`, counts, and `targets`, the sum.
+    """
+    import polars as pl
+
+    from callbacks.cost_meter import peak_memory
+    from datamodules.frozen import frozen_sequences
+    from datamodules.interactions import Interactions
+    from datamodules.protocol import Protocol
+
+    began = time.perf_counter()
+    columns = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
+    events = pl.read_csv(path, has_header=False, schema=columns)
+    items = events.select(pl.col("item").unique(maintain_order=True))
+    with path.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    data = Interactions(events, items.with_columns(pl.format("Product {}", "item").alias("title")), checksum)
+    del events, items
+    protocol = Protocol(user_core=CORE, item_core=CORE, negatives=NEGATIVES)
+    made = frozen_sequences(data, protocol, least=1 if cache else 1 << 62)
+    seconds = time.perf_counter() - began
+    found: dict[str, Any] = {
+        "seconds": seconds,
+        "peak_bytes": peak_memory(),
+        "users": len(made.user_ids),
+        "items": len(made.item_ids),
+        "interactions": len(made.item),
+    }
+    if compare:
+        columns_of = (made.test.user, made.item[made.validation.target], made.item[made.test.target])
+        rows = zip(*(column.tolist() for column in columns_of), strict=True)
+        found["targets"] = _sum_of([f"{made.user_ids[u]} {made.item_ids[v]} {made.item_ids[i]}" for u, v, i in rows])
+    return found
+
+
+def theirs(path: Path) -> dict[str, Any]:
+    """The same in the style of P5's and TALLRec's scripts: a pandas table walked by row, dicts, draws one by one.
+
+    Kinder than the originals: rows come from `itertuples` (TALLRec: `iterrows`), filtering is by comprehension (P5:
+    `list.remove`), negatives are drawn by rejection (P5: `numpy.random.choice` without replacement, which permutes the
+    whole catalogue for every user).
+    """
+    import pandas as pd
+
+    from callbacks.cost_meter import peak_memory
+
+    began = time.perf_counter()
+    table = pd.read_csv(path, header=None, names=["user", "item", "rating", "timestamp"])
+    histories: dict[str, list[tuple[str, float, float]]] = defaultdict(list)
+    for row in table.itertuples(index=False):
+        histories[row.user].append((row.item, row.timestamp, row.rating))
+    for history in histories.values():
+        history.sort(key=lambda event: event[1])
+    sequences = {user: [item for item, _, _ in history] for user, history in histories.items()}
+    sequences = _dict_core(sequences)
+    item_ids: dict[str, int] = {}
+    for items in sequences.values():
+        for item in items:
+            item_ids.setdefault(item, len(item_ids))
+    coded = {user: [item_ids[item] for item in items] for user, items in sequences.items()}
+    chance = random.Random(42)  # noqa: S311  # no secret
+    cases = []
+    for user, codes in coded.items():
+        if len(codes) < 3:
+            continue
+        own = set(codes)
+        for target in (codes[-2], codes[-1]):
+            negatives: list[int] = []
+            while len(negatives) < NEGATIVES:
+                drawn = chance.randrange(len(item_ids))
+                if drawn not in own and drawn not in negatives:
+                    negatives.append(drawn)
+            offered = [target, *negatives]
+            chance.shuffle(offered)
+            cases.append((user, target, offered))
+    seconds = time.perf_counter() - began
+    return {
+        "seconds": seconds,
+        "peak_bytes": peak_memory(),
+        "users": len(sequences),
+        "items": len(item_ids),
+        "interactions": sum(map(len, sequences.values())),
+        "targets": _sum_of([f"{u} {i[-2]} {i[-1]}" for u, i in sequences.items() if len(i) >= 3]),
+    }
+
+
+def _dict_core(sequences: dict[str, list[str]]) -> dict[str, list[str]]:
+    while True:
+        counts: dict[str, int] = defaultdict(int)
+        for items in sequences.values():
+            for item in items:
+                counts[item] += 1
+        if all(len(items) >= CORE for items in sequences.values()) and all(n >= CORE for n in counts.values()):
+            return sequences
+        sequences = {
+            user: [item for item in items if counts[item] >= CORE]
+            for user, items in sequences.items()
+            if len(items) >= CORE
+        }
+
+
+def _sum_of(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def alone(work: Callable[..., dict[str, Any]], path: Path, **options: bool) -> dict[str, Any]:
+    """Runs one side in a fresh process, so that its peak memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(work, path, **options).result()
+
+
+def run_data(sizes: tuple[int, ...], compared: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures our cost at every size, and both sides and a second run at one.
+
+    Args:
+        sizes: interactions.
+        compared: the size at which the other style runs as well; one of `sizes`.
+        say: progress.
+
+    Raises:
+        RuntimeError: the sides do not agree on what they prepared.
+    """
+    found: dict[str, Any] = {"core": CORE, "negatives": NEGATIVES, "compared": compared, "ours": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            path = write_interactions(Path(folder) / "ratings.csv", size)
+            if size == compared:
+                found |= _both(path, Path(folder), say)
+            side = found["ours"][str(size)] = found.pop("first", None) or alone(ours, path, compare=False)
+            say(f"{size:,} interactions: ours {side['seconds']:.1f} s, {side['peak_bytes'] / 2**20:,.0f} MiB")
+    exponent = np.polyfit(
+        np.log([float(size) for size in found["ours"]]), np.log([s["seconds"] for s in found["ours"].values()]), 1
+    )
+    return found | {"exponent": float(exponent[0])}
+
+
+def _both(path: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    first = alone(ours, path)
+    before = os.environ.get("INSTRUCTREC_CACHE")
+    os.environ["INSTRUCTREC_CACHE"] = str(folder / "cache")
+    try:
+        alone(ours, path, cache=True, compare=False)
+        again = alone(ours, path, cache=True)
+    finally:
+        os.environ.pop("INSTRUCTREC_CACHE")
+        if before is not None:
+            os.environ["INSTRUCTREC_CACHE"] = before
+    peer = alone(theirs, path)
+    for name in ("users", "items", "interactions", "targets"):
+        if not first[name] == again[name] == peer[name]:
+            raise RuntimeError(f"the sides differ in {name}: {first[name]}, again {again[name]}, peer {peer[name]}")
+    factor = peer["seconds"] / first["seconds"]
+    say(f"ours {first['seconds']:.1f} s, again {again['seconds']:.1f} s, dicts {peer['seconds']:.1f} s: {factor:.1f}x")
+    return {"first": first, "again": again, "peer": peer, "speed_up": factor}

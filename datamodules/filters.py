@@ -1,0 +1,115 @@
+"""Filters before the split: a least rating, and the k-core to its fixpoint; what they remove is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from datamodules.interactions import Interactions
+from datamodules.rules import Protocol
+from datamodules.sources import InputError
+
+Ints = NDArray[np.int64]
+Codes = NDArray[np.uint32]
+
+
+def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict[str, Any], Codes]:
+    """Removes low ratings, then users and items with too few events until none is left to remove.
+
+    Items are removed from the catalogue as well, or candidates would be items that nobody chose.
+
+    Args:
+        data: the typed tables.
+        protocol: `min_rating`, `user_core` and `item_core` are used.
+
+    Returns:
+        The remaining tables; counts before and after with what was removed, empty where no filter is set; and `[E]` codes
+        that are equal exactly for equal users.
+
+    Raises:
+        InputError: nothing remains, or ratings are missing.
+
+    Example:
+        >>> events = {"user": list("aab"), "item": list("xyx"), "rating": [5.0] * 3, "timestamp": [1.0, 2.0, 3.0]}
+        >>> data = Interactions(pl.DataFrame(events), pl.DataFrame({"item": ["x", "y"], "title": ["X", "Y"]}), "sum")
+        >>> kept, counts, _ = filtered(data, Protocol(user_core=2))
+        >>> kept.interactions["user"].to_list(), counts["removed"]["users"]
+        (['a', 'a'], 1)
+    """
+    if protocol.min_rating is None and protocol.user_core == protocol.item_core == 1:
+        return data, {}, codes_of(data.interactions["user"])
+    events = data.interactions
+    if protocol.min_rating is None:
+        row = np.arange(len(events))
+    else:
+        if missing := events["rating"].null_count():
+            raise InputError(f"protocol.min_rating is {protocol.min_rating}, and {missing} events have no rating")
+        row = (events["rating"] >= protocol.min_rating).arg_true().to_numpy()
+    # Codes: counting strings over and over would cost more than everything else.
+    user, item = codes_of(events["user"]), codes_of(events["item"])
+    before = _counts(user, item) | {"items": len(data.items)}
+    row, rounds = _core(user, item, row, protocol.user_core, protocol.item_core)
+    if len(row) == 0:
+        raise InputError(
+            f"no interaction passes protocol.min_rating {protocol.min_rating}, user_core {protocol.user_core} and"
+            f" item_core {protocol.item_core}; lower one of them"
+        )
+    kept = np.zeros(len(events), dtype=bool)
+    kept[row] = True
+    events = events.filter(pl.Series(kept))
+    items = data.items.join(events.select(pl.col("item").unique()), on="item", how="semi", maintain_order="left")
+    after = _counts(user[row], item[row])
+    removed = {name: before[name] - after[name] for name in before}
+    return (
+        replace(data, interactions=events, items=items, files=()),  # lines no longer match rows
+        {"before": before, "after": after, "removed": removed, "rounds": rounds},
+        user[row],
+    )
+
+
+def codes_of(names: pl.Series) -> Codes:
+    """`[E]` whole numbers, equal exactly for equal names; in no order.
+
+    Example:
+        >>> a, b, c = codes_of(pl.Series(["x", "y", "x"]))
+        >>> bool(a == c), bool(a == b)
+        (True, False)
+    """
+    codes: Codes = names.cast(pl.Categorical).to_physical().to_numpy()
+    return codes
+
+
+def _core(user: Codes, item: Codes, row: Ints, users: int, items: int) -> tuple[Ints, int]:
+    """Rows of the largest set in which every user and item has enough; and after how many rounds."""
+    rounds = 0
+    while users > 1 or items > 1:
+        mine, its = user[row], item[row]
+        enough = (np.bincount(mine)[mine] >= users) & (np.bincount(its)[its] >= items)
+        if enough.all():
+            break
+        row, rounds = row[enough], rounds + 1
+    return row, rounds
+
+
+def _counts(user: Codes, item: Codes) -> dict[str, int]:
+    return {
+        "users": int(np.count_nonzero(np.bincount(user))),
+        "items": int(np.count_nonzero(np.bincount(item))),
+        "interactions": len(user),
+    }
+
+
+def say_counts(counts: dict[str, Any]) -> str:
+    """One line about a filter, for people.
+
+    Example:
+        >>> one, two = ({"users": n, "items": n, "interactions": n} for n in (3, 2))
+        >>> say_counts({"before": one, "after": two, "removed": {}, "rounds": 1})
+        'filter: users 3 -> 2, items 3 -> 2, interactions 3 -> 2 (1 round to the fixpoint)'
+    """
+    shown = ", ".join(f"{name} {counts['before'][name]} -> {counts['after'][name]}" for name in counts["before"])
+    return f"filter: {shown} ({counts['rounds']} round{'s' * (counts['rounds'] != 1)} to the fixpoint)"

@@ -1,0 +1,116 @@
+"""What PEFT's own tools make of a tuned backbone: a merged model, or the contents of an adapter folder."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftType, TaskType
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from datamodules.sources import InputError
+from recmodels.backbone import Backbone
+from recmodels.causal import CausalBackbone
+from recmodels.virtual_tokens import VirtualTokens
+
+TOLERANCE = 1e-4
+"""How far a merged model's scores may be from those of its parts, relative to the largest score."""
+
+
+class _Wrapped(nn.Module):
+    """A tuner in the place where `PeftModel` has it, which PEFT's functions look for."""
+
+    def __init__(self, tuner: Any) -> None:
+        super().__init__()
+        self.base_model = tuner
+        self.peft_config = {"default": copy.deepcopy(tuner.peft_config["default"])}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("base_model"), name)
+
+
+def merged(backbone: Backbone, tuner: Any) -> Any:
+    """A copy of the tuned model in the untuned one's layout, its updates added to the weights.
+
+    Args:
+        backbone: as tuned; it stays as it is.
+        tuner: PEFT's, over the backbone's body.
+
+    Returns:
+        The transformers model, in evaluation mode; it attends as any model of the library does.
+
+    Raises:
+        InputError: PEFT cannot merge the method, or merging changes the scores.
+    """
+    kind = type(tuner).__name__.removesuffix("Model")
+    expected = backbone.probe()
+    model, own = copy.deepcopy((backbone.model, tuner))  # together, so that both hold the same copy
+    model.requires_grad_(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            own.merge_and_unload(safe_merge=True)
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{kind} cannot be merged into the backbone: {reason}; keep it beside") from error
+    difference = float((dataclasses.replace(backbone, model=model).probe() - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise InputError(
+            f"{kind} cannot be merged into the backbone: scores change by {difference:.3g}; keep it beside"
+        )
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    return model.eval()
+
+
+def adapter_parts(backbone: Backbone, tuner: Any) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """Configuration and tensors of a PEFT adapter folder, which `PeftModel.from_pretrained` reads.
+
+    Args:
+        backbone: as tuned.
+        tuner: PEFT's, over the backbone's body.
+    """
+    wrapped = _Wrapped(tuner)
+    state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    inside = "" if backbone.body is backbone.model else f"{backbone.model.base_model_prefix}."
+    start = "base_model.model."  # the body there, the whole model in the folder
+    state = {f"{start}{inside}{n[len(start) :]}" if n.startswith(start) else n: v for n, v in state.items()}
+    return _finished(backbone, wrapped.peft_config["default"]), _plain(state)
+
+
+def prompt_parts(backbone: Backbone, config: Any) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """The same for virtual tokens: what their encoder makes, so that it need not be kept.
+
+    Args:
+        backbone: as tuned.
+        config: of the method, completed.
+    """
+    made = getattr(backbone.body, "virtual_tokens", None)
+    encoder: Any = made.encoder if isinstance(made, VirtualTokens) else backbone.body.prefix_encoder
+    if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING:
+        state = {name: getattr(encoder, name) for name in ("prefix_task_cols", "prefix_task_rows")}
+        state["prompt_embeddings"] = encoder.embedding.weight
+    else:
+        number = torch.arange(config.num_virtual_tokens, device=next(encoder.parameters()).device)
+        with torch.no_grad():
+            state = {"prompt_embeddings": encoder(number)}
+    return _finished(backbone, copy.deepcopy(config)), _plain(state)
+
+
+def _finished(backbone: Backbone, config: Any) -> PeftConfig:
+    config.task_type = TaskType.CAUSAL_LM if isinstance(backbone, CausalBackbone) else TaskType.SEQ_2_SEQ_LM
+    config.base_model_name_or_path = backbone.name
+    config.inference_mode = True
+    if getattr(config, "_custom_modules", None):
+        config._custom_modules = None  # the fast layer computes the same; other programs have PEFT's
+    return config
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
