@@ -17,7 +17,7 @@ from benchmarks.allowed_imports import allow_imports, refuse_code
 from benchmarks.config_checks import refuse_unusable_paths, refuse_unusable_values
 from benchmarks.config_errors import first_input_error, one_line
 from benchmarks.config_file import SaveConfig
-from benchmarks.config_values import batch_format_of, best_precision
+from benchmarks.config_values import batch_format_of, best_precision, shots_of
 from benchmarks.measurements import measure
 from benchmarks.raw_input import HELP, check_raw_input, take_plugins
 from benchmarks.resuming import Continuation, continuation, forget, identity_of, machine
@@ -92,6 +92,7 @@ class InstructRecCLI(LightningCLI):
         parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
         parser.link_arguments("model.init_args.objective", "data.init_args.objective")
         parser.link_arguments("model", "data.init_args.batch_format", compute_fn=batch_format_of)
+        parser.link_arguments("model", "data.init_args.shots", compute_fn=shots_of)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:

@@ -18,6 +18,11 @@ def batch_format_of(model: Namespace | None) -> str:
     return str(getattr(named, "batch_format", "prompt_tree"))
 
 
+def shots_of(model: Namespace | None) -> int:
+    """Demonstrations that a configured model asks for in every prompt; none where its class knows none."""
+    return int((model.get("init_args") or {}).get("shots") or 0) if model is not None else 0
+
+
 def best_precision(accelerator: str) -> str:
     """bfloat16 mixed precision where the hardware has it, else float32."""
     if torch.cuda.is_available() and accelerator != "cpu":

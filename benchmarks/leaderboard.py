@@ -132,12 +132,12 @@ def _headline(names: Iterable[str], task: str) -> tuple[str, ...]:
 def _with_differences(rows: list[Row], compared: str) -> tuple[list[Row], list[str]]:
     """Adds each row's paired difference to its backbone's untuned row, corrected over the table."""
     untuned: dict[str | None, Row]
-    untuned = {row.backbone: row for row in reversed(rows) if row.kind == "untuned" and row.backbone}
+    untuned = {row.backbone: row for row in reversed(rows) if _is_baseline(row) and row.backbone}
     found: dict[int, Difference] = {}
     notes = []
     for place, row in enumerate(rows):
         base = untuned.get(row.backbone)
-        if base is None or row.kind == "untuned":
+        if base is None or _is_baseline(row):
             continue
         pair = _paired(row, base, compared)
         if pair is None:
@@ -180,6 +180,12 @@ def _with_best(rows: list[Row], main: str, task: str) -> tuple[list[Row], list[s
     elif pair.p_value >= LEVEL or pair.difference <= 0:
         reasons.append(f"{top.name} is not significantly better than {second.name}")
     return ([replace(top, best=True), *rows[1:]] if not reasons else rows), reasons
+
+
+def _is_baseline(row: Row) -> bool:
+    """The untuned backbone without demonstrations; with some, it is a row to be compared."""
+    shots = ((row.runs[0].config.get("model") or {}).get("init_args") or {}).get("shots")
+    return row.kind == "untuned" and not shots
 
 
 def _is_searched(row: Row, rows: Iterable[Row]) -> bool:

@@ -18,6 +18,7 @@ from datamodules.batch import BatchFormat
 from datamodules.catalogue import CatalogueCollator
 from datamodules.chat import ChatEncoder
 from datamodules.collate import InteractionCollator, PromptTreeCollator, training_events
+from datamodules.demonstrations import draw_demonstrations
 from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.frozen import frozen_sequences
 from datamodules.instructions import Language, TaskForm, default_template, find_template
@@ -63,6 +64,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         backbone: whose tokenizer to use; linked to the model's.
         batch_format: what the model reads; linked to the model's class.
         objective: what the model optimises; linked to the model's.
+        shots: solved cases of training users at the beginning of every prompt; linked to the model's.
     """
 
     words: ClassVar[dict[str, dict[str, str]]]
@@ -87,6 +89,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         backbone: str | None = None,
         batch_format: BatchFormat = "prompt_tree",
         objective: str = "likelihood",
+        shots: int = 0,
     ) -> None:
         super().__init__()
         sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "row_tokens": row_tokens}
@@ -104,7 +107,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             )
         if task == "like" and batch_format != "prompt_tree":
             raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
-        self.protocol, self.data_dir, self.seed = protocol, data_dir, seed
+        self.protocol, self.data_dir, self.seed, self.shots = protocol, data_dir, seed, shots
         self.targets_per_window, self.batch_size, self.predict_file = targets_per_window, batch_size, predict_file
         self.eval_batch_size, self.row_tokens, self.num_workers = eval_batch_size, row_tokens, num_workers
         self.window_history, self.backbone, self.batch_format = window_history, backbone, batch_format
@@ -144,14 +147,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if "rating" in self.template.columns and data.interactions["rating"].null_count():
             raise InputError(f"template {self.template.id!r} needs ratings, and {type(self).__name__} lacks some")
         self._sequences = frozen_sequences(data, self.protocol)
-        self.slates = SlateMaker(
-            self._sequences,
-            self.protocol,
-            self.train_negatives,
-            self.targets_per_window,
-            self.seed,
-            shared=self.window_history == "shared",
-        )
+        shared = self.window_history == "shared"
+        sizes = (self.train_negatives, self.targets_per_window, self.seed)
+        self.slates = SlateMaker(self._sequences, self.protocol, *sizes, shared=shared)
         self.collator = self._make_collator(self._sequences)
 
     def _make_collator(self, sequences: Sequences) -> Collator:
@@ -165,7 +163,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if self.batch_format == "tagged_text":
             return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
         apart = is_encoder_decoder(self.backbone)
-        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart), context)
+        shown = draw_demonstrations(self.slates, text, self.shots, self.seed)
+        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart, demonstrations=shown), context)
         if apart:
             return EncoderDecoderCollator(slates, self.row_tokens, tokenizer.pad_token_id)
         trees = PromptTreeCollator(slates, self.row_tokens)

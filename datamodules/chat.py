@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datamodules.instructions import Instruction
+from datamodules.instructions import Demonstration, Instruction
 from datamodules.plain_text import encode_plain
 from datamodules.safe_templates import run_bounded
 from datamodules.sources import InputError
@@ -41,13 +41,14 @@ class ChatEncoder:
         tokenizer: a fast Hugging Face tokenizer; without a chat template a plain one is used.
         apart: for an encoder-decoder: prompt and answer are texts of their own, each between the special tokens that
             the tokenizer puts around a text; there is no chat template.
+        demonstrations: solved cases that every prompt shows first, as turns of the chat.
 
     Raises:
         InputError: the tokenizer is not a fast one, its chat template cannot render a system and a user turn, or
             nothing could end an answer.
     """
 
-    def __init__(self, tokenizer: Any, *, apart: bool = False) -> None:
+    def __init__(self, tokenizer: Any, *, apart: bool = False, demonstrations: Sequence[Demonstration] = ()) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise InputError(f"{type(tokenizer).__name__} is not a fast tokenizer; the encoder needs one")
         self.tokenizer, self.apart = tokenizer, apart
@@ -58,6 +59,36 @@ class ChatEncoder:
             self.open_answer, self.after_answer = self.before_system, self.before_answer[:1]
         else:
             self.before_system, self.before_user, self.before_answer, self.after_answer = self._control_ids()
+        self.before_question = [*self.before_user]
+        if demonstrations:
+            self.before_question = self._demonstrated(demonstrations)
+
+    def _demonstrated(self, demonstrations: Sequence[Demonstration]) -> list[int]:
+        """What stands between the system's text and the user's: the solved cases, and the beginning of a turn."""
+        line = self.tokenizer("\n", add_special_tokens=False).input_ids
+        begin, end = self.before_user, [*line, *line] if self.apart else self._next_turn_ids()
+        answer = line if self.apart else self.before_answer
+        texts = self.encode_texts([text for each in demonstrations for text in (each.instruction.user, each.answer)])
+        ids = [*begin]
+        for number in range(0, len(texts), 2):
+            ids += [*texts[number], *answer, *texts[number + 1], *end]
+        return ids
+
+    def _next_turn_ids(self) -> list[int]:
+        """What the chat template puts between an answer and the next question."""
+        turns = [(role, mark) for role, mark in (("user", _USER), ("assistant", _ANSWER))] * 2
+        chat = [{"role": role, "content": mark} for role, mark in (("system", _SYSTEM), *turns)]
+        if self.tokenizer.chat_template:
+            try:
+                text = run_bounded(lambda: self.tokenizer.apply_chat_template(chat, tokenize=False))
+            except Exception as error:  # whatever a stranger's template runs into
+                raise InputError(f"the tokenizer's chat template refuses a second turn: {error}") from error
+        else:
+            text = f"{_ANSWER}{self.tokenizer.eos_token or ''}\n{_USER}\n{_ANSWER}"
+        between, found, _ = text.partition(_ANSWER)[2].partition(_USER)
+        if not found:
+            raise InputError("the tokenizer's chat template drops an earlier turn, so it takes no demonstrations")
+        return list(self.tokenizer(between, add_special_tokens=False).input_ids)
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts before and after a text: nothing and `</s>` for T5, `<s>` and `</s>` for BART."""
@@ -111,7 +142,7 @@ class ChatEncoder:
 
     def prompt_ids(self, system: Sequence[int], user: Sequence[int]) -> list[int]:
         """A prompt of the ids of its two texts."""
-        return [*self.before_system, *system, *self.before_user, *user, *self.before_answer]
+        return [*self.before_system, *system, *self.before_question, *user, *self.before_answer]
 
     def answer_ids(self, text: Sequence[int]) -> list[int]:
         """An answer of the ids of its text."""

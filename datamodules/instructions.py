@@ -40,6 +40,21 @@ class Instruction:
 
 
 @dataclass(frozen=True)
+class Demonstration:
+    """A solved case that prompts show before their own.
+
+    Attributes:
+        instruction: as any case is asked.
+        answer: the right one.
+        user: the user's id, for messages.
+    """
+
+    instruction: Instruction
+    answer: str
+    user: str
+
+
+@dataclass(frozen=True)
 class InstructionTemplate:
     """The wording of one cell of the instruction space.
 

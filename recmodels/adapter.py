@@ -1,51 +1,28 @@
-"""Bottleneck adapters: small two-layer networks after attention and feed-forward blocks."""
+"""Bottleneck adapters: small two-layer networks in every transformer block."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, cast
 
-from torch import Tensor, nn
+from torch import nn
 
+from datamodules.sources import InputError
 from recmodels.backbone import Backbone
+from recmodels.bottleneck import Activation, Adapted
 from recmodels.instruction import InstructionRecommender
-
-
-class Adapted(nn.Module):
-    """A block's output layer followed by a residual bottleneck: y + up(act(down(y))), the identity at the start.
-
-    Args:
-        layer: the frozen output layer.
-        width: of its output.
-        bottleneck: width in between.
-        activation: in between.
-        dropout: before `up`.
-    """
-
-    def __init__(self, layer: nn.Module, width: int, bottleneck: int, activation: nn.Module, dropout: float) -> None:
-        super().__init__()
-        self.layer, self.activation, self.dropout = layer, activation, nn.Dropout(dropout)
-        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
-        nn.init.normal_(self.down.weight, std=0.02)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    weight = property(lambda adapted: adapted.layer.weight)  # T5 asks for its type
-
-    def forward(self, states: Tensor) -> Tensor:
-        """Output of the layer with its bottleneck added."""
-        output = self.layer(states)
-        change = self.up(self.dropout(self.activation(self.down(output))))
-        return cast(Tensor, output + change.to(output.dtype))
 
 
 class AdapterTuning(InstructionRecommender):
     """Bottleneck adapters in every transformer block.
 
     Args:
-        bottleneck: width of the adapters; null is 32, or what the budget gives.
-        placement: `houlsby`, after attention and after the feed-forward (Houlsby et al. 2019, arXiv 1902.00751), or
-            `pfeiffer`, after the feed-forward only (Pfeiffer et al. 2021, arXiv 2005.00247).
+        bottleneck: width of the adapters; null is 32, or what the budget or the reduction factor gives.
+        placement: `houlsby`, after attention and after the feed-forward (Houlsby et al. 2019, arXiv 1902.00751);
+            `pfeiffer`, after the feed-forward only (Pfeiffer et al. 2021, arXiv 2005.00247); or `parallel`, beside the
+            feed-forward (He et al. 2022, arXiv 2110.04366, whose scaling is 4).
+        reduction_factor: the backbone's width over the bottleneck, in place of `bottleneck`.
         activation: between the two layers.
+        scaling: factor on what an adapter adds; `learned` trains one for each, from 1.
         adapter_dropout: before the second layer.
         **kwargs: of `InstructionRecommender`.
     """
@@ -56,23 +33,46 @@ class AdapterTuning(InstructionRecommender):
     def __init__(
         self,
         bottleneck: int | None = None,
-        placement: Literal["houlsby", "pfeiffer"] = "houlsby",
-        activation: Literal["relu", "gelu", "silu"] = "gelu",
+        placement: Literal["houlsby", "pfeiffer", "parallel"] = "houlsby",
+        reduction_factor: int | None = None,
+        activation: Activation = "gelu",
+        scaling: float | Literal["learned"] = 1.0,
         adapter_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.bottleneck, self.placement = self.size(bottleneck, 32), placement
-        self.activation, self.adapter_dropout = activation, adapter_dropout
+        if reduction_factor is not None and (bottleneck is not None or self.budget is not None):
+            raise InputError("model.reduction_factor and model.bottleneck or model.budget both set the size; keep one")
+        if not 0 <= adapter_dropout < 1:
+            raise InputError(f"model.adapter_dropout is {adapter_dropout}, must be 0 to below 1")
+        self.bottleneck, self.reduction_factor = self.size(bottleneck, 32), reduction_factor
+        self.placement, self.activation, self.adapter_dropout = placement, activation, adapter_dropout
+        self.scaling = None if scaling == "learned" else float(scaling)
 
     def tune(self, backbone: Backbone) -> None:
-        """Puts adapters after the output layers of every block."""
-        activations = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
-        width = backbone.model.config.get_text_config().hidden_size
+        """Puts adapters behind the output layers of every block, or beside its feed-forward.
+
+        Raises:
+            InputError: the reduction factor is out of range, or the architecture names its layers otherwise.
+        """
+        width, bottleneck = backbone.width, self.bottleneck
+        if self.reduction_factor is not None:
+            if not 1 <= self.reduction_factor <= width:
+                raise InputError(f"model.reduction_factor is {self.reduction_factor}, must be 1 to the width, {width}")
+            bottleneck = width // self.reduction_factor
         blocks: tuple[Literal["mlp", "attention"], ...] = ("mlp", "attention")
         for layer in backbone.layers():
             for block in blocks if self.placement == "houlsby" else blocks[:1]:
                 parent, name = backbone.output_layer(layer, block)
                 inner = cast(nn.Module, getattr(parent, name))
-                adapted = Adapted(inner, width, self.bottleneck, activations[self.activation](), self.adapter_dropout)
-                setattr(parent, name, adapted.to(next(inner.parameters()).device))
+                first = backbone.input_layer(layer) if self.placement == "parallel" else None
+                made = Adapted(
+                    inner,
+                    width,
+                    bottleneck,
+                    self.activation,
+                    dropout=self.adapter_dropout,
+                    scaling=self.scaling,
+                    first=first,
+                )
+                setattr(parent, name, made.to(next(inner.parameters()).device))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, Literal, cast
@@ -17,15 +16,15 @@ from datamodules.sources import InputError
 Precision = Literal["float32", "bfloat16"]
 
 OUTPUTS = {
-    "attention": ("o_proj", "out_proj", "c_proj", "dense", "o"),
-    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo"),
+    "attention": ("o_proj", "out_proj", "out_lin", "c_proj", "dense", "o", "Wo"),
+    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo", "Wo", "lin2", "dense"),
 }
 """Names of the linear layers that end a block, by architecture family."""
 
 
 @dataclass(frozen=True)
 class Backbone(ABC):
-    """A language model that scores branches, whatever its layout.
+    """A pretrained network of transformer blocks that tuning methods change, whatever its layout.
 
     Attributes:
         model: the Hugging Face model; tuning methods change it in place.
@@ -40,14 +39,9 @@ class Backbone(ABC):
         """The model without its head, where the architecture separates them; else the whole model."""
         return cast(nn.Module, self.model.base_model)
 
-    @property
     @abstractmethod
-    def head(self) -> Callable[[Tensor], Tensor]:
-        """Hidden states to logits."""
-
-    @abstractmethod
-    def layers(self) -> list[nn.Module]:
-        """The transformer blocks, first to last.
+    def stacks(self) -> list[list[nn.Module]]:
+        """The transformer blocks, first to last, of the one stack, or of the encoder and then of the decoder.
 
         Raises:
             InputError: the architecture keeps its blocks where none of the known families does.
@@ -55,30 +49,68 @@ class Backbone(ABC):
 
     @abstractmethod
     def probe(self) -> Tensor:
-        """Scores of a few fixed branches, without gradient or dropout: enough to tell two models apart."""
+        """What it makes of a small fixed input, without gradient or dropout: enough to tell two models apart."""
 
-    @abstractmethod
-    def log_likelihood(self, batch: Any) -> Tensor:
-        """Summed log-probability `[B]` of each branch's tokens, for a batch of this backbone's layout."""
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks of all stacks, first to last."""
+        return [layer for stack in self.stacks() for layer in stack]
+
+    def attention_layers(self) -> list[nn.Module]:
+        """Every attention, block by block: over a token's own stack, and in decoder blocks over the encoder, too.
+
+        Raises:
+            InputError: a block has none where the known families have it, so there is nothing to prefix.
+        """
+        found = []
+        for layer in self.layers():
+            inside = [module for module in layer.modules() if type(module).__name__.endswith("Attention")]
+            # T5 wraps each attention in another module of such a name, BERT its own in one with the output layer.
+            inner = [one for one in inside if not any(other is not one and other in one.modules() for other in inside)]
+            if not inner:
+                raise InputError(f"backbone {self.name!r} ({self.family}) has no attention layer to prefix")
+            found += inner
+        return found
 
     @property
     def family(self) -> str:
         """The architecture, as transformers calls it."""
         return str(self.model.config.model_type)
 
+    @property
+    def output_embeddings(self) -> Any:
+        """The linear layer that makes logits; None in an encoder."""
+        return self.model.get_output_embeddings()
+
     def linear_layers(self) -> dict[str, Any]:
         """The body's linear layers by name, the head not among them."""
-        head = self.model.get_output_embeddings()
+        head = self.output_embeddings
         return {
             name: module
             for name, module in self.body.named_modules()
             if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and module is not head
         }
 
+    @property
+    def width(self) -> int:
+        """Of the hidden states between blocks."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def input_layer(self, layer: nn.Module) -> nn.Module:
+        """The first linear layer of a transformer layer's feed-forward.
+
+        Raises:
+            InputError: there is none.
+        """
+        for path, module in layer.named_modules():
+            if "att" not in path.lower() and widths(module)[0] == self.width:
+                return module
+        raise InputError(f"no mlp input layer is known for backbone {self.name!r} ({self.family})")
+
     def output_layer(self, layer: nn.Module, block: Literal["attention", "mlp"]) -> tuple[nn.Module, str]:
         """The module that holds the linear layer ending a block of a transformer layer, and that layer's name in it.
 
-        In a decoder layer that also reads an encoder, the attention block is the one over its own tokens.
+        In a decoder layer that also reads an encoder, the attention block is the one over its own tokens. Layers of
+        a like name that do not lead back to the hidden width (BERT's `intermediate.dense`) are passed over.
 
         Raises:
             InputError: the architecture names its layers otherwise.
@@ -86,9 +118,23 @@ class Backbone(ABC):
         for path, module in layer.named_modules():
             parent, _, name = path.rpartition(".")
             attends = "att" in parent.lower()
-            if name in OUTPUTS[block] and attends == (block == "attention") and not list(module.children()):
+            if name in OUTPUTS[block] and attends == (block == "attention") and widths(module)[1] == self.width:
                 return layer.get_submodule(parent), name
         raise InputError(f"no {block} output layer is known for backbone {self.name!r} ({self.family})")
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """Width of what a linear layer reads and of what it makes; zeros for any other module.
+
+    Example:
+        >>> widths(nn.Linear(3, 4)), widths(nn.ReLU())
+        ((3, 4), (0, 0))
+    """
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or isinstance(module, nn.Embedding):
+        return 0, 0
+    made, read = weight.shape
+    return (made, read) if type(module).__name__ == "Conv1D" else (read, made)
 
 
 def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
@@ -97,7 +143,7 @@ def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
     Raises:
         InputError: the architecture keeps its blocks where none of the known families does.
     """
-    for path in ("layers", "h", "decoder.layers", "block"):
+    for path in ("layers", "h", "decoder.layers", "block", "encoder.layer", "transformer.layer"):
         try:
             return list(cast(nn.ModuleList, stack.get_submodule(path)))
         except AttributeError:
@@ -160,6 +206,23 @@ def set_dropout(config: Any, dropout: float, name: str) -> None:
         raise InputError(f"backbone {name!r} ({config.model_type}) has no dropout to set; leave model.dropout out")
     for key in keys:
         setattr(config, key, dropout)
+
+
+def checkpoint_blocks(backbone: Backbone) -> None:
+    """Makes every block forget what it computed and compute it again for the gradient.
+
+    Without re-entrance, so that frozen embeddings do not cut the gradient off, and trained keys and values inside a
+    block (a prefix) are seen.
+
+    Raises:
+        InputError: the architecture knows no gradient checkpointing.
+    """
+    if not getattr(backbone.model, "supports_gradient_checkpointing", False):
+        raise InputError(
+            f"backbone {backbone.name!r} ({backbone.family}) knows no gradient checkpointing; leave"
+            " model.gradient_checkpointing out and lower data.batch_size"
+        )
+    backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def check_agreement(backbone: Backbone, layout: str, got: Tensor, expected: Tensor) -> None:

@@ -102,6 +102,7 @@ class Recommender(L.LightningModule, ABC):
         self.validation_binary, self.test_binary = BinaryMetrics(**alone), BinaryMetrics(**alone)
         self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
         self.base_checksum = ""
+        self.waiting: list[list[nn.Parameter]] = []  # what trains, and may be frozen until its turn comes
         self.findings: dict[str, float] = {}  # what checks have measured, for the run's record
 
     @abstractmethod
@@ -110,7 +111,8 @@ class Recommender(L.LightningModule, ABC):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name."""
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+        waiting = {id(value) for block in self.waiting for value in block}
+        return {name: v for name, v in self.named_parameters() if v.requires_grad or id(v) in waiting}
 
     def kept_state(self) -> set[str]:
         """Names in the state dict that a checkpoint keeps: what is trained, and nothing else."""

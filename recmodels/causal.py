@@ -29,23 +29,9 @@ class CausalBackbone(Backbone):
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return (lambda states: cap * torch.tanh(project(states) / cap)) if cap else project
 
-    def layers(self) -> list[nn.Module]:
-        """The transformer blocks, first to last."""
-        return block_list(self, self.body)
-
-    def attention_layers(self) -> list[nn.Module]:
-        """The attention of every block, first to last.
-
-        Raises:
-            InputError: a block has none where the known families have it, so there is nothing to prefix.
-        """
-        found = []
-        for layer in self.layers():
-            attention = [m for name, m in layer.named_children() if "attn" in name and "norm" not in name]
-            if len(attention) != 1:
-                raise InputError(f"backbone {self.name!r} ({self.family}) has no attention layer to prefix")
-            found.append(attention[0])
-        return found
+    def stacks(self) -> list[list[nn.Module]]:
+        """The transformer blocks of the one stack."""
+        return [block_list(self, self.body)]
 
     @property
     def first_position(self) -> int:

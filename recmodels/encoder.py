@@ -6,17 +6,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pickle import UnpicklingError  # what torch.load raises; nothing is unpickled with it
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
-from recmodels.backbone import set_dropout
+from recmodels.backbone import Backbone, block_list, set_dropout
 
 log = logging.getLogger(__name__)
 
@@ -40,16 +40,33 @@ def segment_mask(query: Tensor, key: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class TextEncoder:
+class TextEncoder(Backbone):
     """An encoder that reads packed rows.
 
     Attributes:
-        model: the Hugging Face model.
         packed: whether the model itself honours packed rows; else every text gets a padded row of its own.
     """
 
-    model: Any
     packed: bool = True
+
+    @property
+    def output_embeddings(self) -> None:
+        """None: an encoder makes no logits."""
+
+    def stacks(self) -> list[list[nn.Module]]:
+        """The transformer blocks of the one stack."""
+        return [block_list(self, self.body)]
+
+    @torch.no_grad()
+    def probe(self) -> Tensor:
+        """Hidden states `[5 * D]` of two packed texts."""
+        training = self.model.training
+        self.model.eval()
+        segment = torch.tensor([[0, 0, 0, 1, 1]])
+        token = torch.tensor([[3, 5, 7, 4, 6]]) % self.model.config.vocab_size
+        made = self.hidden_states(token, segment, torch.tensor([[0, 1, 2, 0, 1]]), torch.ones_like(segment).bool())
+        self.model.train(training)
+        return made.flatten()
 
     def hidden_states(self, token: Tensor, segment: Tensor, position: Tensor, attention: Tensor) -> Tensor:
         """Last hidden states `[R, N, D]`; those of padding mean nothing.
@@ -111,19 +128,20 @@ def load_encoder(name: str, dropout: float | None = None) -> TextEncoder:
         )
     except (OSError, ValueError, TypeError, UnpicklingError) as error:
         raise InputError(f"backbone {name!r} cannot be loaded as an encoder: {why_not_loaded(error)}") from error
-    reason = why_not_packed(model)
+    encoder = TextEncoder(model, name)
+    reason = why_not_packed(encoder)
     if reason:
         log.warning("backbone %r (%s) reads padded rows instead of packed ones: %s", name, config.model_type, reason)
-    return TextEncoder(model, packed=not reason)
+    return replace(encoder, packed=not reason)
 
 
 @torch.no_grad()
-def why_not_packed(model: Any) -> str:
+def why_not_packed(encoder: TextEncoder) -> str:
     """Compares three packed texts with the same texts in padded rows; the reason not to pack, empty where they agree.
 
     The longest text exceeds any local window, so that a mask that forgets the window shows.
     """
-    config = model.config
+    model, config = encoder.model, encoder.model.config
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None) or 0
     lengths = (int(window) + 9, 5, 2)
     position = torch.cat([torch.arange(n) for n in (*lengths, 1)])[None]  # the last token is padding
@@ -133,8 +151,8 @@ def why_not_packed(model: Any) -> str:
     training = model.training
     model.eval()
     try:
-        expected = TextEncoder(model, packed=False).hidden_states(token, segment, position, attention)[attention]
-        got = TextEncoder(model, packed=True).hidden_states(token, segment, position, attention)[attention]
+        expected = replace(encoder, packed=False).hidden_states(token, segment, position, attention)[attention]
+        got = replace(encoder, packed=True).hidden_states(token, segment, position, attention)[attention]
         difference = float((got - expected).abs().max()) / max(1.0, float(expected.abs().max()))
         return "" if difference <= 1e-4 else f"hidden states differ by {difference:.3g}"
     except (RuntimeError, ValueError, TypeError, IndexError) as error:

@@ -25,7 +25,7 @@ from datamodules.batch import EncoderDecoderBatch
 from datamodules.pretrained import is_encoder_decoder
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone, Precision, block_list, check_agreement, load_model
-from recmodels.causal import load_causal
+from recmodels.causal import CausalBackbone, load_causal
 from recmodels.encoder import segment_mask
 from recmodels.prompt_tree import branch_scores, label_log_probabilities, tree_mask
 
@@ -66,7 +66,8 @@ def answer_attention(
     """Attention for transformers' `AttentionInterface`: SDPA, with T5's position bias read at the depths of the trees.
 
     Args:
-        module: the attention layer; only a decoder's attention over its own tokens `is_causal`.
+        module: the attention layer; only a decoder's attention over its own tokens `is_causal`. Its `prefix` (a module
+            that returns keys and values `[1, H, P, K]`) is seen by every token, at no distance.
         query: `[R, H, N, K]`.
         key: `[R, H, N, K]`, or of S tokens.
         value: as the key.
@@ -80,6 +81,16 @@ def answer_attention(
     """
     if position_bias is not None and depth is not None and getattr(module, "is_causal", False):
         position_bias = bias_at(position_bias, depth)
+    prefix = cast("Callable[[], tuple[Tensor, Tensor]] | None", getattr(module, "prefix", None))
+    if prefix is not None:
+        ahead = tuple(part.to(key.dtype).expand(len(key), -1, -1, -1) for part in prefix())
+        key, value = (torch.cat(pair, 2) for pair in zip(ahead, (key, value), strict=True))
+        if attention_mask is not None:
+            attention_mask = nn.functional.pad(attention_mask, (ahead[0].shape[2], 0), value=True)
+        elif getattr(module, "is_causal", False):
+            raise ValueError("a prefix needs an explicit attention mask")
+        if position_bias is not None:
+            position_bias = nn.functional.pad(position_bias, (ahead[0].shape[2], 0))
     made = sdpa_attention_forward(module, query, key, value, attention_mask, position_bias=position_bias, **options)
     return cast("tuple[Tensor, None]", made)
 
@@ -124,9 +135,9 @@ class EncoderDecoderBackbone(Backbone):
             return lambda states: project(states * config.d_model**-0.5)
         return cast("Callable[[Tensor], Tensor]", project)
 
-    def layers(self) -> list[nn.Module]:
-        """The transformer blocks of the encoder, then those of the decoder."""
-        return block_list(self, self.model.get_encoder()) + block_list(self, self.model.get_decoder())
+    def stacks(self) -> list[list[nn.Module]]:
+        """The transformer blocks of the encoder and those of the decoder."""
+        return [block_list(self, stack) for stack in (self.model.get_encoder(), self.model.get_decoder())]
 
     def encode(self, batch: EncoderDecoderBatch) -> Tensor:
         """The encoder's last hidden states `[E, S, D]`."""
@@ -180,7 +191,9 @@ class EncoderDecoderBackbone(Backbone):
         return total
 
 
-def load_backbone(name: str, precision: Precision, dropout: float | None = None) -> Backbone:
+def load_backbone(
+    name: str, precision: Precision, dropout: float | None = None
+) -> CausalBackbone | EncoderDecoderBackbone:
     """Loads a causal or an encoder-decoder backbone, as its configuration says.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from peft import PeftConfig
@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
 from datamodules.pretrained import check_backbone_name
 from datamodules.sources import InputError
-from recmodels.backbone import Backbone, Precision
+from recmodels.backbone import Backbone, Precision, checkpoint_blocks
 from recmodels.base import CaseScores, IdentityError, Recommender
 from recmodels.beam_search import Retrieved, beam_search
 from recmodels.budget import count_trained, meta_copy, nearest_size, parse_budget
@@ -44,6 +44,8 @@ class InstructionRecommender(Recommender):
         beams: under `beam`, beginnings kept at every token, and titles found; at least the largest cut-off.
         budget: share of the backbone's parameters to train, such as `0.1%`, in place of the method's own size (rank,
             bottleneck, prefix length): the size nearest to it is taken, and what it trains is recorded.
+        gradient_checkpointing: forget what blocks compute and compute it again for the gradient: slower, less memory,
+            the same numbers.
         **kwargs: of `Recommender`.
     """
 
@@ -62,9 +64,11 @@ class InstructionRecommender(Recommender):
         retrieval: Literal["exhaustive", "beam"] = "exhaustive",
         beams: int = 20,
         budget: str | None = None,
+        gradient_checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.gradient_checkpointing = gradient_checkpointing
         self.budget = None if budget is None else parse_budget(budget)
         if self.budget is not None and not self.size_field:
             raise InputError(f"model.budget: {type(self).__name__} has no size that a budget could set; leave it out")
@@ -104,9 +108,25 @@ class InstructionRecommender(Recommender):
         """Takes the size that a budget gives."""
         setattr(self, self.size_field, size)
 
-    def _keep_to_budget(self, share: float) -> None:
-        wanted = round(share * sum(value.numel() for value in self.backbone.model.parameters()))
-        meta = meta_copy(self.backbone)
+    def apply_to(self, backbone: Backbone) -> None:
+        """Freezes a backbone and tunes it within the budget; what trains is float32 afterwards.
+
+        Raises:
+            InputError: the method does not fit the backbone.
+        """
+        backbone.model.requires_grad_(False)
+        if self.budget is not None:
+            self._keep_to_budget(backbone, self.budget)
+        self.tune(backbone)
+        if self.gradient_checkpointing:
+            checkpoint_blocks(backbone)
+        for value in backbone.model.parameters():  # small updates vanish in bfloat16
+            if value.requires_grad:
+                value.data = value.data.float()
+
+    def _keep_to_budget(self, backbone: Backbone, share: float) -> None:
+        wanted = round(share * sum(value.numel() for value in backbone.model.parameters()))
+        meta = meta_copy(backbone)
 
         def count(size: int) -> int:
             self.resize(size)
@@ -125,16 +145,11 @@ class InstructionRecommender(Recommender):
         if self.retrieval == "beam":
             _ = self._causal  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
-        self.backbone.model.requires_grad_(False)
-        if self.budget is not None:
-            self._keep_to_budget(self.budget)
         untuned = self._probe() if self.identity_at_start else None
-        self.tune(self.backbone)
+        self.apply_to(self.backbone)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
-        for value in self.trained().values():  # small updates vanish in bfloat16
-            value.data = value.data.float()
         if untuned is not None:
-            self._check_identity(untuned)
+            self.check_identity(self._probe(), untuned)
 
     def merged_model(self) -> Any:
         """A transformers model of the backbone's own layout that scores as this one does.
@@ -166,8 +181,13 @@ class InstructionRecommender(Recommender):
         with self.trainer.precision_plugin.forward_context() if mixed else contextlib.nullcontext():
             return self.backbone.probe()
 
-    def _check_identity(self, untuned: Tensor) -> None:
-        difference = float((self._probe() - untuned).abs().max())
+    def check_identity(self, tuned: Tensor, untuned: Tensor) -> None:
+        """Compares a probe of the tuned backbone with one of the untuned.
+
+        Raises:
+            IdentityError: they differ, though the method promises that they do not.
+        """
+        difference = float((tuned - untuned).abs().max())
         self.findings["step0_score_difference"] = difference
         if not difference <= 1e-5 * max(1.0, float(untuned.abs().max())):
             raise IdentityError(
@@ -178,7 +198,7 @@ class InstructionRecommender(Recommender):
     def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt; of those found, under beam retrieval."""
         if not isinstance(batch, CatalogueBatch):
-            return self._rank(self.backbone.log_likelihood(batch), batch)
+            return self._rank(self._log_likelihood(batch), batch)
         return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
 
     def score_cases(self, batch: Batch) -> CaseScores:
@@ -233,6 +253,10 @@ class InstructionRecommender(Recommender):
             self._trie = batch.trie.to(device)
         return self._trie
 
+    def _log_likelihood(self, batch: BranchBatch) -> Tensor:
+        backbone: Any = self.backbone  # the collator and the backbone go by the same configuration
+        return cast(Tensor, backbone.log_likelihood(batch))
+
     def _rank(self, log_likelihood: Tensor, batch: BranchBatch) -> Tensor:
         return log_likelihood / self._length(batch) if self.length_normalised else log_likelihood
 
@@ -242,7 +266,7 @@ class InstructionRecommender(Recommender):
 
     def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
         """The objective's loss on a batch of windows."""
-        log_likelihood = self.backbone.log_likelihood(batch)
+        log_likelihood = self._log_likelihood(batch)
         loss = training_loss(
             self.objective,
             log_likelihood,

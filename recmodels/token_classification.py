@@ -13,8 +13,12 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.batch import BatchFormat, TaggedTextBatch
 from datamodules.pretrained import check_backbone_name
+from datamodules.sources import InputError
 from recmodels.base import Recommender
 from recmodels.encoder import load_encoder
+from recmodels.full import FullTuning
+from recmodels.instruction import InstructionRecommender
+from recmodels.partial import PartialTuning
 from recmodels.training import checksum_parameters
 
 TAGS = ("O", "RECOMMEND")
@@ -23,21 +27,32 @@ TAGS = ("O", "RECOMMEND")
 class TokenClassification(Recommender):
     """Sequence tagging with a bidirectional encoder (Devlin et al. 2019, arXiv 1810.04805).
 
-    History and candidate titles are one text, several texts are packed into a row; the loss is the cross-entropy of the tags of all tokens; the score of a
-    candidate is the mean RECOMMEND log-odds of its tokens.
+    History and candidate titles are one text, several texts are packed into a row; the loss is the cross-entropy of
+    the tags of all tokens; the score of a candidate is the mean RECOMMEND log-odds of its tokens. The tagger is new
+    and always trains.
 
     Args:
         backbone: packaged name, folder with a Hugging Face encoder, or hub id.
         dropout: probability for the backbone's dropouts; null leaves the architecture's own.
+        tuning: how the encoder is tuned: a tuning method with its own options, such as `{class_path: LoRATuning,
+            init_args: {r: 8}}`; null trains all of it. What a method takes of the run (backbone, optimizer, ...) is
+            said here, not there; `PartialTuning` with `part: head` trains the tagger alone.
         **kwargs: of `Recommender`.
     """
 
     batch_format: ClassVar[BatchFormat] = "tagged_text"
 
-    def __init__(self, backbone: str = "all-minilm-l6-v2", dropout: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        backbone: str = "all-minilm-l6-v2",
+        dropout: float | None = None,
+        tuning: InstructionRecommender | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_backbone_name(backbone)
         self.backbone_name, self.dropout = backbone, dropout
+        self._tuning = (FullTuning() if tuning is None else check_tuning(tuning),)  # in a tuple: no submodule
         self.network: nn.Module | None = None
         self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS), sync_on_compute=False)
 
@@ -48,9 +63,26 @@ class TokenClassification(Recommender):
         self.encoder = load_encoder(self.backbone_name, self.dropout)
         config = self.encoder.model.config
         self.base_checksum = checksum_parameters(self.encoder.model.named_parameters())
+        tuning = self._tuning[0]
+        untuned = self.encoder.probe() if tuning.identity_at_start else None
+        tuning.apply_to(self.encoder)
+        self.waiting = tuning.waiting
+        if untuned is not None:
+            tuning.check_identity(self.encoder.probe(), untuned)
+        self.findings |= tuning.findings
         self.tagger = nn.Linear(config.hidden_size, len(TAGS))
         self.head_dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
-        self.network = self.encoder.model
+        self.network = self.encoder.model.train()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Freezes the blocks whose turn has not come, where a method unfreezes one after another."""
+        if isinstance(self._tuning[0], PartialTuning):
+            self._tuning[0].thaw(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Leaves all that trains unfrozen."""
+        for value in self.trained().values():
+            value.requires_grad_(True)
 
     def tag_logits(self, batch: TaggedTextBatch) -> Tensor:
         """Logits `[R, N, 2]` of the tags O and RECOMMEND."""
@@ -102,6 +134,23 @@ class TokenClassification(Recommender):
         report = classification_report(self.confusion.compute())
         self.log_dict({f"{stage}/tag_{name}": value for name, value in report.items()})
         self.confusion.reset()
+
+
+def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
+    """Passes a tuning method on that has no training step of its own.
+
+    Raises:
+        InputError: it tunes nothing, or trains in a way that a tagger's loop does not.
+    """
+    name = type(tuning).__name__
+    if not tuning.trains:
+        raise InputError(
+            f"model.tuning is {name}, which trains nothing; PartialTuning with part=head trains the tagger"
+        )
+    own = [each for each in ("training_step", "optimizer_step") if each in vars(type(tuning))]
+    if own:
+        raise InputError(f"model.tuning is {name}, which has a {own[0]} of its own; use LoRATuning, or it as the model")
+    return tuning
 
 
 def classification_report(confusion: Tensor) -> dict[str, float]:
