@@ -100,7 +100,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             raise InputError(f"data.data_dir {data_dir} is no folder")
         self.template = find_template(template) if template else default_template(task, language)
         if self.template.form != task or self.template.language != language:
-            raise InputError(f"data.template {template!r} fits not data.task {task!r} and data.language {language!r}")
+            raise InputError(
+                f"data.template {template!r} does not fit data.task {task!r} and data.language {language!r}"
+            )
         if language not in self.words:
             raise InputError(
                 f"{type(self).__name__} has no words for language {language!r}; it has {', '.join(self.words)}"
