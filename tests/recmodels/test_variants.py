@@ -30,6 +30,7 @@ IDENTITY = (
     "AdaLoRATuning",
     "AdapterTuning",
     "FullTuning",
+    "PartialTuning",
     "PeftTuning",
     "ZeroShot",
 )  # promise the untuned output before the first step
