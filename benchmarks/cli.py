@@ -253,6 +253,7 @@ def quieten() -> None:
         "smaller than the logging interval",  # popularity has one batch
         "Trying to infer the `batch_size`",
         "`loftq_config` specified but will be ignored",  # PEFT's own default, spelt out by the parser
+        "Sparse CSR tensor support is in beta",  # what torch multiplies sparse matrices with
         "LightningCLI's args parameter",  # the command line without our own flags
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")

@@ -66,7 +66,7 @@ def _checksum(value: Tensor) -> str:
 def verify_checkpoint(model: L.LightningModule, path: Path, batch: Any, precision: Any) -> float:
     """Loads a checkpoint into the live model after wiping what it should restore, and compares scores.
 
-    Everything the checkpoint keeps is overwritten with NaN first, so whatever the file does not bring back shows.
+    Everything the checkpoint keeps is overwritten with NaN (whole numbers with 0) first, so whatever the file does not bring back shows.
 
     Args:
         model: the live model; `path` was written from its present state.
@@ -86,7 +86,7 @@ def verify_checkpoint(model: L.LightningModule, path: Path, batch: Any, precisio
         live: Tensor = model.score(batch)  # type: ignore[operator]
     state = model.state_dict()
     for name in model.kept_state():  # type: ignore[operator]
-        state[name].fill_(float("nan"))
+        state[name].fill_(float("nan") if state[name].is_floating_point() else 0)
     load_trained(model, path)
     with precision():
         back: Tensor = model.score(batch)  # type: ignore[operator]

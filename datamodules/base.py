@@ -23,7 +23,8 @@ from datamodules.encoder_decoder import EncoderDecoderCollator
 from datamodules.frozen import frozen_sequences
 from datamodules.instructions import Language, TaskForm, default_template, find_template
 from datamodules.interactions import Interactions
-from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, TrainingBatches
+from datamodules.item_windows import training_batches
+from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader
 from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
 from datamodules.protocol import Cases, Protocol, Sequences
 from datamodules.requests import read_requests
@@ -99,9 +100,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             raise InputError(f"data.data_dir {data_dir} is no folder")
         self.template = find_template(template) if template else default_template(task, language)
         if self.template.form != task or self.template.language != language:
-            raise InputError(
-                f"data.template {template!r} does not fit data.task {task!r} and data.language {language!r}"
-            )
+            raise InputError(f"data.template {template!r} fits not data.task {task!r} and data.language {language!r}")
         if language not in self.words:
             raise InputError(
                 f"{type(self).__name__} has no words for language {language!r}; it has {', '.join(self.words)}"
@@ -156,8 +155,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     def _make_collator(self, sequences: Sequences) -> Collator:
         words = self.words[self.template.language]
         text = SlateText(sequences.titles, self.template, words, sequences.item_ids)
-        if self.batch_format == "interactions":
-            return InteractionCollator(text)
+        if self.batch_format in ("interactions", "sequences"):
+            return InteractionCollator(text, sequences.user_ids)
         if self.backbone is None:
             raise InputError("data.backbone is not set; give the model's backbone")
         tokenizer, context = load_tokenizer(self.backbone), context_length(self.backbone)
@@ -181,9 +180,10 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             return self._loader("train", Keys([None]), partial(training_events, self.sequences), batch_size=1)
         windows = self.slates.windows
         sizes = windows.last - windows.first
-        processes, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes, self._start)
-        return self._loader("train", Keys(), TrainingBatches(self.slates, self.collator), batch_sampler=sampler)
+        batches = training_batches(self.batch_format, self.slates, self.collator)
+        return self._loader("train", Keys(), batches, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The frozen validation cases; every process evaluates all of them, so that means need no correction."""

@@ -15,9 +15,10 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-BatchFormat = Literal["prompt_tree", "tagged_text", "interactions"]
+BatchFormat = Literal["prompt_tree", "tagged_text", "interactions", "sequences"]
 """How a model wants its cases: as token trees (for an encoder-decoder, trees of answers beside their prompts), as tagged
-encoder texts, or as plain item numbers."""
+encoder texts, or as plain item numbers: with all training events at once (`interactions`) or with windows of them
+(`sequences`)."""
 
 Answers = Literal["candidates", "fixed"]
 
@@ -232,9 +233,28 @@ class InteractionBatch(Batch):
 
     Attributes:
         history: `[U, H]` item codes in time order, padded on the left with -1.
+        user: `[U]` user code of each case; -1 for a user of whom there are no training events.
     """
 
     history: Tensor
+    user: Tensor
+
+
+@dataclass(frozen=True)
+class SequenceBatch(Columns):
+    """Windows of users' training events, for recommenders that learn from item codes by gradient descent.
+
+    Attributes:
+        user: `[W]` user code of each window.
+        item: `[W, H]` item codes in time order, padded on the left with -1.
+        own: `[W, H]` true at events that no other window owns; the others are their context.
+        negative: `[W, H, N]` sampled items that are no training events of the user; of no meaning at padding.
+    """
+
+    user: Tensor
+    item: Tensor
+    own: Tensor
+    negative: Tensor
 
 
 @dataclass(frozen=True)
@@ -246,9 +266,11 @@ class EventBatch(Columns):
         item: `[E]` item code.
         users: number of users.
         items: size of the catalogue.
+        titles: of all items, by item code.
     """
 
     user: Tensor
     item: Tensor
     users: int
     items: int
+    titles: tuple[str, ...] = ()

@@ -161,10 +161,12 @@ class InteractionCollator:
 
     Args:
         text: knows the gains.
+        user_ids: ids by user code.
     """
 
-    def __init__(self, text: SlateText) -> None:
+    def __init__(self, text: SlateText, user_ids: Sequence[str] = ()) -> None:
         self.text = text
+        self.users = {user: code for code, user in enumerate(user_ids)}
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> Batch:
         """Collates groups of slates."""
@@ -174,7 +176,8 @@ class InteractionCollator:
         for row, slate in zip(history, slates, strict=True):
             if len(slate.history):
                 row[-len(slate.history) :] = torch.from_numpy(np.ascontiguousarray(slate.history))
-        return InteractionBatch(**shared_fields(self.text, slates), history=history)
+        user = torch.tensor([self.users.get(slate.user, -1) for slate in slates])
+        return InteractionBatch(**shared_fields(self.text, slates), history=history, user=user)
 
 
 def training_events(sequences: Sequences, _: object = None) -> EventBatch:
@@ -185,4 +188,5 @@ def training_events(sequences: Sequences, _: object = None) -> EventBatch:
         item=torch.from_numpy(sequences.item[seen]),
         users=len(sequences.user_ids),
         items=len(sequences.item_ids),
+        titles=tuple(sequences.titles),
     )

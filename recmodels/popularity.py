@@ -7,53 +7,26 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.batch import BatchFormat, EventBatch, InteractionBatch
-from datamodules.sources import InputError
-from recmodels.base import Kind, Recommender
+from datamodules.batch import EventBatch, InteractionBatch
+from recmodels.closed_form import ClosedForm
 
 
-class Popularity(Recommender):
+class Popularity(ClosedForm):
     """Scores an item by how often it was chosen in training.
 
     Args:
         cutoffs: the k of HR@k and NDCG@k.
     """
 
-    batch_format: ClassVar[BatchFormat] = "interactions"
-    kind: ClassVar[Kind] = "reference"
+    solved: ClassVar[tuple[str, ...]] = ("counts",)
+    counts: Tensor  # [I]
 
-    def __init__(self, cutoffs: tuple[int, ...] = (1, 3, 5, 10)) -> None:
-        super().__init__(cutoffs=cutoffs)
-        self.automatic_optimization = False
-        self.register_buffer("counts", torch.zeros(0))
+    def solve(self, events: EventBatch) -> dict[str, Tensor]:
+        """Counts all training events."""
+        return {"counts": item_counts(events.item, events.items)}
 
-    def kept_state(self) -> set[str]:
-        """The counts."""
-        return {"counts"}
-
-    def configure_optimizers(self) -> None:
-        """None: counting needs no optimiser."""
-
-    def training_step(self, batch: EventBatch, batch_idx: int) -> None:
-        """Counts all training events at once and ends the training."""
-        self.counts = item_counts(batch.item, batch.items)
-        self.trainer.should_stop = True
-
-    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Takes the catalogue's size from the checkpoint."""
-        state = checkpoint["state_dict"]
-        if isinstance(state, dict) and isinstance(counts := state.get("counts"), Tensor):
-            self.counts = torch.zeros_like(counts)
-        super().on_load_checkpoint(checkpoint)
-
-    def forward(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`: training events of each branch's item.
-
-        Raises:
-            InputError: the model has not been fitted.
-        """
-        if len(self.counts) == 0:
-            raise InputError("popularity has counted nothing; run fit first, or give --ckpt_path")
+    def score_branches(self, batch: InteractionBatch) -> Tensor:
+        """Scores `[B]`: training events of each branch's item."""
         return self.counts[batch.branch_item]
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any, cast
@@ -105,8 +104,7 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
     return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[:, -1])
 
 
-@functools.cache
-def _cache_argument(body: type[nn.Module]) -> str:
+def _cache_argument(body: nn.Module) -> str:
     """What an architecture calls its cache; transformers 5.24 began to rename it."""
     return "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
 
@@ -134,7 +132,7 @@ def forward(
         attention_mask=mask,
         position_ids=positions[0] + backbone.first_position,
         positions=positions,
-        **{_cache_argument(type(backbone.body)): cache},
+        **{_cache_argument(backbone.body): cache},
         use_cache=True,
         return_dict=True,
     )

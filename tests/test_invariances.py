@@ -35,9 +35,9 @@ REASON = os.environ.get("INSTRUCTREC_GOLDEN_REASON", "")
 TRAINED = sorted(
     name
     for name in recmodels.__all__
-    if getattr(recmodels, name).trains and getattr(recmodels, name).batch_format != "interactions"
+    if getattr(recmodels, name).trains and getattr(recmodels, name).kind != "reference"
 )
-NETWORKS = sorted(name for name in recmodels.__all__ if getattr(recmodels, name).batch_format != "interactions")
+NETWORKS = sorted(name for name in recmodels.__all__ if getattr(recmodels, name).kind != "reference")
 RANK_METRICS = {
     "hit_rate": metrics.hit_rate,
     "recall": metrics.recall,

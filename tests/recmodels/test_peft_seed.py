@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import yaml
 
-import peft
 from callbacks.training_guard import load_trained
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol

@@ -22,7 +22,7 @@ from datamodules.sources import InputError
 from recmodels.base import IdentityError, NonFiniteError, Recommender
 
 NAMES = sorted(recmodels.__all__)
-NETWORKS = [n for n in NAMES if getattr(recmodels, n).batch_format != "interactions"]
+NETWORKS = [n for n in NAMES if getattr(recmodels, n).kind != "reference"]
 TRAINED = [n for n in NETWORKS if getattr(recmodels, n).trains]
 CAUSAL = [n for n in TRAINED if getattr(recmodels, n).batch_format == "prompt_tree"]
 IDENTITY = (
