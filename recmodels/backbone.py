@@ -103,7 +103,7 @@ class Backbone(ABC):
         """
         for path, module in layer.named_modules():
             if "att" not in path.lower() and widths(module)[0] == self.width:
-                return module
+                return cast(nn.Module, module)
         raise InputError(f"no mlp input layer is known for backbone {self.name!r} ({self.family})")
 
     def output_layer(self, layer: nn.Module, block: Literal["attention", "mlp"]) -> tuple[nn.Module, str]:
