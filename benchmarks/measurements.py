@@ -100,7 +100,7 @@ def single_users(data: InstructionDataModule) -> list[Any]:
     return [loader.collate_fn([keys[place]]) for place in places]
 
 
-@torch.no_grad()
+@torch.inference_mode()  # as the trainer's test: its metrics are inference tensors
 def latency(model: Recommender, batches: Sequence[Any], context: Context) -> float:
     """Median seconds to rank one user's candidates, prompt included, after a warm-up.
 
@@ -168,11 +168,12 @@ def _forgetting(model: InstructionRecommender, context: Context) -> dict[str, fl
     ids = [tokenizer(text)["input_ids"] for text in passages()]
     with context():
         found = {"perplexity_after": perplexity(model.backbone, ids)}
-        if model.kind == "untuned":
-            found["perplexity_before"] = found["perplexity_after"]
-        else:
-            dtype: Precision = "bfloat16" if model.backbone.model.dtype == torch.bfloat16 else "float32"
-            fresh = load_causal(model.backbone_name, dtype)
-            fresh.model.to(model.device).eval()
+    if model.kind == "untuned":
+        found["perplexity_before"] = found["perplexity_after"]
+    else:
+        dtype: Precision = "bfloat16" if model.backbone.model.dtype == torch.bfloat16 else "float32"
+        fresh = load_causal(model.backbone_name, dtype)  # outside the context: its proof is exact in float32 only
+        fresh.model.to(model.device).eval()
+        with context():
             found["perplexity_before"] = perplexity(fresh, ids)
     return {name: value for name, value in found.items() if math.isfinite(value)}

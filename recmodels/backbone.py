@@ -103,7 +103,7 @@ class Backbone(ABC):
         """
         for path, module in layer.named_modules():
             if "att" not in path.lower() and widths(module)[0] == self.width:
-                return module
+                return cast(nn.Module, module)
         raise InputError(f"no mlp input layer is known for backbone {self.name!r} ({self.family})")
 
     def output_layer(self, layer: nn.Module, block: Literal["attention", "mlp"]) -> tuple[nn.Module, str]:
@@ -222,7 +222,9 @@ def checkpoint_blocks(backbone: Backbone) -> None:
             f"backbone {backbone.name!r} ({backbone.family}) knows no gradient checkpointing; leave"
             " model.gradient_checkpointing out and lower data.batch_size"
         )
-    backbone.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Its newer name, which older releases that we allow do not have.
+    enable = getattr(backbone.model, "activation_checkpointing_enable", backbone.model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def check_agreement(backbone: Backbone, layout: str, got: Tensor, expected: Tensor) -> None:

@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "LoRATuning": {"r": 2},
     "AdapterTuning": {"bottleneck": 2},
     "PrefixTuning": {"length": 2},
+    "PartialTuning": {"layers": 1},
 }
 METHODS = sorted(
     name
