@@ -182,7 +182,7 @@ for script in "$FAKE_SLURM"/script-*; do printf '%s|PENDING|\\n' "${script##*-}"
 """
 
 
-def test_a_queued_job_is_found_again_and_the_script_asks_for_what_was_asked(root, monkeypatch):
+def test_a_queued_job_is_found_again_and_the_script_asks_for_what_was_asked(root):
     pytest.importorskip("submitit")
     bin_folder = root / "bin"
     bin_folder.mkdir()
@@ -194,6 +194,7 @@ def test_a_queued_job_is_found_again_and_the_script_asks_for_what_was_asked(root
     wait_for(lambda: (root / "jobs" / "a.json").exists())
     runner.send_signal(signal.SIGINT)
     assert summary_of(runner)["left_running"] == ["a"]
+    (root / "asked").unlink(missing_ok=True)
     runner = start(root, "slurm", {"a": ()}, **environment)
     wait_for(lambda: (root / "asked").exists())
     (root / "runs" / "a").mkdir(parents=True)  # the job's turn: SLURM goes on saying that it waits
