@@ -56,6 +56,8 @@ class CellProcess:
         except BaseException:  # Ray cancels by KeyboardInterrupt
             self.stop()
             raise
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         return self._process.returncode
 
     def checkpoint(self) -> Any:

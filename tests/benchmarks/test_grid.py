@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks import grid, runner
 from benchmarks.grid import Cell, changed_file, expand, load_suite
-from benchmarks.launchers import Launcher
+from benchmarks.launchers import Launcher, choose_launcher
 from benchmarks.suite import AxisValue, Suite
 from datamodules.sources import InputError
 
@@ -356,9 +356,9 @@ def test_one_folder_holds_one_suite(benchmark, folder):
 
 def test_bad_options_are_refused(benchmark, folder):
     with pytest.raises(InputError, match=r"--launcher: no launcher 'lokal'; nearest: local"):
-        benchmark(launcher="lokal")
+        choose_launcher("lokal")
     with pytest.raises(InputError, match=r"--processes: at least 1, got 0"):
-        benchmark(processes=0)
+        choose_launcher("local", processes=0)
     (folder / "file").write_text("")
     with pytest.raises(InputError, match="file: not a folder"):
         runner.run_benchmark(folder / "suite.yaml", folder / "file")
