@@ -23,14 +23,15 @@ def run_command(command: str, arguments: list[str]) -> int:
     options = _parser(command).parse_args(arguments)
     try:
         if command == "benchmark":
+            from benchmarks.launchers import choose_launcher
             from benchmarks.runner import run_benchmark
 
             return run_benchmark(
                 options.suite,
                 options.out,
-                launcher=options.launcher,
-                processes=options.processes,
-                gpus=options.gpus,
+                launcher=choose_launcher(
+                    options.launcher, processes=options.processes, gpus=options.gpus, options=options.launcher_option
+                ),
                 dry_run=options.dry_run,
                 retry_failed=options.retry_failed,
                 max_cells=options.max_cells,
@@ -69,9 +70,18 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the results; the same one continues the grid"
     )
-    parser.add_argument("--launcher", default="local", help="where the cells run: local")
-    parser.add_argument("--processes", type=int, default=1, help="cells that run at a time")
-    parser.add_argument("--gpus", nargs="*", default=(), help="GPUs dealt out to the processes, by number")
+    parser.add_argument("--launcher", default="local", help="where the cells run: local, ray or slurm (default: local)")
+    parser.add_argument(
+        "--launcher-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="ray: address, num_cpus, num_gpus, memory (GiB); slurm: timeout_min, mem_gb, gpus_per_node, partition, ...",
+    )
+    parser.add_argument(
+        "--processes", type=int, help="cells that run at a time (default: 1; with ray and slurm as many as they take)"
+    )
+    parser.add_argument("--gpus", nargs="*", default=(), help="local: GPUs dealt out to the processes, by number")
     parser.add_argument("--dry-run", action="store_true", help="print the cells' commands and states; write nothing")
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
     parser.add_argument("--max-cells", type=int, default=10_000, help="refuse a larger grid")

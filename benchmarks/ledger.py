@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,9 +19,10 @@ import yaml
 
 from benchmarks.atomic import write_atomic
 from benchmarks.lease import Heartbeat, Lease, create_lease, drop_lease, has_guard, is_held, owns
+from benchmarks.leftovers import RESUMABLE, can_continue, clear
 from datamodules.sources import InputError
 
-__all__ = ["Ledger", "Stamp", "State", "can_continue", "write_atomic"]
+__all__ = ["Ledger", "Stamp", "State", "write_atomic"]
 
 State = Literal["waiting", "running", "finished", "failed"]
 Stamp = tuple[int, int]
@@ -108,7 +108,15 @@ class Ledger:
         record = self.record(cell)
         if record is not None:
             return "finished" if record["status"] == "finished" else "failed"
-        return "running" if is_held(self.folder(cell), stale=self._stale) else "waiting"
+        return "running" if self.is_held(cell) else "waiting"
+
+    def is_held(self, cell: str) -> bool:
+        """Tell whether a live runner works on a cell; writes nothing.
+
+        Args:
+            cell: Name of the cell.
+        """
+        return is_held(self.folder(cell), stale=self._stale)
 
     def stamp(self, cell: str) -> Stamp | None:
         """Return the identity of the record of a failed cell, to ask `acquire` for one more try; else None.
@@ -163,7 +171,7 @@ class Ledger:
         if has_guard(folder) or self.is_done(cell, retry=retry):
             self.release(lease)
             return None
-        _clear(folder, keep={lease.path.name, *(RESUMABLE if can_continue(folder) else ())})
+        clear(folder, keep={lease.path.name, *(RESUMABLE if can_continue(folder) else ())})
         return lease
 
     def release(self, lease: Lease) -> None:
@@ -265,35 +273,3 @@ class Ledger:
     def _identity(self, cell: str) -> Stamp:
         status = (self.folder(cell) / "record.json").stat()
         return status.st_mtime_ns, status.st_ino
-
-
-RESUMABLE = ("resume", "checkpoints")
-"""Folders of a run from which it is continued."""
-
-
-def can_continue(folder: Path) -> bool:
-    """Tell whether a run left a state in its folder from which `fit --ckpt_path last` continues.
-
-    Args:
-        folder: The run's folder.
-
-    Example:
-        >>> can_continue(Path("nowhere"))
-        False
-    """
-    return any((folder / "resume").glob("step-*.ckpt"))
-
-
-def _clear(folder: Path, keep: set[str]) -> None:
-    """Empty the folder of a cell but for what is kept.
-
-    The record goes first: a kill in between must not leave a cell that is done but has lost files.
-    """
-    (folder / "record.json").unlink(missing_ok=True)
-    for path in folder.iterdir():
-        if path.name in keep:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import shlex
 import sys
@@ -11,24 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.grid import MAX_CELLS, Cell, expand
-from benchmarks.launchers.local import Summary, run_local
+from benchmarks.launchers import Launcher, Summary
 from benchmarks.ledger import Ledger, State, write_atomic
 from benchmarks.progress import GridProgress
 from benchmarks.suite import Suite, load_suite
-from datamodules.sources import InputError
 
-__all__ = ["LAUNCHERS", "run_benchmark"]
+__all__ = ["run_benchmark"]
 
-LAUNCHERS = ("local",)
+LOCAL = Launcher("local")
 
 
 def run_benchmark(
     suite_path: Path,
     out: Path,
     *,
-    launcher: str = "local",
-    processes: int = 1,
-    gpus: Sequence[int | str] = (),
+    launcher: Launcher = LOCAL,
     dry_run: bool = False,
     retry_failed: bool = False,
     max_cells: int = MAX_CELLS,
@@ -39,9 +35,7 @@ def run_benchmark(
     Args:
         suite_path: The suite file.
         out: The results folder; the same folder continues a grid.
-        launcher: Where the cells run.
-        processes: Number of cells that run at a time.
-        gpus: Devices dealt out to the processes; none given, every run sees all.
+        launcher: Where the cells run, from `choose_launcher`.
         dry_run: Only print the commands and which cells are done; write nothing.
         retry_failed: Run the cells that failed before once more.
         max_cells: Largest number of cells.
@@ -62,9 +56,6 @@ def run_benchmark(
         tiny: 1 cell: 1 waiting
         waiting   instructrec fit --seed_everything=1 --name=tiny --out .../out/runs/1-...
     """
-    if launcher not in LAUNCHERS:
-        near = difflib.get_close_matches(launcher, LAUNCHERS, n=1, cutoff=0.0)[0]
-        raise InputError(f"--launcher: no launcher {launcher!r}; nearest: {near}")
     suite = load_suite(suite_path)
     cells = expand(suite, out, max_cells=max_cells, plugins=plugins)
     with Ledger(out.absolute()) as ledger:
@@ -77,11 +68,9 @@ def run_benchmark(
             return 0
         ledger.adopt_suite(suite.name, suite.text)
         _write_cells(suite, cells, ledger)
-        progress = GridProgress(len(cells), sys.stderr, processes=processes)
+        progress = GridProgress(len(cells), sys.stderr, processes=launcher.processes or 1)
         try:
-            summary = run_local(
-                cells, ledger, processes=processes, gpus=gpus, retry_failed=retry_failed, on_event=progress
-            )
+            summary = launcher.run(cells, ledger, retry_failed=retry_failed, on_event=progress)
         finally:
             progress.close()
         return _finish(suite, out, cells, ledger, summary)
@@ -122,6 +111,8 @@ def _finish(suite: Suite, out: Path, cells: Sequence[Cell], ledger: Ledger, summ
     again = f"instructrec benchmark {shlex.quote(str(suite.path))} --out {shlex.quote(str(out))}"
     if summary.stopped_by is not None:
         print(f"stopped by signal {summary.stopped_by}; finished runs are kept. Continue with: {again}")
+        if summary.left_running:
+            print(f"{len(summary.left_running)} submitted jobs go on without this runner; scancel ends them")
         return 1
     failed = [cell for cell in cells if ledger.state(cell.name) == "failed"]
     if (out / "runs").is_dir():

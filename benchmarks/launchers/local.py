@@ -8,18 +8,18 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Literal
 
 from benchmarks.grid import Cell, changed_file
+from benchmarks.launchers.signals import Signals
 from benchmarks.lease import Lease, host_name
-from benchmarks.ledger import Ledger, Stamp, can_continue
+from benchmarks.ledger import Ledger, Stamp
+from benchmarks.leftovers import can_continue
 from benchmarks.progress import Event, Running
 from benchmarks.suite import CHECKOUT
 from datamodules.sources import InputError
@@ -42,6 +42,7 @@ class Summary:
         skipped: Done before, or by another runner meanwhile.
         changed: Not run, because a config was edited after the grid was read.
         interrupted: A signal ended the run, not this runner; it waits to be continued.
+        left_running: Jobs that a scheduler goes on with after the runner's end.
         stopped_by: The signal that ended the runner early, else None.
     """
 
@@ -50,6 +51,7 @@ class Summary:
     skipped: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     interrupted: tuple[str, ...] = ()
+    left_running: tuple[str, ...] = ()
     stopped_by: int | None = None
 
 
@@ -63,6 +65,7 @@ def run_local(
     retry_failed: bool = False,
     on_event: Callable[[Event], None] | None = None,
     grace: float = 30.0,
+    wait_for_others: bool = True,
 ) -> Summary:
     """Run every cell that is not done; return when all are, here or by another runner on the same folder.
 
@@ -78,6 +81,7 @@ def run_local(
         retry_failed: Run the cells that failed before once more.
         on_event: Is told what happens, in the calling thread.
         grace: Seconds a run has to end after a signal.
+        wait_for_others: Wait for cells that other runners hold, and run those that they lose.
 
     Raises:
         InputError: ``processes`` is not positive, or a record in the folder is damaged.
@@ -93,8 +97,8 @@ def run_local(
     if processes < 1:
         raise InputError(f"--processes: at least 1, got {processes}")
     retry = {cell.name: ledger.stamp(cell.name) for cell in cells} if retry_failed else {}
-    with _Signals() as signals:
-        setup = _Setup(processes, tuple(map(str, gpus)), tuple(prefix), grace)
+    with Signals() as signals:
+        setup = _Setup(processes, tuple(map(str, gpus)), tuple(prefix), grace, wait_for_others)
         return _Pool(cells, ledger, setup, retry, on_event or _ignore).run(signals)
 
 
@@ -124,6 +128,7 @@ class _Setup:
     gpus: tuple[str, ...]
     prefix: tuple[str, ...]
     grace: float
+    wait_for_others: bool
 
 
 @dataclass(frozen=True)
@@ -148,29 +153,6 @@ class _Run:
             self.process.wait()
 
 
-class _Signals:
-    """Collects SIGINT and SIGTERM instead of dying of them; outside the main thread they cannot be caught."""
-
-    def __init__(self) -> None:
-        self.received: list[int] = []
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _Signals:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        self.received.append(number)
-
-
 class _Pool:
     def __init__(
         self,
@@ -190,17 +172,18 @@ class _Pool:
         kinds = ("finished", "failed", "skipped", "changed", "interrupted")
         self.ended: dict[str, list[str]] = {kind: [] for kind in kinds}
 
-    def run(self, signals: _Signals) -> Summary:
+    def run(self, signals: Signals) -> Summary:
         next_tick = time.monotonic() + _TICK
         try:
-            while not signals.received and (self.waiting or self.elsewhere or self.runs):
+            while not signals.received and (self.waiting or self.runs or self._waits_for_others()):
                 self._start_next()
                 self._reap(stopping=bool(signals.received))
                 if time.monotonic() >= next_tick:
                     next_tick = time.monotonic() + _TICK
                     self._tick()
-                    self.waiting += self.elsewhere
-                    self.elsewhere = []
+                    if self.setup.wait_for_others:
+                        self.waiting += self.elsewhere
+                        self.elsewhere = []
                 if len(self.runs) == self.setup.processes or not self.waiting:
                     time.sleep(0.05)
             if signals.received:
@@ -211,6 +194,9 @@ class _Pool:
                 self.ledger.release(run.lease)
         stopped_by = signals.received[0] if signals.received else None
         return Summary(**{kind: tuple(names) for kind, names in self.ended.items()}, stopped_by=stopped_by)
+
+    def _waits_for_others(self) -> bool:
+        return self.setup.wait_for_others and bool(self.elsewhere)
 
     def _start_next(self) -> None:
         if not self.waiting or len(self.runs) == self.setup.processes:
@@ -314,7 +300,7 @@ class _Pool:
             log.seek(max(0, os.fstat(log.fileno()).st_size - 8192))
             return log.read()
 
-    def _stop(self, signals: _Signals) -> None:
+    def _stop(self, signals: Signals) -> None:
         for run in self.runs:
             run.process.send_signal(signals.received[0])
         deadline = time.monotonic() + self.setup.grace

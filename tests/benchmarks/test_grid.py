@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from benchmarks import grid, runner
 from benchmarks.grid import Cell, changed_file, expand, load_suite
-from benchmarks.launchers import run_local
+from benchmarks.launchers import Launcher, choose_launcher
 from benchmarks.suite import AxisValue, Suite
 from datamodules.sources import InputError
 
@@ -307,13 +307,14 @@ def benchmark(folder, monkeypatch):
     """`run_benchmark` over two seeds, with a tiny script for the runs and a stand-in for the report."""
     (folder / "run.py").write_text(RUN)
     prefix = (sys.executable, "-I", "-S", str(folder / "run.py"))
-    monkeypatch.setattr(runner, "run_local", partial(run_local, prefix=prefix))
     report = ModuleType("benchmarks.report")
     paths = {"markdown": Path("leaderboard.md"), "html": Path("report.html")}
     report.write_report = lambda _: SimpleNamespace(text="| the table |", **paths)
     monkeypatch.setitem(sys.modules, "benchmarks.report", report)
     write(folder, "name: tiny\naxes: {seed_everything: [1, 2]}\n")
-    return partial(runner.run_benchmark, folder / "suite.yaml", folder / "out")
+    return partial(
+        runner.run_benchmark, folder / "suite.yaml", folder / "out", launcher=Launcher("local", prefix=prefix)
+    )
 
 
 def test_a_dry_run_prints_commands_and_writes_nothing(benchmark, folder, capsys):
@@ -355,9 +356,9 @@ def test_one_folder_holds_one_suite(benchmark, folder):
 
 def test_bad_options_are_refused(benchmark, folder):
     with pytest.raises(InputError, match=r"--launcher: no launcher 'lokal'; nearest: local"):
-        benchmark(launcher="lokal")
+        choose_launcher("lokal")
     with pytest.raises(InputError, match=r"--processes: at least 1, got 0"):
-        benchmark(processes=0)
+        choose_launcher("local", processes=0)
     (folder / "file").write_text("")
     with pytest.raises(InputError, match="file: not a folder"):
         runner.run_benchmark(folder / "suite.yaml", folder / "file")

@@ -1,0 +1,254 @@
+"""Runs the cells of a grid as jobs of a scheduler, which decides where and when.
+
+Each job is a runner of its own (`benchmarks.launchers.one_cell`), so what is done, held or failed is read from the
+results folder and never from the scheduler, whose word counts only where a job has left no record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from benchmarks.grid import Cell, changed_file
+from benchmarks.launchers.local import Summary
+from benchmarks.launchers.one_cell import command_for
+from benchmarks.launchers.signals import Signals
+from benchmarks.ledger import Ledger, Stamp
+from benchmarks.progress import Event, Running
+from datamodules.sources import InputError
+
+__all__ = ["Job", "Scheduler", "run_remote"]
+
+_TRIES = 3  # a node that goes away is no fault of the cell; a job that dies three times is
+_TICK = 1.0
+_IN_FLIGHT = 1000  # jobs submitted at a time where the user sets no number
+
+
+class Job(Protocol):
+    """A cell that a scheduler was given."""
+
+    def ended(self) -> str | None:
+        """Return None while the job waits or runs, else what the scheduler says of its end, ``""`` if nothing."""
+
+    def cancel(self, *, force: bool = False) -> None:
+        """Ask the job to end in order, or kill it."""
+
+
+class Scheduler(Protocol):
+    """Whoever has the machines.
+
+    Attributes:
+        jobs_survive: Jobs go on when the runner ends; they are then left alone, and found again.
+        answers_late: What it says of a job may be minutes old, so that a record ends the wait for it.
+    """
+
+    jobs_survive: bool
+    answers_late: bool
+
+    def submit(self, cell: Cell, command: Sequence[str]) -> Job:
+        """Give a cell to the scheduler."""
+
+
+@dataclass
+class _Submitted:
+    cell: Cell
+    job: Job
+    since: float
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+
+def run_remote(
+    cells: Sequence[Cell],
+    ledger: Ledger,
+    scheduler: Scheduler,
+    *,
+    prefix: Sequence[str],
+    processes: int | None = None,
+    retry_failed: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+    grace: float = 30.0,
+) -> Summary:
+    """Run every cell that is not done; return when all are, here or by another runner on the same folder.
+
+    Args:
+        cells: From `expand`.
+        ledger: Of the results folder, which the workers share.
+        scheduler: Where the cells run.
+        prefix: What runs in place of the command's first word, ``instructrec``.
+        processes: Jobs submitted at a time; None for as many as the scheduler takes.
+        retry_failed: Run the cells that failed before once more.
+        on_event: Is told what happens, in the calling thread.
+        grace: Seconds a run has to end after a signal.
+
+    Raises:
+        InputError: ``processes`` is not positive, or a record in the folder is damaged.
+    """
+    if processes is not None and processes < 1:
+        raise InputError(f"--processes: at least 1, got {processes}")
+    retry = {cell.name: ledger.stamp(cell.name) for cell in cells} if retry_failed else {}
+    with Signals() as signals:
+        setup = _Setup(processes or _IN_FLIGHT, tuple(prefix), grace)
+        return _Jobs(cells, ledger, scheduler, setup, retry, on_event or (lambda _: None)).run(signals)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    processes: int
+    prefix: tuple[str, ...]
+    grace: float
+
+
+class _Jobs:
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        ledger: Ledger,
+        scheduler: Scheduler,
+        setup: _Setup,
+        retry: dict[str, Stamp | None],
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.ledger = ledger
+        self.scheduler = scheduler
+        self.setup = setup
+        self.retry = retry
+        self.tell = on_event
+        self.waiting = deque(cells)
+        self.elsewhere: list[Cell] = []
+        self.jobs: list[_Submitted] = []
+        self.tries: Counter[str] = Counter()
+        kinds = ("finished", "failed", "skipped", "changed", "interrupted", "left_running")
+        self.ended: dict[str, list[str]] = {kind: [] for kind in kinds}
+
+    def run(self, signals: Signals) -> Summary:
+        next_tick = 0.0
+        try:
+            while not signals.received and (self.waiting or self.elsewhere or self.jobs):
+                while self.waiting and len(self.jobs) < self.setup.processes and not signals.received:
+                    self._submit_next()
+                self._reap()
+                if time.monotonic() >= next_tick:
+                    next_tick = time.monotonic() + _TICK
+                    self._tick()
+                    self.waiting += self.elsewhere
+                    self.elsewhere = []
+                time.sleep(0.1)
+            if signals.received:
+                self._stop(signals)
+        except BaseException:
+            for one in self.jobs if not self.scheduler.jobs_survive else []:
+                one.job.cancel(force=True)
+            raise
+        stopped_by = signals.received[0] if signals.received else None
+        return Summary(**{kind: tuple(names) for kind, names in self.ended.items()}, stopped_by=stopped_by)
+
+    def _submit_next(self) -> None:
+        cell = self.waiting.popleft()
+        if self._is_done(cell):
+            self.ended["skipped"].append(cell.name)
+            self.tell(Event("skipped", cell))
+        elif changed_file(cell) is not None:
+            self.ended["changed"].append(cell.name)
+        elif self.ledger.is_held(cell.name):
+            self.elsewhere.append(cell)
+        else:
+            command = command_for(
+                cell,
+                self.ledger.root,
+                prefix=self.setup.prefix,
+                retry=self.retry.get(cell.name),
+                grace=self.setup.grace,
+            )
+            self.jobs.append(_Submitted(cell, self.scheduler.submit(cell, command), time.monotonic()))
+            self.tell(Event("started", cell))
+
+    def _is_done(self, cell: Cell) -> bool:
+        return self.ledger.is_done(cell.name, retry=self.retry.get(cell.name))
+
+    def _reap(self, *, stopping: bool = False) -> None:
+        for one in list(self.jobs):
+            reason = one.job.ended()
+            if reason is None and not (self.scheduler.answers_late and self._has_let_go(one.cell)):
+                continue
+            self.jobs.remove(one)
+            self._settle(one, reason or "", stopping=stopping)
+
+    def _has_let_go(self, cell: Cell) -> bool:
+        """While the cell is held its record may be in the making, or about to be corrected."""
+        return not self.ledger.is_held(cell.name) and self._is_done(cell)
+
+    def _settle(self, one: _Submitted, reason: str, *, stopping: bool) -> None:
+        name = one.cell.name
+        if self._is_done(one.cell):
+            record = self.ledger.record(name) or {}
+            kind = "finished" if record.get("status") == "finished" else "failed"
+            self._end(kind, one, str(record.get("error") or "") if kind == "failed" else "")
+        elif stopping:
+            self.tell(Event("stopped", one.cell, one.seconds()))
+        elif changed_file(one.cell) is not None:
+            self.ended["changed"].append(name)
+        elif self.ledger.is_held(name):
+            self.elsewhere.append(one.cell)
+        else:
+            self._try_again(one, reason)
+
+    def _try_again(self, one: _Submitted, reason: str) -> None:
+        """A job has ended without a record: its node went away, it was preempted, or its runner cannot run there."""
+        name = one.cell.name
+        self.tries[name] += 1
+        if self.tries[name] < _TRIES:
+            self.waiting.append(one.cell)
+        elif self.ledger.is_interrupted(name):
+            self.ended["interrupted"].append(name)
+            self.tell(Event("stopped", one.cell, one.seconds()))
+        elif (lease := self.ledger.acquire(name, retry=self.retry.get(name))) is None:
+            self.elsewhere.append(one.cell)
+        else:
+            error = f"{_TRIES} jobs ended without a record; {reason or 'the scheduler says nothing'}"
+            self.ledger.write_record(lease, _failed_record(one.cell, error))
+            self._end("failed", one, error)
+
+    def _end(self, kind: Any, one: _Submitted, error: str) -> None:
+        self.ended[kind].append(one.cell.name)
+        self.tell(Event(kind, one.cell, one.seconds(), error))
+
+    def _stop(self, signals: Signals) -> None:
+        if self.scheduler.jobs_survive:
+            self._reap()
+            self.ended["left_running"] += [one.cell.name for one in self.jobs]
+            return
+        for one in self.jobs:
+            one.job.cancel()
+        deadline = time.monotonic() + self.setup.grace + 10.0
+        while self.jobs and time.monotonic() < deadline and len(signals.received) == 1:
+            self._reap(stopping=True)
+            time.sleep(0.1)
+        for one in self.jobs:
+            one.job.cancel(force=True)
+
+    def _tick(self) -> None:
+        running = [
+            Running(one.cell, self.ledger.folder(one.cell.name), one.seconds())
+            for one in self.jobs
+            if self.ledger.is_held(one.cell.name)
+        ]
+        self.tell(Event("tick", running=tuple(running), elsewhere=len(self.elsewhere)))
+
+
+def _failed_record(cell: Cell, error: str) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "status": "failed",
+        "error": error,
+        "cell": cell.name,
+        "name": cell.title,
+        "labels": dict(cell.labels),
+        "command": list(cell.command),
+        "host": os.uname().nodename,
+    }
