@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from datamodules.array_cache import Arrays, cached_arrays
@@ -67,7 +66,7 @@ def _packed(made: Sequences) -> Arrays:
     texts = {"user_ids": made.user_ids, "item_ids": made.item_ids, "titles": made.titles}
     told = {"description": made.description, "fingerprint": made.fingerprint, "history": made.history}
     arrays = {name: _bytes(value) for name, value in (texts | {"told": told}).items()}
-    arrays |= {name: getattr(made, name) for name in ("item", "rating", "start", "train_end", "timestamp")}
+    arrays |= {name: getattr(made, name) for name in ("item", "rating", "start", "train_end", "timestamp", "row")}
     if made.shots is not None:
         arrays["shots"] = made.shots
     for split in ("validation", "test"):
@@ -91,5 +90,5 @@ def _unpacked(arrays: Arrays) -> Sequences:
         )
         for split in ("validation", "test")
     }
-    columns = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp")}
+    columns = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp", "row")}
     return Sequences(**texts, **told, **columns, **splits, shots=arrays.get("shots"))

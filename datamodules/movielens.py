@@ -31,6 +31,7 @@ class MovieLens100K(InstructionDataModule):
         "en": {"noun": "movie", "nouns": "movies", "consumed": "watched"},
         "zh": {"noun": "电影", "nouns": "电影", "consumed": "看过"},
     }
+    columns: ClassVar[tuple[str, ...]] = ("title", "rating", "categories")
     source: ClassVar[PackageArchive] = PackageArchive(
         package="recbole",
         version="1.2.1",
@@ -51,7 +52,8 @@ class MovieLens100K(InstructionDataModule):
             events_file,
             {"user_id": "user", "item_id": "item", "rating": "rating", "timestamp": "timestamp"},
         )
-        items = read_atomic_file(items_file, {"item_id": "item", "movie_title": "title", "release_year": "year"})
+        fields = {"item_id": "item", "movie_title": "title", "release_year": "year", "class": "categories"}
+        items = read_atomic_file(items_file, fields).with_columns(pl.col("categories").str.split(" "))
         titles = [_ARTICLE.sub(r"\2 \1", title) for title in items["title"]]
         checksum = hashlib.sha256(events_file.read_bytes() + items_file.read_bytes()).hexdigest()
         return Interactions(

@@ -75,7 +75,8 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
             f"no user has an interaction in the test part of protocol.split {protocol.split} with another one before it"
         )
     rating = events.table["rating"].fill_null(np.nan).to_numpy()
-    shots = choose_shots(events.start, train_end, rating >= protocol.like_threshold, protocol)
+    context = events.table["context"].to_numpy() if "context" in events.table.columns else None
+    shots = choose_shots(events.start, train_end, rating >= protocol.like_threshold, protocol, context)
     statistics |= {"test_users": len(np.unique(test.user)), "eligible_users": eligible}
     titles = dict(zip(data.items["item"], data.items["title"], strict=True))
     return Sequences(
@@ -93,6 +94,7 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
         timestamp=events.timestamp,
         shots=shots,
         history=protocol.history,
+        row=events.table["row"].to_numpy().astype(np.int64) if "row" in events.table.columns else np.empty(0, np.int64),
     )
 
 
@@ -179,7 +181,8 @@ def _cases(
     """The frozen cases of a part, and how many users have one before a sample is taken."""
     places = case_places(events, parts, part, protocol)
     owner = np.searchsorted(events.start, places, side="right") - 1
-    keep = shown[places] > events.start[owner]  # a prompt without a history asks for nothing
+    # A prompt without a history asks for nothing, but where it is a request.
+    keep = (shown[places] > events.start[owner]) | ("query" in events.table.columns)
     places, owner = places[keep], owner[keep]
     users = np.unique(owner)
     count = protocol.test_users if part == TEST else protocol.validation_users
