@@ -268,6 +268,7 @@ def _describe(
             "tied_interactions": int(tied.sum()) / len(events),
             "users_with_ambiguous_last_item": len(ambiguous) / max(1, len(last_two)),
         },
+        **({"repairs": dict(data.repairs)} if data.repairs else {}),
     }
 
 
