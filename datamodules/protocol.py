@@ -257,6 +257,7 @@ def _describe(
         "history": protocol.history,
         "trained_on": "all but the test items" if protocol.fit_on_validation else "all but validation and test items",
         "statistics": statistics,
+        **({"repairs": dict(data.repairs)} if data.repairs else {}),
     } | ({"history_order": "shuffled"} if protocol.history_order == "shuffled" else {})
 
 

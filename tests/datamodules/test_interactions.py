@@ -178,6 +178,49 @@ def test_tables_of_any_origin_are_checked(column: str, value: pl.Expr, reason: s
         tables({column: value})
 
 
+EXTRA = {"review": ["good"], "query": ["space"], "split": ["test"], "candidates": [["i"]], "line": [9]}
+
+
+def test_optional_columns_and_profiles_are_kept() -> None:
+    events = tables().interactions.with_columns(**{k: pl.Series(v) for k, v in EXTRA.items()})
+    items = pl.DataFrame({"item": ["i"], "title": ["Alien"], "categories": [["Horror"]], "year": ["1979"]})
+    users = pl.DataFrame({"user": ["u"], "age": ["30"]})
+
+    data = Interactions(events, items, checksum="0", users=users, repairs={"duplicate events left out": 2})
+
+    assert data.interactions.row(0, named=True)["candidates"] == ["i"]
+    assert (data.users is users, data.repairs) == (True, {"duplicate events left out": 2})
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"split": "dev"}, "a.csv:9: split 'dev' is none of train, validation, test"),
+        ({"split": None}, "a.csv:9: split None is none of"),
+        ({"candidates": ["i", "j"]}, "a.csv:9: the candidates of user 'u' are not all in b.csv"),
+        ({"review": 3}, "a.csv:1: column 'review' is Int"),
+    ],
+)
+def test_optional_columns_are_checked_by_line(changed: dict[str, object], reason: str) -> None:
+    columns = {name: pl.Series([changed[name]] if name in changed else value) for name, value in EXTRA.items()}
+    columns["split"] = columns["split"].cast(pl.String)
+    items = pl.DataFrame({"item": ["i"], "title": ["Alien"]})
+
+    with pytest.raises(InputError) as error:
+        Interactions(
+            tables().interactions.with_columns(**columns), items, checksum="0", files=(Path("a.csv"), Path("b.csv"))
+        )
+
+    assert str(error.value).startswith(reason)
+
+
+def test_a_profile_that_stands_twice_is_refused() -> None:
+    data = tables()
+
+    with pytest.raises(InputError, match="users: user id 'u' stands more than once"):
+        Interactions(data.interactions, data.items, checksum="0", users=pl.DataFrame({"user": ["u", "u"]}))
+
+
 MUTATIONS = ("drop", "insert", "replace", "double line", "drop line", "swap", "cut", "drop field")
 STRANGE = (
     b"\t",
