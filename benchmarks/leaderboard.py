@@ -212,6 +212,8 @@ def _chance(headline: Sequence[str], task: str, candidates: int | None) -> dict[
     """Expected metrics of a random order of one relevant item among the candidates."""
     if task == "binary":
         return {"auc": 0.5}
+    if task == "rating":
+        return {}
     if not candidates or candidates < 1:
         return {}
     ranks = np.arange(1, candidates + 1)

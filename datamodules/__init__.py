@@ -7,11 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.banking77 import Banking77
+    from datamodules.dialmed import DialMed
+    from datamodules.intention_qa import IntentionQA
     from datamodules.movielens import MovieLens100K
+    from datamodules.tallrec import TALLRecBook, TALLRecMovie
 
-__all__ = ["MovieLens100K"]
+__all__ = ["Banking77", "DialMed", "IntentionQA", "MovieLens100K", "TALLRecBook", "TALLRecMovie"]
 
-_HOME = {"MovieLens100K": "movielens"}
+_HOME = {
+    "Banking77": "banking77",
+    "DialMed": "dialmed",
+    "IntentionQA": "intention_qa",
+    "MovieLens100K": "movielens",
+    "TALLRecBook": "tallrec",
+    "TALLRecMovie": "tallrec",
+}
 
 
 def __getattr__(name: str) -> Any:

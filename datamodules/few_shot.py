@@ -44,8 +44,9 @@ def choose_shots(
         return None
     owner = np.repeat(np.arange(len(train_end)), np.diff(start))
     place = np.arange(len(owner))
-    asked = True if context is None else ~context
-    target = place[(place > start[owner]) & (place < train_end[owner]) & asked]
+    # A user's first event is asked for only where data of single cases says so: a request alone is a prompt.
+    asked = place > start[owner] if context is None else ~context
+    target = place[asked & (place < train_end[owner])]
     if protocol.shots is None:
         return target
     if protocol.shots > len(target):

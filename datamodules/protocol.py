@@ -89,7 +89,7 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
         train_end=train_end,
         validation=validation,
         test=test,
-        description=_describe(protocol, statistics, parts, counts, test, shots),
+        description=_describe(protocol, statistics, parts, counts, test, shots, data.repairs),
         fingerprint=_fingerprint(data, protocol, validation, test, events, shots),
         timestamp=events.timestamp,
         shots=shots,
@@ -236,6 +236,7 @@ def _describe(
     counts: dict[str, Any],
     test: Cases,
     shots: Ints | None,
+    repairs: dict[str, int],
 ) -> dict[str, Any]:
     sampled = f"{protocol.candidates}, 1 + {protocol.negatives}, seed {protocol.seed}"
     named = {"full": "full catalogue", "published": "as published with the data"}
@@ -257,7 +258,7 @@ def _describe(
         "history": protocol.history,
         "trained_on": "all but the test items" if protocol.fit_on_validation else "all but validation and test items",
         "statistics": statistics,
-        **({"repairs": dict(data.repairs)} if data.repairs else {}),
+        **({"repairs": dict(repairs)} if repairs else {}),
     } | ({"history_order": "shuffled"} if protocol.history_order == "shuffled" else {})
 
 
