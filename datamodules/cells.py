@@ -88,7 +88,8 @@ def parse_cell(text: str) -> Cell:
     known = [*("P0", "P1", "P2"), *_INTENTIONS, *_FORMS]
     for code in codes:
         if code not in known:
-            near = difflib.get_close_matches(code, known, n=1, cutoff=0)[0]
+            alike = [each for each in known if each[0] == code[:1]]  # of the same axis
+            near = difflib.get_close_matches(code, alike or known, n=1, cutoff=0)[0]
             raise InputError(f"cell {text!r}: no code {code!r}; the nearest is {near!r} (there are {', '.join(known)})")
     preference = tuple(code for code in codes if code.startswith("P"))
     intentions = [code for code in codes if code in _INTENTIONS]

@@ -63,6 +63,11 @@ class Prompting:
         return self.template.cell
 
     @property
+    def plain(self) -> bool:
+        """Whether prompts tell the history's titles and nothing else."""
+        return (self.cell.preference, self.cell.intention) == ("implicit", "none")
+
+    @property
     def every(self) -> tuple[InstructionTemplate, ...]:
         """All wordings, the evaluated one first."""
         return (self.template, *self.others)
@@ -87,8 +92,11 @@ class Prompting:
         form = self.template.form
         if form in ("like", "rating") and batch_format != "prompt_tree":
             raise InputError(f"data.task {form!r} needs a model that answers in text; this one reads {batch_format}")
-        if self.choice is not None and batch_format == "tagged_text":
-            raise InputError(f"data.mixture needs a model that answers in text; this one reads {batch_format}")
+        if batch_format == "tagged_text" and (self.choice is not None or not self.plain):
+            raise InputError(
+                f"data.cell {self.cell} and mixtures need a model that answers in text; this one reads titles only, which"
+                " is preference 'implicit', intention 'none'"
+            )
         needed = {"yes_no": {"like"}, "rating": {"rating"}}.get(objective, self.forms)
         if not self.forms <= needed:
             raise InputError(
@@ -123,7 +131,7 @@ class Prompting:
         """What a run's record says beside the task form; empty for the plain cell P1,I0 in one wording."""
         cell = self.cell
         told: dict[str, Any] = {}
-        if (cell.preference, cell.intention) != ("implicit", "none"):
+        if not self.plain:
             told["cell"] = str(cell)
         if self.preference_rule:
             told["preference_from"] = self.preference_rule
