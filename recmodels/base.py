@@ -207,9 +207,7 @@ class Recommender(L.LightningModule, ABC):
         else:
             ranking.update(table, relevance, mask, scored.total_relevant, scored.candidates)
 
-    def _log_metrics(
-        self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics
-    ) -> None:
+    def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics) -> None:
         metric = next((each for each in (ranking, binary) if each.update_called), rating)
         if metric.update_called:
             values = metric.compute()  # the same on every process
