@@ -13,6 +13,11 @@ import numpy as np
 
 from datamodules.audit import Finding, audit
 from datamodules.audit_text import label_collisions, target_in_prompts
+from datamodules.frozen import frozen_sequences
+from datamodules.pretrained import check_backbone_name
+from datamodules.protocol import Sequences
+from datamodules.slate_text import SlateText
+from datamodules.slates import SlateMaker
 from datamodules.sources import InputError
 
 EPILOG = """\
@@ -36,16 +41,17 @@ def run_command(arguments: Sequence[str]) -> int:
     """
     try:
         data, options = _configured(list(arguments))
-        findings = findings_of(data)
+        if options.memorisation:
+            check_backbone_name(options.memorisation)
+        findings, made = findings_of(data)
         if options.memorisation:
             from benchmarks.probes import memorisation_findings, model_likelihood
 
             likelihood = model_likelihood(options.memorisation)
-            findings += memorisation_findings(data.sequences.titles, likelihood, options.memorisation)
-        statistics = data.sequences.description
-        print(table(findings, statistics, data.sequences.fingerprint))
+            findings += memorisation_findings(made.titles, likelihood, options.memorisation)
+        print(table(findings, made.description, made.fingerprint))
         if options.json:
-            write_json(options.json, findings, statistics, data.sequences.fingerprint)
+            write_json(options.json, findings, made.description, made.fingerprint)
             print(f"findings: {options.json}")
     except InputError as error:
         print(f"instructrec: {' '.join(str(error).split())}", file=sys.stderr)
@@ -53,29 +59,31 @@ def run_command(arguments: Sequence[str]) -> int:
     return int(any(finding.alarms for finding in findings))
 
 
-def findings_of(data: Any) -> list[Finding]:
-    """All checks and probes of a data module.
+def findings_of(data: Any) -> tuple[list[Finding], Sequences]:
+    """All checks and probes of a data module, and what they were made on; neither tokenizer nor weights are loaded.
 
     Args:
-        data: an `InstructionDataModule`; it is set up here.
+        data: an `InstructionDataModule`.
     """
     from benchmarks.probes import run_probes
 
-    data.setup()
-    made, text = data.sequences, data.collator.text
+    made = frozen_sequences(data.read(), data.protocol)
+    text = SlateText(made.titles, data.template, data.words[data.template.language], made.item_ids)
+    maker = SlateMaker(made, data.protocol, negatives=0, targets=1, seed=0)
     chosen = np.unique(np.linspace(0, len(made.test) - 1, min(500, len(made.test))).astype(int))
-    slates = [data.slates.evaluation(made.test, case) for case in chosen.tolist()]
+    slates = [maker.evaluation(made.test, case) for case in chosen.tolist()]
     pointwise = text.template.form == "like"
     rendered = [text.instruction(slate) for slate in slates]
     prompts = [f"{each.system}\n{each.user}" for each in rendered]
     shown = [[made.titles[item] for item in text.shown(slate)] for slate in slates]
     targets = ["" if pointwise else made.titles[slate.target] for slate in slates]
-    return [
+    findings = [
         *audit(made, data.protocol),
         target_in_prompts(prompts, shown, targets),
         label_collisions(text.template.answers, made.titles),
         *run_probes(made, data.protocol),
     ]
+    return findings, made
 
 
 def table(findings: Sequence[Finding], description: dict[str, Any], fingerprint: str) -> str:
@@ -144,9 +152,8 @@ def _configured(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
     parser.add_subclass_arguments(InstructionDataModule, "data", required=True, help="data set")
     config = parser.parse_args(rest)
     refuse_code(config.data)
-    config.data.init_args.batch_format = "interactions" if config.data.init_args.task != "like" else "prompt_tree"
     try:
-        made = parser.instantiate_classes(config)
+        made = parser.instantiate(config)
     except (ImportError, TypeError, ValueError) as error:
         told = first_input_error(error)
         raise told or InputError(f"the config cannot be built: {one_line(str(error), parser)}") from error

@@ -21,8 +21,8 @@ Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 """From history and candidates (ids as numbers) to a score for each candidate."""
 
 PROBES: dict[str, Scorer] = {
-    "constant": lambda history, offered: np.zeros(len(offered)),
-    "position only": lambda history, offered: -np.arange(len(offered), dtype=np.float64),
+    "constant": lambda _, offered: np.zeros(len(offered)),
+    "position only": lambda _, offered: -np.arange(len(offered), dtype=np.float64),
     "largest id plus one": lambda history, offered: -np.abs(offered - history.max() - 1).astype(np.float64),
 }
 LogLikelihood = Callable[[str, Sequence[str]], Sequence[float]]

@@ -119,9 +119,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             raise InputError(f"{owner} has no words for language {language!r}; it has {', '.join(self.words)}")
         self.prompting.check(batch_format, objective, protocol)
         self.protocol, self.data_dir, self.seed = protocol, data_dir, seed
-        self.targets_per_window, self.batch_size, self.eval_batch_size = targets_per_window, batch_size, eval_batch_size
-        self.row_tokens, self.num_workers, self.window_history = row_tokens, num_workers, window_history
-        self.backbone, self.batch_format, self.predict_file = backbone, batch_format, predict_file
+        self.targets_per_window, self.batch_size, self.predict_file = targets_per_window, batch_size, predict_file
+        self.eval_batch_size, self.row_tokens, self.num_workers = eval_batch_size, row_tokens, num_workers
+        self.window_history, self.backbone, self.batch_format = window_history, backbone, batch_format
         default = self.prompting.default_negatives(batch_format, objective, protocol)
         self.train_negatives = default if train_negatives is None else train_negatives
         check_slates(protocol, self.train_negatives, targets_per_window, seed)

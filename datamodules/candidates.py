@@ -173,7 +173,8 @@ def _own_pairs(wanted: Wanted, events: Events, protocol: Protocol, rows: slice) 
     row = np.repeat(np.arange(len(user)), count)
     place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + np.repeat(begin, count)
     pair = np.sort(row * len(events.item_ids) + events.item[place])
-    return pair[np.r_[True, pair[1:] != pair[:-1]][: len(pair)]]
+    distinct: Ints = pair[np.r_[True, pair[1:] != pair[:-1]][: len(pair)]]
+    return distinct
 
 
 def _check_room(

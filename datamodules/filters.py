@@ -17,7 +17,7 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.uint32]
 
 
-def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict[str, Any]]:
+def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict[str, Any], Codes]:
     """Removes low ratings, then users and items with too few events until none is left to remove.
 
     Items are removed from the catalogue as well, or candidates would be items that nobody chose.
@@ -27,7 +27,8 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
         protocol: `min_rating`, `user_core` and `item_core` are used.
 
     Returns:
-        The remaining tables, and counts before and after with what was removed; empty where no filter is set.
+        The remaining tables; counts before and after with what was removed, empty where no filter is set; and `[E]` codes
+        that are equal exactly for equal users.
 
     Raises:
         InputError: nothing remains, or ratings are missing.
@@ -35,12 +36,12 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
     Example:
         >>> events = {"user": list("aab"), "item": list("xyx"), "rating": [5.0] * 3, "timestamp": [1.0, 2.0, 3.0]}
         >>> data = Interactions(pl.DataFrame(events), pl.DataFrame({"item": ["x", "y"], "title": ["X", "Y"]}), "sum")
-        >>> kept, counts = filtered(data, Protocol(user_core=2))
+        >>> kept, counts, _ = filtered(data, Protocol(user_core=2))
         >>> kept.interactions["user"].to_list(), counts["removed"]["users"]
         (['a', 'a'], 1)
     """
     if protocol.min_rating is None and protocol.user_core == protocol.item_core == 1:
-        return data, {}
+        return data, {}, codes_of(data.interactions["user"])
     events = data.interactions
     if protocol.min_rating is None:
         row = np.arange(len(events))
@@ -49,7 +50,7 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
             raise InputError(f"protocol.min_rating is {protocol.min_rating}, and {missing} events have no rating")
         row = (events["rating"] >= protocol.min_rating).arg_true().to_numpy()
     # Codes: counting strings over and over would cost more than everything else.
-    user, item = (events[name].cast(pl.Categorical).to_physical().to_numpy() for name in ("user", "item"))
+    user, item = codes_of(events["user"]), codes_of(events["item"])
     before = _counts(user, item) | {"items": len(data.items)}
     row, rounds = _core(user, item, row, protocol.user_core, protocol.item_core)
     if len(row) == 0:
@@ -66,7 +67,20 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
     return (
         replace(data, interactions=events, items=items, files=()),  # lines no longer match rows
         {"before": before, "after": after, "removed": removed, "rounds": rounds},
+        user[row],
     )
+
+
+def codes_of(names: pl.Series) -> Codes:
+    """`[E]` whole numbers, equal exactly for equal names; in no order.
+
+    Example:
+        >>> a, b, c = codes_of(pl.Series(["x", "y", "x"]))
+        >>> bool(a == c), bool(a == b)
+        (True, False)
+    """
+    codes: Codes = names.cast(pl.Categorical).to_physical().to_numpy()
+    return codes
 
 
 def _core(user: Codes, item: Codes, row: Ints, users: int, items: int) -> tuple[Ints, int]:

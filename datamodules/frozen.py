@@ -33,7 +33,7 @@ def frozen_sequences(data: Interactions, protocol: Protocol, *, least: int = SMA
         least: smaller data is prepared anew.
 
     Example:
-        >>> import os, tempfile
+        >>> import os, tempfile, polars as pl
         >>> from unittest.mock import patch
         >>> events = {"user": ["a"] * 4, "item": list("xyzx"), "rating": [5.0] * 4, "timestamp": [1.0, 2.0, 3.0, 4.0]}
         >>> data = Interactions(pl.DataFrame(events), pl.DataFrame({"item": [*"xyz"], "title": [*"XYZ"]}), "sum")
@@ -65,7 +65,7 @@ def _digest(data: Interactions) -> str:
 def _packed(made: Sequences) -> Arrays:
     texts = {"user_ids": made.user_ids, "item_ids": made.item_ids, "titles": made.titles}
     told = {"description": made.description, "fingerprint": made.fingerprint, "history": made.history}
-    arrays = {name: _bytes(value) for name, value in (texts | {"told": told}).items()}
+    arrays: Arrays = {name: _bytes(value) for name, value in (texts | {"told": told}).items()}
     arrays |= {name: getattr(made, name) for name in ("item", "rating", "start", "train_end", "timestamp", "row")}
     if made.shots is not None:
         arrays["shots"] = made.shots
@@ -81,14 +81,13 @@ def _bytes(value: Sequence[str] | dict[str, Any]) -> NDArray[np.uint8]:
 
 
 def _unpacked(arrays: Arrays) -> Sequences:
-    texts = {name: json.loads(arrays[name].tobytes()) for name in ("user_ids", "item_ids", "titles", "told")}
-    told = texts.pop("told")
-    splits = {
-        split: Cases(
-            **{name: arrays[f"{split}.{name}"] for name in ("user", "target")},
-            **{name: arrays.get(f"{split}.{name}") for name in ("candidates", "history_end")},
-        )
-        for split in ("validation", "test")
+    texts: dict[str, Any] = {
+        name: json.loads(arrays[name].tobytes()) for name in ("user_ids", "item_ids", "titles", "told")
     }
-    columns = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp", "row")}
-    return Sequences(**texts, **told, **columns, **splits, shots=arrays.get("shots"))
+    told = texts.pop("told")
+    kept: dict[str, Any] = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp", "row")}
+    for split in ("validation", "test"):
+        names = ("user", "target", "candidates", "history_end")
+        columns: dict[str, Any] = {name: arrays.get(f"{split}.{name}") for name in names}
+        kept[split] = Cases(**columns)
+    return Sequences(**texts, **told, **kept, shots=arrays.get("shots"))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from datamodules.candidates import Wanted, by_weight, draw, published_lists, shuffled_lists, uniform
 from datamodules.few_shot import choose_shots
-from datamodules.filters import filtered, say_counts
+from datamodules.filters import Codes, filtered, say_counts
 from datamodules.interactions import Interactions
 from datamodules.retrieval import BM25, TwoTower, nearest, title_embeddings
 from datamodules.rules import Protocol, Ties
@@ -59,10 +59,10 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
     Raises:
         InputError: the data has not what the rules need: events to test on, a column, enough items.
     """
-    data, counts = filtered(data, protocol)
+    data, counts, users = filtered(data, protocol)
     if counts:
         say(say_counts(counts))
-    events = _ordered_events(data, protocol)
+    events = _ordered_events(data, protocol, users)
     statistics = _statistics(events, len(data.items))  # of the order in time
     parts = parts_of(events, protocol)
     events, parts, shown = _arranged(events, parts, protocol)
@@ -98,12 +98,11 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
     )
 
 
-def _ordered_events(data: Interactions, protocol: Protocol) -> Events:
+def _ordered_events(data: Interactions, protocol: Protocol, category: Codes) -> Events:
     """Codes users in order of first appearance and items in catalogue order, then sorts events by user and time."""
     rows = np.arange(len(data.interactions))
     item_ids = data.items["item"].to_list()
     item = data.interactions["item"].cast(pl.Enum(data.items["item"])).to_physical().to_numpy().astype(np.int64)
-    category = data.interactions["user"].cast(pl.Categorical).to_physical().to_numpy()
     first = np.full(int(category.max()) + 1, len(rows))
     first[category[::-1]] = rows[::-1]  # the earliest row of each is written last
     order = np.argsort(first, kind="stable")

@@ -96,7 +96,8 @@ class TwoTower(Retriever):
 
     def scores(self, history: Ints) -> NDArray[np.float64]:
         """`[I]` inner products with the history's mean."""
-        return (self.embeddings @ self.embeddings[history].sum(axis=0)).astype(np.float64)
+        near: NDArray[np.float64] = (self.embeddings @ self.embeddings[history].sum(axis=0)).astype(np.float64)
+        return near
 
 
 def title_embeddings(titles: Sequence[str], encoder: str = ENCODER) -> NDArray[np.float32]:

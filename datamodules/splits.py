@@ -117,7 +117,8 @@ def case_places(events: Events, parts: Parts, part: int, protocol: Protocol) -> 
         keep = np.r_[True, owner[1:] != owner[:-1]][: len(places)]
     else:
         keep = np.ones(len(places), dtype=bool)
-    return places[keep]
+    chosen: Ints = places[keep]
+    return chosen
 
 
 def _leave_one_out(events: Events) -> Parts:

@@ -90,7 +90,7 @@ def ours(path: Path, *, cache: bool = False, compare: bool = True) -> dict[str, 
     protocol = Protocol(user_core=CORE, item_core=CORE, negatives=NEGATIVES)
     made = frozen_sequences(data, protocol, least=1 if cache else 1 << 62)
     seconds = time.perf_counter() - began
-    found = {
+    found: dict[str, Any] = {
         "seconds": seconds,
         "peak_bytes": peak_memory(),
         "users": len(made.user_ids),
@@ -131,16 +131,16 @@ def theirs(path: Path) -> dict[str, Any]:
     coded = {user: [item_ids[item] for item in items] for user, items in sequences.items()}
     chance = random.Random(42)  # noqa: S311  # no secret
     cases = []
-    for user, items in coded.items():
-        if len(items) < 3:
+    for user, codes in coded.items():
+        if len(codes) < 3:
             continue
-        own = set(items)
-        for target in (items[-2], items[-1]):
+        own = set(codes)
+        for target in (codes[-2], codes[-1]):
             negatives: list[int] = []
             while len(negatives) < NEGATIVES:
-                item = chance.randrange(len(item_ids))
-                if item not in own and item not in negatives:
-                    negatives.append(item)
+                drawn = chance.randrange(len(item_ids))
+                if drawn not in own and drawn not in negatives:
+                    negatives.append(drawn)
             offered = [target, *negatives]
             chance.shuffle(offered)
             cases.append((user, target, offered))
