@@ -7,11 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.amazon_2014 import Amazon2014
+    from datamodules.amazon_2018 import Amazon2018
+    from datamodules.amazon_2023 import Amazon2023
     from datamodules.movielens import MovieLens100K
+    from datamodules.movielens_1m import MovieLens1M
+    from datamodules.movielens_csv import MovieLensCSV
+    from datamodules.p5_sequences import P5Sequences
 
-__all__ = ["MovieLens100K"]
+__all__ = [  # noqa: RUF022  # plain order, as a test compares it
+    "Amazon2014",
+    "Amazon2018",
+    "Amazon2023",
+    "MovieLens100K",
+    "MovieLens1M",
+    "MovieLensCSV",
+    "P5Sequences",
+]
 
-_HOME = {"MovieLens100K": "movielens"}
+_HOME = {
+    "Amazon2014": "amazon_2014",
+    "Amazon2018": "amazon_2018",
+    "Amazon2023": "amazon_2023",
+    "MovieLens100K": "movielens",
+    "MovieLens1M": "movielens_1m",
+    "MovieLensCSV": "movielens_csv",
+    "P5Sequences": "p5_sequences",
+}
 
 
 def __getattr__(name: str) -> Any:
