@@ -84,18 +84,26 @@ def _repair_untitled(
         done["events of items without title left out"] = int((~known).sum())
         if not known.any():
             raise InputError("no item of the interactions has a title; data.untitled=item_id shows ids instead")
+        if "candidates" in events.columns:
+            titled = pl.col("candidates").list.eval(pl.element().filter(pl.element().is_in(items["item"].implode())))
+            events = events.with_columns(titled)
         return events.filter(known), items
-    bare = events.filter(~known).select("item").unique(maintain_order=True).with_columns(title=pl.col("item"))
+    bare = _named(events).filter(~_named(events).is_in(items["item"].implode())).to_frame("item")
+    bare = bare.with_columns(title=pl.col("item"))
     return events, pl.concat([items, bare], how="diagonal")
 
 
-def _only_named(events: pl.DataFrame, items: pl.DataFrame, done: dict[str, int]) -> pl.DataFrame:
-    """Items that an event or a published candidate list names."""
-    named = events["item"].unique()
+def _named(events: pl.DataFrame) -> pl.Series:
+    """Items that an event or a published candidate list names, in the order of their first event."""
+    named = events["item"].rename("item")
     if "candidates" in events.columns:
-        offered = events["candidates"].drop_nulls().explode().drop_nulls().unique()
-        named = pl.concat([named.rename("item"), offered.rename("item")])
-    kept = items.filter(pl.col("item").is_in(named.implode()))
+        offered = events["candidates"].drop_nulls().explode().drop_nulls()
+        named = pl.concat([named, offered.rename("item")])
+    return named.unique(maintain_order=True)
+
+
+def _only_named(events: pl.DataFrame, items: pl.DataFrame, done: dict[str, int]) -> pl.DataFrame:
+    kept = items.filter(pl.col("item").is_in(_named(events).implode()))
     done["items without any event left out"] = len(items) - len(kept)
     return kept
 
