@@ -72,7 +72,7 @@ def findings_of(data: Any) -> tuple[list[Finding], Sequences]:
     maker = SlateMaker(made, data.protocol, negatives=0, targets=1, seed=0)
     chosen = np.unique(np.linspace(0, len(made.test) - 1, min(500, len(made.test))).astype(int))
     slates = [maker.evaluation(made.test, case) for case in chosen.tolist()]
-    pointwise = text.template.form == "like"
+    pointwise = text.template.form in ("like", "rating")
     rendered = [text.instruction(slate) for slate in slates]
     prompts = [f"{each.system}\n{each.user}" for each in rendered]
     shown = [[made.titles[item] for item in text.shown(slate)] for slate in slates]

@@ -27,7 +27,7 @@ class Banking77(InstructionDataModule):
         "en": {"noun": "help topic", "nouns": "help topics", "consumed": "opened"},
         "zh": {"noun": "帮助主题", "nouns": "帮助主题", "consumed": "查看过"},
     }
-    columns: ClassVar[tuple[str, ...]] = ("title", "query")
+    provides: ClassVar[tuple[str, ...]] = ("title", "query")
 
     def read(self) -> Interactions:
         """Reads `train.csv` and `test.csv`; the topic `card_arrival` becomes "card arrival"."""

@@ -76,7 +76,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     words: ClassVar[dict[str, dict[str, str]]]
     """The domain's words by language: `noun`, `nouns`, `consumed`."""
-    columns: ClassVar[tuple[str, ...]] = ("title", "rating")
+    provides: ClassVar[tuple[str, ...]] = ("title", "rating")
     """What the data has for instructions: of `title`, `rating`, `categories`, `review`, `query`, `profile`."""
 
     def __init__(
@@ -113,7 +113,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             raise InputError(f"data.data_dir {data_dir} is no folder")
         wanted = Wanted(cell, task, preference, intention, language, template, paraphrase, mixture, temperature, texts)
         owner = type(self).__name__
-        self.prompting = choose_prompting(wanted, self.columns, owner)
+        self.prompting = choose_prompting(wanted, self.provides, owner)
         self.template = self.prompting.template
         if language not in self.words:
             raise InputError(f"{owner} has no words for language {language!r}; it has {', '.join(self.words)}")

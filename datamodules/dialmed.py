@@ -28,7 +28,7 @@ class DialMed(InstructionDataModule):
         "en": {"noun": "drug", "nouns": "drugs", "consumed": "took"},
         "zh": {"noun": "药物", "nouns": "药物", "consumed": "用过"},
     }
-    columns: ClassVar[tuple[str, ...]] = ("title", "query")
+    provides: ClassVar[tuple[str, ...]] = ("title", "query")
 
     def read(self) -> Interactions:
         """Reads the dialogues and `label.json`, the drugs' names."""

@@ -230,9 +230,11 @@ def explicit_texts(
     columns = {NEEDS[rule] for rule in (preference_rule, intention_rule) if rule}
     for name, table in (("review", data.interactions), ("query", data.interactions), ("categories", data.items)):
         if name in columns and name not in table.columns:
-            raise InputError(f"the data promises a column {name!r} and its tables lack it")
+            raise InputError(
+                f"the data's tables have no column {name!r}; choose other rules by data.texts.preference and .intention"
+            )
     if "profile" in columns and data.users is None:
-        raise InputError("the data promises users' profiles and has no table of users")
+        raise InputError("the data has no table of users' profiles; choose another rule by data.texts.preference")
     events = {
         name: tuple(data.interactions[name].gather(pl.Series(sequences.row)).fill_null("").to_list())
         if name in columns

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -59,7 +60,7 @@ def interactions_of(
         >>> made.interactions.select("item", "context", "query").rows()
         [('a', True, None), ('b', False, 'something funny')]
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for case in cases:
         ratings = case.ratings or (None,) * len(case.history)
         for place, (item, rating) in enumerate(zip(case.history, ratings, strict=True)):
@@ -68,7 +69,7 @@ def interactions_of(
         candidates = list(case.candidates) or None
         last = (case.user, case.target, case.rating, float(len(case.history)))
         rows.append((*last, case.split, False, case.query or None, candidates))
-    schema = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
+    schema: dict[str, Any] = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
     schema |= {"split": pl.String, "context": pl.Boolean, "query": pl.String, "candidates": pl.List(pl.String)}
     table = pl.DataFrame(rows, schema=schema, orient="row")
     empty = [name for name in ("query", "candidates") if table[name].null_count() == len(table)]

@@ -28,13 +28,14 @@ class IntentionQA(InstructionDataModule):
         "en": {"noun": "product", "nouns": "products", "consumed": "bought"},
         "zh": {"noun": "商品", "nouns": "商品", "consumed": "买过"},
     }
-    columns: ClassVar[tuple[str, ...]] = ("title", "query")
+    provides: ClassVar[tuple[str, ...]] = ("title", "query")
 
     def read(self) -> Interactions:
         """Reads the questions; what stands before "because" in an intention is the same in all and goes."""
         folder = self.data_dir or locate("intentionqa", None, (_FILE,))
         file = folder / _FILE
-        cases, titles = [], {}
+        cases: list[GivenCase] = []
+        titles: dict[str, str] = {}
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
+from datamodules.raw_tables import finite, header_of, read_delimited
 from datamodules.sources import InputError
 
 Dtype = pl.DataType | type[pl.DataType]
@@ -135,15 +136,16 @@ def _require_columns(
             raise InputError(f"{what}: column {name!r} is {table.schema[name]}, must be {dtype}")
 
 
-def read_atomic_file(path: Path, columns: dict[str, str]) -> pl.DataFrame:
+def read_atomic_file(path: Path, columns: dict[str, str], lines: bool = False) -> pl.DataFrame:
     r"""Reads a RecBole atomic file: tab-separated, with a header of `name:type` fields.
 
     Args:
         path: the file, UTF-8 (a byte order mark and CRLF line ends are accepted).
         columns: which fields to keep and what to call them, `{"user_id": "user"}`.
+        lines: add the column `line`.
 
     Returns:
-        The columns in the given order; `float` fields as Float64, everything else as String.
+        The columns in the given order; `float` fields as Float64, everything else as String, null where it is empty.
 
     Raises:
         InputError: the file is not there or not UTF-8, a field is missing, or a row is malformed (named by line).
@@ -155,45 +157,15 @@ def read_atomic_file(path: Path, columns: dict[str, str]) -> pl.DataFrame:
         >>> read_atomic_file(path, {"user_id": "user", "rating": "rating"}).rows()
         [('7', 4.5)]
     """
-    lines = _read_lines(path)
-    header = lines[0].split("\t")
+    header = header_of(path, path, "\t", quoted=False)
     fields = [each.split(":")[0] for each in header]
-    types = {each.split(":")[0]: each.split(":")[-1] for each in header}
     for wanted in columns:
-        if wanted not in fields:
-            raise InputError(f"{path}:1: column {wanted!r} is missing; there are {', '.join(fields)}")
-    rows = [line.split("\t") for line in lines[1:]]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(fields):
-            raise InputError(f"{path}:{number}: {len(row)} fields, the header has {len(fields)}")
-    series = []
+        if fields.count(wanted) != 1:
+            trouble = "stands more than once" if wanted in fields else "is missing"
+            raise InputError(f"{path}:1: column {wanted!r} {trouble}; there are {', '.join(fields)[:300]}")
+    typed = {wanted: header[fields.index(wanted)] for wanted in columns}
+    table = read_delimited(path, {typed[wanted]: name for wanted, name in columns.items()}, separator="\t")
     for wanted, name in columns.items():
-        place = fields.index(wanted)
-        text = pl.Series(name, [row[place] for row in rows], dtype=pl.String)
-        series.append(_to_float(text, path) if types[wanted] == "float" else text)
-    return pl.DataFrame(series)
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8") from error
-    # Only \n and \r\n end a line: a title may hold other separators that str.splitlines would break at.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise InputError(f"{path}: the file is empty")
-    return lines
-
-
-def _to_float(text: pl.Series, path: Path) -> pl.Series:
-    value = text.cast(pl.Float64, strict=False)
-    bad = (value.is_null() | value.is_nan() | value.is_infinite()).arg_true()
-    if len(bad):
-        raise InputError(f"{path}:{int(bad[0]) + 2}: {text.name} is {text[int(bad[0])]!r}, not a finite number")
-    return value
+        if typed[wanted].endswith(":float"):
+            table = finite(table, name, path)
+    return table.drop("line") if not lines else table

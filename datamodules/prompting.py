@@ -166,7 +166,8 @@ def choose_prompting(wanted: Wanted, columns: Sequence[str], owner: str) -> Prom
         parts = {template.id: mixed.get(template.id, 0.0)} | {other.id: mixed[other.id] for other in others}
         choice = mixture_of(parts, 0)
     made = Prompting(template, others, choice, texts=wanted.texts)
-    return replace(made, **_rules(made, wanted, columns, owner))
+    preference_rule, intention_rule = _rules(made, wanted.texts, columns, owner)
+    return replace(made, preference_rule=preference_rule, intention_rule=intention_rule)
 
 
 def _evaluated(wanted: Wanted) -> InstructionTemplate:
@@ -227,25 +228,24 @@ def _spread(parts: Mapping[str, float], language: str) -> dict[str, float]:
     return made
 
 
-def _rules(made: Prompting, wanted: Wanted, columns: Sequence[str], owner: str) -> dict[str, str]:
+def _rules(made: Prompting, asked: TextRules, columns: Sequence[str], owner: str) -> tuple[str, str]:
     """How preferences and intentions come about; refuses what the data cannot give."""
     uses = {name for template in made.every for name in template.uses}
     if ("rated" in uses or {"like", "rating"} & made.forms) and "rating" not in columns:
         raise InputError(f"task {made.template.form!r} needs rating, and {owner} has {', '.join(columns)}")
-    rules = {}
+    preference = intention = ""
     by_preference = any(template.searches_preference for template in made.every)
     if "preference" in uses or by_preference:
-        rules["preference_rule"] = choose_rule("preference", wanted.texts.preference, columns, owner)
-    elif wanted.texts.preference is not None:
-        raise InputError(f"data.texts.preference is {wanted.texts.preference!r}, and no prompt tells a preference")
+        preference = choose_rule("preference", asked.preference, columns, owner)
+    elif asked.preference is not None:
+        raise InputError(f"data.texts.preference is {asked.preference!r}, and no prompt tells a preference")
     intentions = {t.cell.intention for t in made.every if t.cell is not None} - {"none", "preference"}
-    if len(intentions) > 1 and wanted.texts.intention is None:
+    if len(intentions) > 1 and asked.intention is None:
         raise InputError("a mixture of vague and specific intentions needs data.texts.intention, one rule for both")
     if intentions or any(template.cell is None and "intention" in template.uses for template in made.every):
         kind = "vague" if "vague" in intentions else "specific"
-        asked = wanted.texts.intention
-        kind = "vague" if asked == "target_review" else "specific" if asked == "target_categories" else kind
-        rules["intention_rule"] = choose_rule(kind, asked, columns, owner)
-    elif wanted.texts.intention is not None:
-        raise InputError(f"data.texts.intention is {wanted.texts.intention!r}, and no prompt tells an intention")
-    return rules
+        kind = {"target_review": "vague", "target_categories": "specific"}.get(asked.intention or "", kind)
+        intention = choose_rule(kind, asked.intention, columns, owner)
+    elif asked.intention is not None:
+        raise InputError(f"data.texts.intention is {asked.intention!r}, and no prompt tells an intention")
+    return preference, intention

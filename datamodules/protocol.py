@@ -180,8 +180,9 @@ def _cases(
     """The frozen cases of a part, and how many users have one before a sample is taken."""
     places = case_places(events, parts, part, protocol)
     owner = np.searchsorted(events.start, places, side="right") - 1
-    # A prompt without a history asks for nothing, but where it is a request.
-    keep = (shown[places] > events.start[owner]) | ("query" in events.table.columns)
+    keep = shown[places] > events.start[owner]  # a prompt without a history asks for nothing, unless it is a request
+    if "query" in events.table.columns:
+        keep |= events.table["query"].is_not_null().to_numpy()[places]
     places, owner = places[keep], owner[keep]
     users = np.unique(owner)
     count = protocol.test_users if part == TEST else protocol.validation_users

@@ -133,7 +133,7 @@ def test_a_malformed_annotation_is_named_by_line(line: str, tmp_path: Path) -> N
 
 def test_a_promise_that_tables_do_not_keep_is_refused(data: Interactions) -> None:
     bare = replace(data, interactions=data.interactions.drop("review"), users=None)
-    with pytest.raises(InputError, match="promises a column 'review'"):
+    with pytest.raises(InputError, match="have no column 'review'"):
         texts_of(bare, preference="review")
     with pytest.raises(InputError, match="no table of users"):
         texts_of(bare, preference="profile")

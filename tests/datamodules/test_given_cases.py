@@ -15,7 +15,7 @@ from datamodules.intention_qa import IntentionQA
 from datamodules.protocol import Protocol
 from datamodules.sources import InputError
 from datamodules.tallrec import TALLRecBook, TALLRecMovie
-from tests.miniatures import write_case_data
+from tests.datamodules.case_miniatures import write_case_data
 
 PUBLISHED = Protocol(split="published", candidates="full", like_threshold=1)
 LISTED = Protocol(split="published", candidates="published")

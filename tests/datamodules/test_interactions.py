@@ -100,7 +100,11 @@ BAD_EVENTS: dict[str, tuple[bytes | str, int, str]] = {
     "unknown item": (EVENTS.replace("1\t30", "1\t31"), 4, "item '31' is not in"),
     "header only": (EVENTS.split("\n")[0], 1, "no interactions"),
     "not UTF-8": (EVENTS.encode().replace(b"3.5", b"\xff"), 3, "not UTF-8"),
-    "not UTF-8 after a byte order mark": (b"\xef\xbb\xbfuser_id:token\n\xff\n", 2, "not UTF-8"),
+    "not UTF-8 after a byte order mark": (
+        b"\xef\xbb\xbf" + EVENTS.encode().replace(b"3.5", b"\xff"),
+        3,
+        "not UTF-8",
+    ),
     "UTF-16": (EVENTS.encode("utf-16"), 1, "not UTF-8"),
 }
 BAD_ITEMS: dict[str, tuple[bytes | str, int, str]] = {
