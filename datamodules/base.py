@@ -29,6 +29,7 @@ from datamodules.pretrained import pretrained_folder
 from datamodules.prompting import Wanted, choose_prompting
 from datamodules.protocol import Cases, Protocol, Sequences
 from datamodules.requests import read_requests
+from datamodules.slate_text import SlateText
 from datamodules.slates import SlateMaker, WindowSampler, check_slates
 from datamodules.sources import InputError
 
@@ -151,8 +152,11 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002  # every stage needs the same frozen cases
         """Applies the protocol and makes the collator."""
-        if self._sequences is not None:
-            return
+        if self._sequences is None:
+            self.collator = make_collator(self.freeze(), self.batch_format, self.backbone, self.row_tokens)
+
+    def freeze(self) -> SlateText:
+        """Applies the protocol; returns what writes the prompts, before any tokenizer is loaded."""
         data = self.read()
         if self.prompting.preference_rule or self.prompting.intention_rule:
             data = replace(data, interactions=data.interactions.with_row_index("row"))
@@ -167,8 +171,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             least=1 if self.prompting.history_needed else 0,
             choice=self.prompting.choice and replace(self.prompting.choice, seed=self.seed),
         )
-        text = make_text(data, self._sequences, self.prompting, self.words[self.template.language])
-        self.collator = make_collator(text, self.batch_format, self.backbone, self.row_tokens)
+        return make_text(data, self._sequences, self.prompting, self.words[self.template.language])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.
