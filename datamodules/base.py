@@ -152,7 +152,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002  # every stage needs the same frozen cases
         """Applies the protocol and makes the collator."""
-        if self._sequences is None:
+        if not hasattr(self, "collator"):
             self.collator = make_collator(self.freeze(), self.batch_format, self.backbone, self.row_tokens)
 
     def freeze(self) -> SlateText:
