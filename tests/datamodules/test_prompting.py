@@ -171,3 +171,25 @@ def test_a_hot_mixture_is_level_and_a_cold_one_takes_the_largest() -> None:
     assert hot["a"] == pytest.approx(0.5, abs=1e-4)
     assert cold["b"] == pytest.approx(1.0)
     assert sum(hot.values()) == pytest.approx(1)
+
+
+def test_a_continued_mixture_trains_on_the_same_batches(mini_data: Path, tiny_causal: Path) -> None:
+    def batches(start: tuple[int, int], epoch: int) -> list[list[int]]:
+        data = MovieLens100K(
+            backbone=str(tiny_causal),
+            cell="P1,I0,T3",
+            protocol=Protocol(negatives=2),
+            mixture={"P1,I0,T3": 1, "P1,P2,I2,T2": 1, "thought_from_history": 1},
+            batch_size=2,
+            targets_per_window=3,
+        )
+        data.setup()
+        data._start = start
+        loader = data.train_dataloader()
+        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        return [[*batch.token.tolist(), *batch.label_token.tolist()] for batch in loader]
+
+    first, second = batches((0, 0), 0), batches((0, 0), 1)
+    assert batches((0, 3), 0) == first[3:]
+    assert batches((1, 2), 1) == second[2:]
+    assert sorted(map(len, first)) != sorted(map(len, second)), "each epoch has its own wordings"
