@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import unescape
 from typing import ClassVar
 
 from datamodules.base import InstructionDataModule
@@ -43,8 +44,9 @@ class IntentionQA(InstructionDataModule):
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                options, bought = [str(option) for option in row["options"].values()], str(row["item_a_name"])
-                right, told = str(row["options"][row["gold_ind"]]), str(row["assertion"])
+                options = [unescape(str(option)) for option in row["options"].values()]
+                bought, told = unescape(str(row["item_a_name"])), str(row["assertion"])
+                right = unescape(str(row["options"][row["gold_ind"]]))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(f"{file}:{number}: not a question of IntentionQA: {error}") from error
             titles |= {title: title for title in (bought, *options)}

@@ -141,6 +141,24 @@ def test_dialmed_trains_on_its_own_part_where_it_is_there(root: Path, tiny_causa
     assert whole.checksum != moved.checksum
 
 
+def test_a_new_customers_question_is_asked(root: Path, tiny_causal: Path, tmp_path: Path) -> None:
+    file = tmp_path / "users.jsonl"
+    file.write_text('{"history": [], "query": "My card is gone"}\n')
+    data = made("faq_banking77", tiny_causal, predict_file=file)
+    batch = next(iter(data.predict_dataloader()))
+    text = data.collator.text.instruction(data.requests[0].slate(0, 10))
+
+    assert "The user looks for: My card is gone." in text.user
+    assert len(batch.branch_item) == 8
+    for line, reason in (
+        ('{"history": []}', "history is empty"),
+        ('{"history": [], "query": 7}', "query must be a text"),
+    ):
+        file.write_text(line)
+        with pytest.raises(InputError, match=reason):
+            made("faq_banking77", tiny_causal, predict_file=file).predict_dataloader()
+
+
 @pytest.mark.parametrize(
     ("name", "file", "text", "reason"),
     [
