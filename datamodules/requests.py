@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class Request:
         """The request as a case without a known answer, with at most `limit` items of its history."""
         history = self.history[-limit:]
         unknown = np.zeros(len(history), dtype=bool)
-        told = {"intention": self.query, "preference": self.preference}
-        return Slate(number, self.user, history, unknown, self.candidates, -1, False, whole=self.whole, **told)
+        made = Slate(number, self.user, history, unknown, self.candidates, -1, False, whole=self.whole)
+        return replace(made, intention=self.query, preference=self.preference)
 
 
 def read_requests(path: Path, item_ids: list[str], titles: list[str]) -> list[Request]:

@@ -108,6 +108,9 @@ class SlateEncoder:
         return self.encoder.length(len(prompt), longest) - self.context
 
     def _prompts(self, slates: Sequence[Slate]) -> list[list[int]]:
+        for wording in {slate.wording for slate in slates}:
+            mine = [slate for slate in slates if slate.wording == wording]
+            self._pieces(mine[0]).prepare(mine)
         made = [self._pieces(slate).prompt(slate) for slate in slates]
         missing = [number for number, prompt in enumerate(made) if prompt is None]
         whole = self.pieces.whole([slates[number] for number in missing])

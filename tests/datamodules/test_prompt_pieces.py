@@ -280,3 +280,13 @@ def test_told_texts_are_pieces_too(kind: str, name: str) -> None:
         texts = {"preference": TEXTS[number % len(TEXTS)], "intention": TEXTS[number * 5 % len(TEXTS)]}
         slate = replace(slate_of(rng, len(TAME)), **texts)
         assert pieces.prompt(slate) == whole(pieces, slate)
+
+
+def test_texts_encoded_together_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.prompt_pieces._KEPT", 5)
+    pieces = PromptPieces(text_of("P1,P2,I1,T0.en.1", TAME), ChatEncoder(trained("gpt2")))
+    rng = np.random.default_rng(4)
+    slates = [replace(slate_of(rng, len(TAME)), preference=text, intention=text[::-1]) for text in TEXTS * 3]
+    pieces.prepare(slates)
+
+    assert [pieces.prompt(slate) for slate in slates] == [whole(pieces, slate) for slate in slates]
