@@ -12,6 +12,7 @@ instructrec: benchmark the ways of tuning a language model for recommendation
   instructrec validate|test -c MODEL.yaml -c DATA.yaml --ckpt_path RUN/checkpoints/best.ckpt        measure
   instructrec predict  -c MODEL.yaml -c DATA.yaml --ckpt_path CKPT --data.predict_file users.jsonl  rank for new users
   instructrec benchmark SUITE.yaml --out DIR [--dry-run]                                            run or continue a grid
+  instructrec annotate -c DATA.yaml --out FILE.jsonl [...]                                          texts by a language model
   instructrec audit    -c DATA.yaml [--json FILE]                                                   leaks and ties of the data
   instructrec perf     [NAME ...] --out FILE.json                                                   speed against peers
   instructrec report   DIR                                                                          tables, figures, page
@@ -38,6 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.grid_commands import run_command
 
         return run_command(command, arguments[1:])
+    if command == "annotate":
+        from benchmarks.annotate import run_command as run_annotate
+
+        return run_annotate(arguments[1:])
     if command == "audit":
         from benchmarks.audit import run_command as run_audit
 
@@ -56,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         return run_lightning(arguments)
     import difflib
 
-    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf", "audit", "export"]
+    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf", "audit", "annotate", "export"]
     near = difflib.get_close_matches(command, known, n=1, cutoff=0)[0]
     print(f"instructrec: no command {command!r}; the nearest is {near!r}", file=sys.stderr)
     return 2

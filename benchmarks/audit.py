@@ -13,10 +13,8 @@ import numpy as np
 
 from datamodules.audit import Finding, audit
 from datamodules.audit_text import label_collisions, target_in_prompts
-from datamodules.frozen import frozen_sequences
 from datamodules.pretrained import check_backbone_name
 from datamodules.protocol import Sequences
-from datamodules.slate_text import SlateText
 from datamodules.slates import SlateMaker
 from datamodules.sources import InputError
 
@@ -67,12 +65,11 @@ def findings_of(data: Any) -> tuple[list[Finding], Sequences]:
     """
     from benchmarks.probes import run_probes
 
-    made = frozen_sequences(data.read(), data.protocol)
-    text = SlateText(made.titles, data.template, data.words[data.template.language], made.item_ids)
+    text, made = data.freeze(), data.sequences
     maker = SlateMaker(made, data.protocol, negatives=0, targets=1, seed=0)
     chosen = np.unique(np.linspace(0, len(made.test) - 1, min(500, len(made.test))).astype(int))
     slates = [maker.evaluation(made.test, case) for case in chosen.tolist()]
-    pointwise = text.template.form == "like"
+    pointwise = text.template.form in ("like", "rating")
     rendered = [text.instruction(slate) for slate in slates]
     prompts = [f"{each.system}\n{each.user}" for each in rendered]
     shown = [[made.titles[item] for item in text.shown(slate)] for slate in slates]
@@ -130,31 +127,14 @@ def write_json(path: Path, findings: Sequence[Finding], description: dict[str, A
 
 
 def _configured(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
-    from benchmarks.allowed_imports import allow_imports, refuse_code
-    from benchmarks.cli import InstructRecParser, quieten
-    from benchmarks.config_errors import first_input_error, one_line
-    from benchmarks.raw_input import HELP, check_raw_input, take_plugins
-    from datamodules.base import InstructionDataModule
+    from benchmarks.data_config import configured_data
 
-    rest, plugins = take_plugins(arguments)
-    check_raw_input(rest)
-    allow_imports(plugins)
-    quieten()
-    parser = InstructRecParser(
-        prog="instructrec audit",
-        description="Looks for leaks in a data set and its frozen cases.",
-        epilog=f"{EPILOG}\n{HELP}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("-c", "--config", action="config", help="data config, such as configs/data/ml_100k.yaml")
-    parser.add_argument("--json", type=Path | None, default=None, help="also write the findings to this file")
-    parser.add_argument("--memorisation", type=str | None, default=None, help="causal backbone asked for the titles")
-    parser.add_subclass_arguments(InstructionDataModule, "data", required=True, help="data set")
-    config = parser.parse_args(rest)
-    refuse_code(config.data)
-    try:
-        made = parser.instantiate(config)
-    except (ImportError, TypeError, ValueError) as error:
-        told = first_input_error(error)
-        raise told or InputError(f"the config cannot be built: {one_line(str(error), parser)}") from error
-    return made.data, argparse.Namespace(json=config.json, memorisation=config.memorisation)
+    def add_options(parser: Any) -> None:
+        parser.add_argument("--json", type=Path | None, default=None, help="also write the findings to this file")
+        parser.add_argument(
+            "--memorisation", type=str | None, default=None, help="causal backbone asked for the titles"
+        )
+
+    told = "Looks for leaks in a data set and its frozen cases."
+    data, config = configured_data("audit", told, EPILOG, arguments, add_options)
+    return data, argparse.Namespace(json=config.json, memorisation=config.memorisation)

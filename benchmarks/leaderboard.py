@@ -23,7 +23,7 @@ class Table:
     """Rows of one protocol fingerprint, best first by the first headline metric.
 
     Attributes:
-        headline: metrics with a column of their own; the first is the main one, higher is better.
+        headline: metrics with a column of their own; the first is the main one, higher is better but for an error.
         compared: metric of the column of differences.
         chance: expected headline metrics of a random order.
     """
@@ -82,13 +82,14 @@ def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]
     runs = [run for seeds in methods.values() for run in seeds.values()]
     first, names = runs[0], sorted({name for run in runs for name in run.metrics})
     headline = _headline(names, first.task)
-    compared = headline[0] if first.task == "ranking" else "log_loss"
+    compared = {"binary": "log_loss", "rating": "mae"}.get(first.task, headline[0])
     rows = [
         build_row(_label(key, list(methods)), [seeds[s] for s in sorted(seeds, key=_seed_order)], headline)
         for key, seeds in methods.items()
     ]
     # A row without the main metric comes last: it is not known to be bad, but it cannot be placed.
-    rows.sort(key=lambda row: (-row.metrics.get(headline[0], -np.inf), row.name))
+    best_first = 1 if first.task == "rating" else -1
+    rows.sort(key=lambda row: (best_first * row.metrics.get(headline[0], best_first * np.inf), row.name))
     rows, notes = _with_differences(rows, compared)
     rows, reasons = _with_best(rows, headline[0], first.task)
     if reasons:
@@ -124,6 +125,8 @@ def _label(key: tuple[str, str, str], keys: Sequence[tuple[str, str, str]]) -> s
 def _headline(names: Iterable[str], task: str) -> tuple[str, ...]:
     if task == "binary":
         return ("auc", "log_loss")
+    if task == "rating":
+        return ("rmse", "mae")
     cutoffs = sorted({int(n.split("@")[1]) for n in names if re.fullmatch(r"hr@\d+", n)})
     cutoff = 5 if 5 in cutoffs or not cutoffs else cutoffs[0]
     return (f"hr@{cutoff}", f"ndcg@{cutoff}", "mrr")
@@ -175,6 +178,8 @@ def _with_best(rows: list[Row], main: str, task: str) -> tuple[list[Row], list[s
         reasons.append(f"untuned baselines, no learning-rate search is recorded for {', '.join(sorted(unsearched))}")
     if task == "binary":
         reasons.append("AUC has no per-case values for a paired test")
+    elif task == "rating":
+        reasons.append("RMSE has no per-case values for a paired test")
     elif (pair := _paired(top, second, main)) is None:
         reasons.append(f"{top.name} and {second.name} have no per-user values of the same users")
     elif pair.p_value >= LEVEL or pair.difference <= 0:
@@ -213,6 +218,8 @@ def _chance(headline: Sequence[str], task: str, candidates: int | None) -> dict[
     """Expected metrics of a random order of one relevant item among the candidates."""
     if task == "binary":
         return {"auc": 0.5}
+    if task == "rating":
+        return {}
     if not candidates or candidates < 1:
         return {}
     ranks = np.arange(1, candidates + 1)

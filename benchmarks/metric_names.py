@@ -14,6 +14,9 @@ DEFINITIONS = {
     "log_loss": "mean of -ln of the probability given to the true label (lower is better)",
     "brier": "mean squared distance of probability and label (lower is better)",
     "ece": "expected calibration error over reliability bins (lower is better)",
+    "rmse": "root of the mean squared error of the predicted rating (lower is better)",
+    "mse": "mean squared error of the predicted rating (lower is better)",
+    "mae": "mean absolute error of the predicted rating (lower is better)",
     "tie_rate": "share of users with two candidates of equal score (lower is better)",
 }
 

@@ -23,7 +23,7 @@ from datamodules.sources import InputError
 T = TypeVar("T")
 FORMAT = 1  # of record.json
 KINDS = ("reference", "tuned", "untuned")
-TASKS = ("ranking", "binary")
+TASKS = ("ranking", "binary", "rating")
 
 UNBOUNDED = ("log_loss",)
 

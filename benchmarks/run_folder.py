@@ -23,6 +23,7 @@ from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
 from recmodels import metrics
 from recmodels.base import Recommender
+from recmodels.rating import rating_values
 from recmodels.training import pad_branches
 
 PACKAGES = (
@@ -151,6 +152,10 @@ def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int,
         arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
         arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
         return arrays
+    if log.answers == "ratings":
+        value, _ = pad_branches(rating_values(columns["item"]), owner, len(starts) - 1, 0.0)
+        difference = ((table.double().softmax(1) * value).sum(1) - (relevance * value).sum(1)).numpy()
+        return arrays | {"mse": difference**2, "mae": np.abs(difference)}
     total = columns["total_relevant"]  # with those that retrieval missed
     for k in metrics.informative_cutoffs(cutoffs, int(columns["candidates"].max())):
         arrays[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total).numpy()

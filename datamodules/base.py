@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,26 +17,25 @@ from torch.utils.data import DataLoader
 
 from datamodules.batch import BatchFormat
 from datamodules.catalogue import CatalogueCollator
-from datamodules.chat import ChatEncoder
-from datamodules.collate import InteractionCollator, PromptTreeCollator, training_events
+from datamodules.cells import Intention, Preference, TaskForm
+from datamodules.collate import training_events
+from datamodules.collators import make_collator, make_text
 from datamodules.demonstrations import draw_demonstrations
-from datamodules.encoder_decoder import EncoderDecoderCollator
+from datamodules.explicit import TextRules
 from datamodules.frozen import frozen_sequences
-from datamodules.instructions import Language, TaskForm, default_template, find_template
+from datamodules.instructions import Language
 from datamodules.interactions import Interactions
 from datamodules.item_windows import training_batches
-from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader
-from datamodules.pretrained import context_length, is_encoder_decoder, load_tokenizer, pretrained_folder
+from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, check_least
+from datamodules.pretrained import pretrained_folder
+from datamodules.prompting import Wanted, choose_prompting
 from datamodules.protocol import Cases, Protocol, Sequences
 from datamodules.requests import read_requests
-from datamodules.slate_encoder import SlateEncoder
 from datamodules.slate_text import SlateText
 from datamodules.slates import SlateMaker, WindowSampler, check_slates
 from datamodules.sources import InputError
-from datamodules.tagged_text import TaggedTextCollator
 
 Split = Literal["validation", "test"]
-Collator = PromptTreeCollator | CatalogueCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
 
 
 class InstructionDataModule(L.LightningDataModule, ABC):
@@ -44,10 +44,21 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     A data set is one subclass: `read` and, for its language, `words`.
 
     Args:
-        task: task form: `matching` (T2: answer a title), `reranking` (T3: answer a title from a list in the prompt)
-            or `like` (T0: answer Yes or No to the next item).
+        task: task form: `matching` (T2: answer a title; the default), `reranking` (T3: answer a title from a list in the
+            prompt), `pairwise` (T1: from a list of two), `like` (T0: answer Yes or No to the next item) or `rating`
+            (answer with 1 to 5).
+        preference: what prompts tell of the past: `none` (P0), `implicit` (P1, titles; the default), `explicit` (P2, a
+            taste in words) or `both`.
+        intention: what they tell of the wish: `none` (I0, the default), `vague` (I1), `specific` (I2), or `preference`,
+            a taste in words in the place of a request.
+        cell: all three at once, by InstructRec's codes: `P1,I2,T3`.
         language: of the instruction templates, `en` or `zh`.
-        template: id of one template, such as `matching.en.2`; null takes the first of the task and language.
+        paraphrase: number of the wording; `seen` trains on all but the held-out one, and evaluates the first.
+        template: id of one template, such as `matching.en.2`, in place of cell and paraphrase.
+        mixture: trains on several cells, instructions that turn a task around, or templates, by weight; each user's
+            windows have one of them in an epoch. What is evaluated is still the cell.
+        temperature: weights of a mixture are raised to the power of 1 / temperature.
+        texts: how preferences and intentions are put in words.
         protocol: split, candidates, ties, history: what makes numbers comparable.
         targets_per_window: successive targets of a user trained together.
         window_history: `growing`, each of them after all events before it; `shared`, all after those before the first,
@@ -69,12 +80,21 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     words: ClassVar[dict[str, dict[str, str]]]
     """The domain's words by language: `noun`, `nouns`, `consumed`."""
+    provides: ClassVar[tuple[str, ...]] = ("title", "rating")
+    """What the data has for instructions: of `title`, `rating`, `categories`, `review`, `query`, `profile`."""
 
     def __init__(
         self,
-        task: TaskForm = "matching",
+        task: TaskForm | None = None,
+        preference: Preference | None = None,
+        intention: Intention | None = None,
+        cell: str | None = None,
         language: Language = "en",
+        paraphrase: int | Literal["seen"] = 1,
         template: str | None = None,
+        mixture: dict[str, float] | None = None,
+        temperature: float = 1.0,
+        texts: TextRules = TextRules(),  # noqa: B008  # frozen
         protocol: Protocol = Protocol(),  # noqa: B008  # frozen
         targets_per_window: int = 10,
         window_history: Literal["growing", "shared"] = "growing",
@@ -92,29 +112,22 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         shots: int = 0,
     ) -> None:
         super().__init__()
-        sizes = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "row_tokens": row_tokens}
-        for name, value, least in [*((n, v, 1) for n, v in sizes.items()), ("num_workers", num_workers, 0)]:
-            if value < least:
-                raise InputError(f"data.{name} is {value}, must be at least {least}")
+        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, row_tokens=row_tokens)
+        check_least(0, num_workers=num_workers)
         if data_dir is not None and not data_dir.is_dir():
             raise InputError(f"data.data_dir {data_dir} is no folder")
-        self.template = find_template(template) if template else default_template(task, language)
-        if self.template.form != task or self.template.language != language:
-            raise InputError(
-                f"data.template {template!r} does not fit data.task {task!r} and data.language {language!r}"
-            )
+        wanted = Wanted(cell, task, preference, intention, language, template, paraphrase, mixture, temperature, texts)
+        owner = type(self).__name__
+        self.prompting = choose_prompting(wanted, self.provides, owner)
+        self.template = self.prompting.template
         if language not in self.words:
-            raise InputError(
-                f"{type(self).__name__} has no words for language {language!r}; it has {', '.join(self.words)}"
-            )
-        if task == "like" and batch_format != "prompt_tree":
-            raise InputError(f"data.task 'like' needs a model that answers in text; this one reads {batch_format}")
+            raise InputError(f"{owner} has no words for language {language!r}; it has {', '.join(self.words)}")
+        self.prompting.check(batch_format, objective, protocol)
         self.protocol, self.data_dir, self.seed, self.shots = protocol, data_dir, seed, shots
         self.targets_per_window, self.batch_size, self.predict_file = targets_per_window, batch_size, predict_file
         self.eval_batch_size, self.row_tokens, self.num_workers = eval_batch_size, row_tokens, num_workers
         self.window_history, self.backbone, self.batch_format = window_history, backbone, batch_format
-        needs_negatives = batch_format == "tagged_text" or task == "reranking" or objective == "listwise"
-        default = protocol.negatives if needs_negatives and task != "like" else 0
+        default = self.prompting.default_negatives(batch_format, objective, protocol)
         self.train_negatives = default if train_negatives is None else train_negatives
         check_slates(protocol, self.train_negatives, targets_per_window, seed)
         self._sequences: Sequences | None = None
@@ -143,35 +156,23 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002  # every stage needs the same frozen cases
         """Applies the protocol and makes the collator."""
-        if self._sequences is not None:
-            return
-        data = self.read()
-        if "rating" in self.template.columns and data.interactions["rating"].null_count():
-            raise InputError(f"template {self.template.id!r} needs ratings, and {type(self).__name__} lacks some")
-        self._sequences = frozen_sequences(data, self.protocol)
-        shared = self.window_history == "shared"
-        sizes = (self.train_negatives, self.targets_per_window, self.seed)
-        self.slates = SlateMaker(self._sequences, self.protocol, *sizes, shared=shared)
-        self.collator = self._make_collator(self._sequences)
+        if not hasattr(self, "collator"):
+            text = self.freeze()
+            shown = draw_demonstrations(self.slates, text, self.shots, self.seed)
+            rest = (self.row_tokens, shown, self.sequences.user_ids)
+            self.collator = make_collator(text, self.batch_format, self.backbone, *rest)
 
-    def _make_collator(self, sequences: Sequences) -> Collator:
-        words = self.words[self.template.language]
-        text = SlateText(sequences.titles, self.template, words, sequences.item_ids)
-        if self.batch_format in ("interactions", "sequences"):
-            return InteractionCollator(text, sequences.user_ids)
-        if self.backbone is None:
-            raise InputError("data.backbone is not set; give the model's backbone")
-        tokenizer, context = load_tokenizer(self.backbone), context_length(self.backbone)
-        if self.batch_format == "tagged_text":
-            return TaggedTextCollator(text, tokenizer, context, self.row_tokens)
-        apart = is_encoder_decoder(self.backbone)
-        shown = draw_demonstrations(self.slates, text, self.shots, self.seed)
-        slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart, demonstrations=shown), context)
-        if apart:
-            return EncoderDecoderCollator(slates, self.row_tokens, tokenizer.pad_token_id)
-        trees = PromptTreeCollator(slates, self.row_tokens)
-        # A template that lists the candidates cannot list a catalogue.
-        return CatalogueCollator(trees, slates, tokenizer.pad_token_id) if self.template.form == "matching" else trees
+    def freeze(self) -> SlateText:
+        """Applies the protocol; returns what writes the prompts, before any tokenizer is loaded."""
+        data = self.read()
+        if self.prompting.preference_rule or self.prompting.intention_rule:
+            data = replace(data, interactions=data.interactions.with_row_index("row"))
+        self._sequences = frozen_sequences(data, self.protocol)
+        least, shared = int(self.prompting.history_needed), self.window_history == "shared"
+        choice = self.prompting.choice and replace(self.prompting.choice, seed=self.seed)
+        sizes = (self.train_negatives, self.targets_per_window, self.seed)
+        self.slates = SlateMaker(self._sequences, self.protocol, *sizes, shared=shared, least=least, choice=choice)
+        return make_text(data, self._sequences, self.prompting, self.words[self.template.language])
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.
@@ -217,7 +218,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         """
         if self.predict_file is None:
             raise InputError("predict needs --data.predict_file, a JSONL of users' histories")
-        if self.template.form == "like":
+        if self.template.form not in ("matching", "reranking"):
             raise InputError("predict ranks items; use --data.task=matching or reranking")
         self.requests = read_requests(self.predict_file, self.sequences.item_ids, self.sequences.titles)
         if any(request.whole for request in self.requests):
@@ -265,8 +266,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     @property
     def cases_kind(self) -> str:
-        """`ranking` of candidates, or `binary` answers."""
-        return "binary" if self.template.answers else "ranking"
+        """`ranking` of candidates, `binary` answers, or `rating` by number."""
+        return {"like": "binary", "rating": "rating"}.get(self.template.form, "ranking")
 
     @property
     def num_candidates(self) -> int:
@@ -279,12 +280,13 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     @property
     def description(self) -> dict[str, str]:
         """What the instructions add to the protocol."""
-        return {"task": self.template.form, "dataset": type(self).__name__}
+        return {"task": self.template.form, "dataset": type(self).__name__} | self.prompting.described()
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over the protocol's fingerprint and the task; results of unequal fingerprints share no table."""
-        return hashlib.sha256(f"{self.sequences.fingerprint}\0{self.cases_kind}".encode()).hexdigest()
+        """sha256 over the protocol's fingerprint, the task and the source of intentions: what results share in a table."""
+        told = self.prompting.fingerprinted()
+        return hashlib.sha256("\0".join([self.sequences.fingerprint, self.cases_kind, *told]).encode()).hexdigest()
 
     def user_of(self, split: Split, case: int) -> str:
         """The original id of a case's user."""

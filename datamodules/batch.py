@@ -20,7 +20,7 @@ BatchFormat = Literal["prompt_tree", "tagged_text", "interactions", "sequences"]
 encoder texts, or as plain item numbers: with all training events at once (`interactions`) or with windows of them
 (`sequences`)."""
 
-Answers = Literal["candidates", "fixed"]
+Answers = Literal["candidates", "fixed", "ratings"]
 
 SomeColumns = TypeVar("SomeColumns", bound="Columns")
 
@@ -55,9 +55,10 @@ class Batch(Columns):
     Attributes:
         case: `[U]` number of the case within its split; the key into per-user records.
         branch_case: `[B]` which case of this batch (0..U-1) a branch belongs to.
-        branch_item: `[B]` item code of the branch, or its place among fixed answers (0 Yes, 1 No).
-        relevance: `[B]` gain of the branch: 1 for the right answer, else 0.
-        answers: `candidates` to be ranked, or `fixed` ones (Yes, No) to be told apart.
+        branch_item: `[B]` item code of the branch, or its place among fixed answers (0 Yes, 1 No; 0 to 4 for ratings).
+        relevance: `[B]` gain of the branch: 1 for the right answer, else 0. Those of `ratings` add up to one, and their
+            mean answer is the rating: 3.5 is half 3 and half 4.
+        answers: `candidates` to be ranked, `fixed` ones (Yes, No) to be told apart, or `ratings` from 1.
     """
 
     case: Tensor

@@ -15,7 +15,9 @@ from datamodules.sources import InputError
 Ints = NDArray[np.int64]
 
 
-def choose_shots(start: Ints, train_end: Ints, liked: NDArray[np.bool_], protocol: Protocol) -> Ints | None:
+def choose_shots(
+    start: Ints, train_end: Ints, liked: NDArray[np.bool_], protocol: Protocol, context: NDArray[np.bool_] | None = None
+) -> Ints | None:
     """Places of the training targets that are kept, ascending; None keeps all.
 
     Within each label the targets stand in a random order that depends on the seed; the i-th of n has the quantile
@@ -27,6 +29,7 @@ def choose_shots(start: Ints, train_end: Ints, liked: NDArray[np.bool_], protoco
         train_end: `[U]` where each user's training events end.
         liked: `[E]` the label of each event.
         protocol: `shots` and `seed` are used.
+        context: `[E]` events that are shown and never asked for; None where there are no such events.
 
     Raises:
         InputError: there are fewer training examples than asked for.
@@ -37,11 +40,15 @@ def choose_shots(start: Ints, train_end: Ints, liked: NDArray[np.bool_], protoco
         >>> int(liked[few].sum()), set(few) <= set(choose_shots(np.array([0, 10]), np.array([10]), liked, Protocol(shots=8)))
         (2, True)
     """
-    if protocol.shots is None:
+    if protocol.shots is None and context is None:
         return None
     owner = np.repeat(np.arange(len(train_end)), np.diff(start))
     place = np.arange(len(owner))
-    target = place[(place > start[owner]) & (place < train_end[owner])]
+    # A user's first event is asked for only where data of single cases says so: a request alone is a prompt.
+    asked = place > start[owner] if context is None else ~context
+    target = place[asked & (place < train_end[owner])]
+    if protocol.shots is None:
+        return target
     if protocol.shots > len(target):
         raise InputError(f"protocol.shots is {protocol.shots}, and there are only {len(target)} training examples")
     key = generator(protocol.seed, "shots").random_raw(len(owner))[target]

@@ -66,7 +66,7 @@ def _packed(made: Sequences) -> Arrays:
     texts = {"user_ids": made.user_ids, "item_ids": made.item_ids, "titles": made.titles}
     told = {"description": made.description, "fingerprint": made.fingerprint, "history": made.history}
     arrays: Arrays = {name: _bytes(value) for name, value in (texts | {"told": told}).items()}
-    arrays |= {name: getattr(made, name) for name in ("item", "rating", "start", "train_end", "timestamp")}
+    arrays |= {name: getattr(made, name) for name in ("item", "rating", "start", "train_end", "timestamp", "row")}
     if made.shots is not None:
         arrays["shots"] = made.shots
     for split in ("validation", "test"):
@@ -85,7 +85,7 @@ def _unpacked(arrays: Arrays) -> Sequences:
         name: json.loads(arrays[name].tobytes()) for name in ("user_ids", "item_ids", "titles", "told")
     }
     told = texts.pop("told")
-    kept: dict[str, Any] = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp")}
+    kept: dict[str, Any] = {name: arrays[name] for name in ("item", "rating", "start", "train_end", "timestamp", "row")}
     for split in ("validation", "test"):
         names = ("user", "target", "candidates", "history_end")
         columns: dict[str, Any] = {name: arrays.get(f"{split}.{name}") for name in names}

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
+from datamodules.raw_tables import finite, header_of, read_delimited
 from datamodules.sources import InputError
 
-INTERACTION_COLUMNS = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
-ITEM_COLUMNS = {"item": pl.String, "title": pl.String}
+Dtype = pl.DataType | type[pl.DataType]
+INTERACTION_COLUMNS: dict[str, Dtype] = {
+    "user": pl.String,
+    "item": pl.String,
+    "rating": pl.Float64,
+    "timestamp": pl.Float64,
+}
+ITEM_COLUMNS: dict[str, Dtype] = {"item": pl.String, "title": pl.String}
+OPTIONAL_INTERACTION_COLUMNS: dict[str, Dtype] = {
+    "review": pl.String,
+    "query": pl.String,
+    "split": pl.String,
+    "candidates": pl.List(pl.String),
+    "line": pl.Int64,
+}
+OPTIONAL_ITEM_COLUMNS: dict[str, Dtype] = {
+    "categories": pl.List(pl.String),
+    "description": pl.String,
+    "brand": pl.String,
+    "year": pl.String,
+    "line": pl.Int64,
+}
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -20,44 +42,82 @@ class Interactions:
 
     Attributes:
         interactions: one row per event in file order: `user`, `item`, `rating` (null where the data has none),
-            `timestamp` (seconds, any origin; a number, never a string).
-        items: one row per item: `item`, `title`, further columns as the data has them.
-        checksum: sha256 over the raw files, part of the protocol fingerprint.
-        files: the raw files it was read from: the events' and the items', where each has one header line and then one
-            line for each row of its table, so that messages can name the line.
+            `timestamp` (seconds, any origin; a number, never a string; where the data has none, the file's order is
+            the order in time). It may have `review` and `query` (text of the event), `split` (the published one:
+            `train`, `validation` or `test`), `candidates` (published item ids that the event is ranked among) and
+            `line` (of the file).
+        items: one row per item: `item`, `title`. It may have `categories`, `description`, `brand`, `year`, `line`, and
+            further columns as the data has them.
+        checksum: sha256 over the raw files and how they are read, part of the protocol fingerprint.
+        files: the raw files it was read from: the events' and the items', so that messages can name the line: that of
+            the column `line`, else the row's own after one header line.
+        users: one row per user: `user` and the profile's columns, where the data has them.
+        repairs: what was changed while it was read, in words, and how often; part of the protocol's description.
     """
 
     interactions: pl.DataFrame
     items: pl.DataFrame
     checksum: str
     files: tuple[Path, ...] = ()
+    users: pl.DataFrame | None = None
+    repairs: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses tables that cannot be ranked on.
 
         Raises:
             InputError: a column is missing or of the wrong type, an id repeats, a title is empty, an event names
-                an unknown item, or a timestamp is missing.
+                an unknown item, split or candidate, or a timestamp is missing.
         """
         events, items = map(str, self.files) if len(self.files) == 2 else ("interactions", "items")
-        _require_columns(self.interactions, INTERACTION_COLUMNS, f"{events}:1")
-        _require_columns(self.items, ITEM_COLUMNS, f"{items}:1")
+        _require_columns(self.interactions, INTERACTION_COLUMNS, OPTIONAL_INTERACTION_COLUMNS, f"{events}:1")
+        _require_columns(self.items, ITEM_COLUMNS, OPTIONAL_ITEM_COLUMNS, f"{items}:1")
         if self.interactions.is_empty():
             raise InputError(f"{events}:1: there are no interactions")
+        self._check_items(items)
+        known = self.items["item"].implode()
+        self._refuse_event(
+            ~self.interactions["item"].is_in(known).fill_null(False), events, f"item {{item!r}} is not in {items}"
+        )
+        self._refuse_event(self.interactions["user"].is_null(), events, "there is no user")
+        time = self.interactions["timestamp"]
+        self._refuse_event(time.is_null() | time.is_nan(), events, "user {user!r} has no timestamp here")
+        if "split" in self.interactions.columns:
+            unknown = ~self.interactions["split"].is_in(SPLITS).fill_null(False)
+            self._refuse_event(unknown, events, f"split {{split!r}} is none of {', '.join(SPLITS)}")
+        if "candidates" in self.interactions.columns:
+            listed = self.interactions["candidates"]
+            strange = listed.list.eval(~pl.element().is_in(known)).list.any()
+            self._refuse_event(
+                strange.fill_null(False), events, f"the candidates of user {{user!r}} are not all in {items}"
+            )
+        if self.users is not None:
+            _require_columns(self.users, {"user": pl.String}, {}, "users")
+            row = _first(self.users["user"].is_null() | self.users["user"].is_duplicated())
+            if row is not None:
+                raise InputError(f"users: user id {self.users['user'][row]!r} stands more than once")
+
+    def _check_items(self, items: str) -> None:
         row = _first(self.items["item"].is_duplicated())
         if row is not None:
-            raise InputError(f"{items}:{row + 2}: item id {self.items['item'][row]!r} stands more than once")
+            raise InputError(
+                f"{items}:{_line(self.items, row)}: item id {self.items['item'][row]!r} stands more than once"
+            )
         title = self.items["title"]
         row = _first(title.is_null() | (title.str.strip_chars() == ""))
         if row is not None:
-            raise InputError(f"{items}:{row + 2}: item {self.items['item'][row]!r} has no title")
-        row = _first(~self.interactions["item"].is_in(self.items["item"].implode()).fill_null(False))
+            raise InputError(f"{items}:{_line(self.items, row)}: item {self.items['item'][row]!r} has no title")
+
+    def _refuse_event(self, wrong: pl.Series, events: str, reason: str) -> None:
+        row = _first(wrong)
         if row is not None:
-            raise InputError(f"{events}:{row + 2}: item {self.interactions['item'][row]!r} is not in {items}")
-        timestamp = self.interactions["timestamp"]
-        row = _first(timestamp.is_null() | timestamp.is_nan())
-        if row is not None:
-            raise InputError(f"{events}:{row + 2}: user {self.interactions['user'][row]!r} has no timestamp here")
+            told = reason.format(**self.interactions.row(row, named=True))
+            raise InputError(f"{events}:{_line(self.interactions, row)}: {told}")
+
+
+def _line(table: pl.DataFrame, row: int) -> int:
+    """The file's line of a row: the table's own column, else counted after one header line."""
+    return int(table["line"][row]) if "line" in table.columns else row + 2
 
 
 def _first(wrong: pl.Series) -> int | None:
@@ -65,23 +125,27 @@ def _first(wrong: pl.Series) -> int | None:
     return int(rows[0]) if len(rows) else None
 
 
-def _require_columns(table: pl.DataFrame, columns: Mapping[str, type[pl.DataType]], what: str) -> None:
-    for name, dtype in columns.items():
+def _require_columns(
+    table: pl.DataFrame, columns: Mapping[str, Dtype], optional: Mapping[str, Dtype], what: str
+) -> None:
+    for name in columns:
         if name not in table.columns:
             raise InputError(f"{what}: column {name!r} is missing; there are {', '.join(table.columns)}")
-        if table.schema[name] != dtype:
+    for name, dtype in {**columns, **optional}.items():
+        if name in table.columns and table.schema[name] != dtype:
             raise InputError(f"{what}: column {name!r} is {table.schema[name]}, must be {dtype}")
 
 
-def read_atomic_file(path: Path, columns: dict[str, str]) -> pl.DataFrame:
+def read_atomic_file(path: Path, columns: dict[str, str], lines: bool = False) -> pl.DataFrame:
     r"""Reads a RecBole atomic file: tab-separated, with a header of `name:type` fields.
 
     Args:
         path: the file, UTF-8 (a byte order mark and CRLF line ends are accepted).
         columns: which fields to keep and what to call them, `{"user_id": "user"}`.
+        lines: add the column `line`.
 
     Returns:
-        The columns in the given order; `float` fields as Float64, everything else as String.
+        The columns in the given order; `float` fields as Float64, everything else as String, null where it is empty.
 
     Raises:
         InputError: the file is not there or not UTF-8, a field is missing, or a row is malformed (named by line).
@@ -93,45 +157,15 @@ def read_atomic_file(path: Path, columns: dict[str, str]) -> pl.DataFrame:
         >>> read_atomic_file(path, {"user_id": "user", "rating": "rating"}).rows()
         [('7', 4.5)]
     """
-    lines = _read_lines(path)
-    header = lines[0].split("\t")
-    fields = [field.split(":")[0] for field in header]
-    types = {field.split(":")[0]: field.split(":")[-1] for field in header}
-    for field in columns:
-        if field not in fields:
-            raise InputError(f"{path}:1: column {field!r} is missing; there are {', '.join(fields)}")
-    rows = [line.split("\t") for line in lines[1:]]
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(fields):
-            raise InputError(f"{path}:{number}: {len(row)} fields, the header has {len(fields)}")
-    series = []
-    for field, name in columns.items():
-        place = fields.index(field)
-        text = pl.Series(name, [row[place] for row in rows], dtype=pl.String)
-        series.append(_to_float(text, path) if types[field] == "float" else text)
-    return pl.DataFrame(series)
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}:{line}: not UTF-8") from error
-    # Only \n and \r\n end a line: a title may hold other separators that str.splitlines would break at.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise InputError(f"{path}: the file is empty")
-    return lines
-
-
-def _to_float(text: pl.Series, path: Path) -> pl.Series:
-    value = text.cast(pl.Float64, strict=False)
-    bad = (value.is_null() | value.is_nan() | value.is_infinite()).arg_true()
-    if len(bad):
-        raise InputError(f"{path}:{int(bad[0]) + 2}: {text.name} is {text[int(bad[0])]!r}, not a finite number")
-    return value
+    header = header_of(path, path, "\t", quoted=False)
+    fields = [each.split(":")[0] for each in header]
+    for wanted in columns:
+        if fields.count(wanted) != 1:
+            trouble = "stands more than once" if wanted in fields else "is missing"
+            raise InputError(f"{path}:1: column {wanted!r} {trouble}; there are {', '.join(fields)[:300]}")
+    typed = {wanted: header[fields.index(wanted)] for wanted in columns}
+    table = read_delimited(path, {typed[wanted]: name for wanted, name in columns.items()}, separator="\t")
+    for wanted, name in columns.items():
+        if typed[wanted].endswith(":float"):
+            table = finite(table, name, path)
+    return table.drop("line") if not lines else table

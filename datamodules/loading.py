@@ -16,6 +16,21 @@ from datamodules.batch import Batch
 from datamodules.protocol import Cases
 from datamodules.requests import Request
 from datamodules.slates import Slate, SlateMaker
+from datamodules.sources import InputError
+
+
+def check_least(least: int, **numbers: int) -> None:
+    """Refuses options of a data module that are too small.
+
+    Raises:
+        InputError: a number is below `least`.
+
+    Example:
+        >>> check_least(1, batch_size=4)
+    """
+    for name, value in numbers.items():
+        if value < least:
+            raise InputError(f"data.{name} is {value}, must be at least {least}")
 
 
 class Collator(Protocol):

@@ -15,6 +15,24 @@ from datamodules.sources import PackageArchive, locate
 _ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|Il|El|Los|Das|Der|Die|L')$")
 
 
+def movie_titles(items: pl.DataFrame) -> pl.DataFrame:
+    """Takes "Godfather, The (1972)" with genres "Crime|Drama" apart into `title`, `year` and `categories`.
+
+    >>> movie_titles(pl.DataFrame({"title": ["Godfather, The (1972)"], "genres": ["Crime|Drama"]})).rows()
+    [('The Godfather', '1972', ['Crime', 'Drama'])]
+    """
+    parts = pl.col("title").str.extract_groups(r"(?s)^\s*(?P<name>.*?)\s*(?:\((?P<year>\d{4})[^()]*\))?\s*$")
+    items = items.with_columns(parts.alias("parts")).unnest("parts")
+    titles = [title and _ARTICLE.sub(r"\2 \1", title) for title in items["name"]]
+    genres = pl.when(pl.col("genres") != "(no genres listed)").then(pl.col("genres").str.split("|"))
+    return items.select(
+        pl.exclude("title", "name", "year", "genres"),
+        pl.Series("title", titles, dtype=pl.String),
+        pl.col("year"),
+        genres.alias("categories"),
+    )
+
+
 class MovieLens100K(InstructionDataModule):
     """MovieLens 100K: 943 users, 1,682 movies, 100,000 ratings from 1 to 5 (1997-98).
 
@@ -31,6 +49,7 @@ class MovieLens100K(InstructionDataModule):
         "en": {"noun": "movie", "nouns": "movies", "consumed": "watched"},
         "zh": {"noun": "电影", "nouns": "电影", "consumed": "看过"},
     }
+    provides: ClassVar[tuple[str, ...]] = ("title", "rating", "categories")
     source: ClassVar[PackageArchive] = PackageArchive(
         package="recbole",
         version="1.2.1",
@@ -51,12 +70,13 @@ class MovieLens100K(InstructionDataModule):
             events_file,
             {"user_id": "user", "item_id": "item", "rating": "rating", "timestamp": "timestamp"},
         )
-        items = read_atomic_file(items_file, {"item_id": "item", "movie_title": "title", "release_year": "year"})
-        titles = [_ARTICLE.sub(r"\2 \1", title) for title in items["title"]]
+        fields = {"item_id": "item", "movie_title": "title", "release_year": "year", "class": "categories"}
+        items = read_atomic_file(items_file, fields).with_columns(pl.col("categories").str.split(" "))
+        titles = [title and _ARTICLE.sub(r"\2 \1", title) for title in items["title"]]
         checksum = hashlib.sha256(events_file.read_bytes() + items_file.read_bytes()).hexdigest()
         return Interactions(
             interactions=events,
-            items=items.with_columns(pl.Series("title", titles)),
+            items=items.with_columns(pl.Series("title", titles, dtype=pl.String)),
             checksum=checksum,
             files=(events_file, items_file),
         )

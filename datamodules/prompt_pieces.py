@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from datamodules.title_tokens import Frame, TitleTokens, cuts_between
 
 _MARKS = range(0xF0000, 0xFFFFE)  # private characters that stand for titles
 _CUT = re.compile(r"(?<=\S)(?= )")
+_TEXTS = ("Drama", "rain (and 2 more), e.g. 'Noir'; x!", "安静的电影、雨")  # told by made-up cases
 _KEPT = 4096  # outlines, and texts between titles, that are kept
 
 
@@ -31,7 +32,7 @@ class Outline(NamedTuple):
 
     Attributes:
         head: ids before the first title.
-        slots: for each title its frame, which of the shown titles it is, and the ids between it and the next.
+        slots: for each title or text its frame, which of the shown ones it is, and the ids between it and the next.
     """
 
     head: list[int]
@@ -61,8 +62,9 @@ class PromptPieces:
         self.reason, frames = "", dict[Frame, None]()
         try:
             for slate in self._probes():
-                _, pieces = self._cut(self.text.shape(slate))
-                frames |= {piece[0]: None for piece in pieces if not isinstance(piece, str)}
+                shape = self.text.shape(slate)
+                pieces = [piece for piece in self._cut(shape)[1] if not isinstance(piece, str)]
+                frames |= {frame: None for frame, place in pieces if place < shape.titles}
         except _NoOutlineError as error:
             self.reason, frames = str(error), {}
         self.titles = TitleTokens(encoder.tokenizer, text.titles, list(frames))
@@ -79,15 +81,34 @@ class PromptPieces:
         if outline is None or not self.titles.blank.isdisjoint(items):
             return None
         ids = outline.head.copy()
+        texts = self.text.texts(slate) if self.text.told else ()
         for frame, place, tail in outline.slots:
-            ids += self.titles.framed(frame, items[place])
+            if place < len(items):
+                ids += self.titles.framed(frame, items[place])
+            else:
+                ids += self._ids(f"{frame.before}{texts[place - len(items)]}{frame.after}")
             ids += tail
         return ids
 
+    def prepare(self, slates: Sequence[Slate]) -> None:
+        """Encodes the texts that the prompts of slates tell in one call; one by one they take twice as long."""
+        if self.reason or not self.text.told:
+            return
+        found: dict[str, None] = {}
+        for slate in slates:
+            shape = self.text.shape(slate)
+            outline, texts = self._outline(shape), self.text.texts(slate)
+            told = [slot for slot in outline.slots if slot[1] >= shape.titles] if outline else []
+            found |= {f"{frame.before}{texts[place - shape.titles]}{frame.after}": None for frame, place, _ in told}
+        missing = [text for text in found if text not in self._texts]
+        if len(self._texts) + len(missing) > _KEPT:
+            self._texts.clear()
+            missing = list(found)
+        self._texts |= dict(zip(missing, self.encoder.encode_texts(missing), strict=True))
+
     def whole(self, slates: list[Slate]) -> list[list[int]]:
         """Ids of slates' prompts, encoded whole in one call."""
-        titles = self.text.titles
-        made = [self.text.prompt(self.text.shape(s), [titles[item] for item in self.text.shown(s)]) for s in slates]
+        made = [self.text.of(slate).question(slate) for slate in slates]
         ids = self.encoder.encode_texts([text for one in made for text in (one.system, one.user)])
         return [self.encoder.prompt_ids(*pair) for pair in zip(ids[::2], ids[1::2], strict=True)]
 
@@ -108,7 +129,7 @@ class PromptPieces:
         for piece in pieces:
             if isinstance(piece, str):
                 between[-1] += piece
-            elif piece[0] in self.titles.row:
+            elif piece[1] >= shape.titles or piece[0] in self.titles.row:
                 titles.append(piece)
                 between.append("")
             else:
@@ -128,8 +149,8 @@ class PromptPieces:
         return self._texts[text]
 
     def _cut(self, shape: Shape) -> tuple[str, list[str | tuple[Frame, int]]]:
-        """The system turn, and the user turn in pieces: texts, and titles as their frame and place."""
-        count = shape.history + shape.listed + shape.asked
+        """The system turn, and the user turn in pieces: texts, and titles (or told texts) as their frame and place."""
+        count = shape.titles + len(self.text.told)
         if count > len(_MARKS):
             raise _NoOutlineError(f"a prompt shows {count} titles")
         marks = {chr(mark): place for place, mark in enumerate(_MARKS[:count])}
@@ -157,8 +178,14 @@ class PromptPieces:
         for slate, whole in zip(probes, self.whole(probes), strict=True):
             _, pieces = self._cut(self.text.shape(slate))
             items = self.text.shown(slate)
+            told = self.text.texts(slate)
             texts = [
-                piece if isinstance(piece, str) else self.titles.text(piece[0], items[piece[1]]) for piece in pieces
+                piece
+                if isinstance(piece, str)
+                else self.titles.text(piece[0], items[piece[1]])
+                if piece[1] < len(items)
+                else f"{piece[0].before}{told[piece[1] - len(items)]}{piece[0].after}"
+                for piece in pieces
             ]
             if not cuts_between(tokenizer, texts):
                 return f"{name} joins a space to the text before it"
@@ -169,10 +196,20 @@ class PromptPieces:
     def _probes(self) -> Iterator[Slate]:
         """Made-up cases with short histories, which show every frame of a template."""
         draw = random.Random(0)  # noqa: S311
+        longest = 7 if self.text.ratings is None else min(7, len(self.text.ratings))
         for number in range(32):
-            history = draw.choices(range(len(self.text.titles)), k=number % 8)
+            history = draw.choices(range(len(self.text.titles)), k=min(number % 8, longest))
             candidates = draw.choices(range(len(self.text.titles)), k=1 + number // 8)
             liked = [draw.random() < 0.5 for _ in history]
             yield Slate(
-                -1, "", np.array(history, int), np.array(liked, bool), np.array(candidates), candidates[0], False
+                case=-1,
+                user="",
+                history=np.array(history, int),
+                liked=np.array(liked, bool),
+                candidates=np.array(candidates),
+                target=candidates[0],
+                target_liked=False,
+                begin=0 if self.text.template.form == "rating" else -1,
+                preference=draw.choice(_TEXTS),
+                intention=draw.choice(_TEXTS),
             )

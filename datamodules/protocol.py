@@ -75,7 +75,8 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
             f"no user has an interaction in the test part of protocol.split {protocol.split} with another one before it"
         )
     rating = events.table["rating"].fill_null(np.nan).to_numpy()
-    shots = choose_shots(events.start, train_end, rating >= protocol.like_threshold, protocol)
+    context = events.table["context"].to_numpy() if "context" in events.table.columns else None
+    shots = choose_shots(events.start, train_end, rating >= protocol.like_threshold, protocol, context)
     statistics |= {"test_users": len(np.unique(test.user)), "eligible_users": eligible}
     titles = dict(zip(data.items["item"], data.items["title"], strict=True))
     return Sequences(
@@ -88,11 +89,12 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
         train_end=train_end,
         validation=validation,
         test=test,
-        description=_describe(protocol, statistics, parts, counts, test, shots),
+        description=_describe(protocol, statistics, parts, counts, test, shots, data.repairs),
         fingerprint=_fingerprint(data, protocol, validation, test, events, shots),
         timestamp=events.timestamp,
         shots=shots,
         history=protocol.history,
+        row=events.table["row"].to_numpy().astype(np.int64) if "row" in events.table.columns else np.empty(0, np.int64),
     )
 
 
@@ -178,7 +180,9 @@ def _cases(
     """The frozen cases of a part, and how many users have one before a sample is taken."""
     places = case_places(events, parts, part, protocol)
     owner = np.searchsorted(events.start, places, side="right") - 1
-    keep = shown[places] > events.start[owner]  # a prompt without a history asks for nothing
+    keep = shown[places] > events.start[owner]  # a prompt without a history asks for nothing, unless it is a request
+    if "query" in events.table.columns:
+        keep |= events.table["query"].is_not_null().to_numpy()[places]
     places, owner = places[keep], owner[keep]
     users = np.unique(owner)
     count = protocol.test_users if part == TEST else protocol.validation_users
@@ -232,6 +236,7 @@ def _describe(
     counts: dict[str, Any],
     test: Cases,
     shots: Ints | None,
+    repairs: dict[str, int],
 ) -> dict[str, Any]:
     sampled = f"{protocol.candidates}, 1 + {protocol.negatives}, seed {protocol.seed}"
     named = {"full": "full catalogue", "published": "as published with the data"}
@@ -253,6 +258,7 @@ def _describe(
         "history": protocol.history,
         "trained_on": "all but the test items" if protocol.fit_on_validation else "all but validation and test items",
         "statistics": statistics,
+        **({"repairs": dict(repairs)} if repairs else {}),
     } | ({"history_order": "shuffled"} if protocol.history_order == "shuffled" else {})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,31 @@ class Request:
         history: item codes, oldest first.
         candidates: item codes to rank.
         whole: whether that is the catalogue without the history.
+        query: what the user asks for, in words.
+        preference: what the user likes, in words.
     """
 
     user: str
     history: Ints
     candidates: Ints
     whole: bool = False
+    query: str = ""
+    preference: str = ""
 
     def slate(self, number: int, limit: int) -> Slate:
         """The request as a case without a known answer, with at most `limit` items of its history."""
         history = self.history[-limit:]
         unknown = np.zeros(len(history), dtype=bool)
-        return Slate(number, self.user, history, unknown, self.candidates, -1, False, whole=self.whole)
+        made = Slate(number, self.user, history, unknown, self.candidates, -1, False, whole=self.whole)
+        return replace(made, intention=self.query, preference=self.preference)
 
 
 def read_requests(path: Path, item_ids: list[str], titles: list[str]) -> list[Request]:
     """Reads one JSON object a line: `{"user": "u1", "history": ["Fargo", "302"], "candidates": [...]}`.
 
     Items are named by id or by exact title; ids win. `user` defaults to the line number, `candidates` to the whole
-    catalogue without the history.
+    catalogue without the history. Texts `query` and `preference` are told where the instruction has a place for them;
+    with a query the history may be empty.
 
     Args:
         path: the file, UTF-8.
@@ -80,9 +86,14 @@ def _request(line: str, where: str, default: str, codes: dict[str, int], catalog
         raise InputError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict) or not isinstance(row.get("history"), list):
         raise InputError(f'{where}: must be an object with a list "history"')
-    unknown = set(row) - {"user", "history", "candidates"}
+    keys = ("user", "history", "candidates", "query", "preference")
+    unknown = set(row) - set(keys)
     if unknown:
-        raise InputError(f"{where}: unknown key {sorted(unknown)[0][:80]!r}; there are user, history, candidates")
+        raise InputError(f"{where}: unknown key {sorted(unknown)[0][:80]!r}; there are {', '.join(keys)}")
+    texts = {key: row.get(key) or "" for key in ("query", "preference")}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise InputError(f"{where}: {key} must be a text")
     history = _codes(row["history"], "history", where, codes)
     whole = row.get("candidates") is None
     if whole:
@@ -92,9 +103,11 @@ def _request(line: str, where: str, default: str, codes: dict[str, int], catalog
     else:
         candidates = _codes(row["candidates"], "candidates", where, codes)
         _refuse_repeats(row["candidates"], candidates, where)
-    if len(history) == 0 or len(candidates) == 0:
-        raise InputError(f"{where}: {'history' if len(history) == 0 else 'candidates'} is empty")
-    return Request(user=str(row.get("user", default)), history=history, candidates=candidates, whole=whole)
+    unasked = len(history) == 0 and not texts["query"]
+    if unasked or len(candidates) == 0:
+        raise InputError(f"{where}: {'history' if unasked else 'candidates'} is empty")
+    user = str(row.get("user", default))
+    return Request(user=user, history=history, candidates=candidates, whole=whole, **texts)
 
 
 def _refuse_repeats(names: list[Any], codes: Ints, where: str) -> None:

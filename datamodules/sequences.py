@@ -62,6 +62,7 @@ class Sequences:
         timestamp: `[E]` time of each event; empty where nobody asked.
         shots: places of the only training targets, ascending; None where all are.
         history: events that a prompt shows at most; bounds what training on `shots` sees.
+        row: `[E]` the data's own number of each event, its column `row`; empty where it has none.
     """
 
     user_ids: list[str]
@@ -78,6 +79,7 @@ class Sequences:
     timestamp: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     shots: Ints | None = None
     history: int = 10
+    row: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def owner(self) -> Ints:

@@ -28,11 +28,10 @@ class SlateEncoder:
         self.text, self.encoder, self.context = text, encoder, context
         self.pieces = PromptPieces(text, encoder)
         self.titles = self.pieces.titles
-        fixed = encoder.encode_texts(text.template.answers)
-        for answer, ids in zip(text.template.answers, fixed, strict=True):
-            if not ids:
-                raise InputError(f"the answer {answer!r} has no tokens under this tokenizer")
-        self._fixed = [encoder.answer_ids(ids) for ids in fixed]
+        self._others = {0: self.pieces}
+        self._fixed: dict[tuple[str, ...], list[list[int]]] = {}
+        for each in (text, *text.others):
+            _ = self._fixed_ids(each.template.answers)
 
     def encode(self, slates: Sequence[Slate]) -> list[EncodedInstruction]:
         """Prompts and answers of slates, in order.
@@ -53,10 +52,25 @@ class SlateEncoder:
         """
         return self._fitted(slates, [longest] * len(slates))
 
+    def _fixed_ids(self, answers: tuple[str, ...]) -> list[list[int]]:
+        if answers not in self._fixed:
+            made = self.encoder.encode_texts(answers)
+            for answer, ids in zip(answers, made, strict=True):
+                if not ids:
+                    raise InputError(f"the answer {answer!r} has no tokens under this tokenizer")
+            self._fixed[answers] = [self.encoder.answer_ids(ids) for ids in made]
+        return self._fixed[answers]
+
     def _answers(self, slate: Slate) -> list[list[int]]:
-        if self._fixed:
-            return self._fixed
-        items = slate.candidates.tolist()
+        text = self.text.of(slate)
+        if text.template.answers:
+            return self._fixed_ids(text.template.answers)
+        if text.template.answer:
+            written = self.encoder.encode_texts(text.answers(slate))
+            if not all(written):
+                raise InputError(f"user {slate.user!r}: the answer of {text.template.id} has no tokens")
+            return [self.encoder.answer_ids(ids) for ids in written]
+        items = text.candidates(slate).tolist()
         if not items:
             raise InputError(f"user {slate.user!r} has no candidates")
         texts = [self.titles.alone(item) for item in items]
@@ -94,9 +108,18 @@ class SlateEncoder:
         return self.encoder.length(len(prompt), longest) - self.context
 
     def _prompts(self, slates: Sequence[Slate]) -> list[list[int]]:
-        made = [self.pieces.prompt(slate) for slate in slates]
+        for wording in {slate.wording for slate in slates}:
+            mine = [slate for slate in slates if slate.wording == wording]
+            self._pieces(mine[0]).prepare(mine)
+        made = [self._pieces(slate).prompt(slate) for slate in slates]
         missing = [number for number, prompt in enumerate(made) if prompt is None]
         whole = self.pieces.whole([slates[number] for number in missing])
         for number, prompt in zip(missing, whole, strict=True):
             made[number] = prompt
         return [prompt for prompt in made if prompt is not None]
+
+    def _pieces(self, slate: Slate) -> PromptPieces:
+        """The pieces of a slate's wording; those of a mixture's others are made when they are needed."""
+        if slate.wording not in self._others:
+            self._others[slate.wording] = PromptPieces(self.text.of(slate), self.encoder)
+        return self._others[slate.wording]

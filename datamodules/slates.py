@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from datamodules.mixture import Mixture
 from datamodules.protocol import Cases, Protocol, Sequences
 from datamodules.sources import InputError
 
@@ -31,6 +32,11 @@ class Slate:
         target: item code of the true one; -1 where nobody knows it.
         target_liked: whether the user liked the true one.
         whole: whether the candidates are the whole catalogue, but for items the case leaves out.
+        begin: place of the first shown event in `Sequences.item`; -1 where the history is no part of it.
+        place: place of the true event there; -1 likewise.
+        wording: number of the template among those of a mixture.
+        preference: the user's taste in words, where the case itself brings it.
+        intention: what the user asks for, likewise.
     """
 
     case: int
@@ -41,10 +47,16 @@ class Slate:
     target: int
     target_liked: bool
     whole: bool = False
+    begin: int = -1
+    place: int = -1
+    wording: int = 0
+    preference: str = ""
+    intention: str = ""
 
     def without_oldest(self, count: int) -> Slate:
         """The slate with a shorter history."""
-        return replace(self, history=self.history[count:], liked=self.liked[count:])
+        begin = self.begin + count if self.begin >= 0 else -1
+        return replace(self, history=self.history[count:], liked=self.liked[count:], begin=begin)
 
 
 @dataclass(frozen=True)
@@ -66,18 +78,18 @@ class Windows:
         return len(self.user)
 
 
-def make_windows(sequences: Sequences, targets: int) -> Windows:
+def make_windows(sequences: Sequences, targets: int, least: int = 1) -> Windows:
     """Cuts every user's training events, from the second on, into runs of at most `targets` targets.
 
     Every training event after a user's first is the target of exactly one window; under few shots, every one of the
-    chosen is a window.
+    chosen is a window. `least` events stand before a target: none where a request alone asks for it.
     """
     if sequences.shots is not None:
         return Windows(sequences.owner[sequences.shots], sequences.shots, sequences.shots + 1)
-    count = np.maximum(0, -(-(sequences.train_end - sequences.start[:-1] - 1) // targets))
+    count = np.maximum(0, -(-(sequences.train_end - sequences.start[:-1] - least) // targets))
     user = np.repeat(np.arange(len(count)), count)
     number = np.arange(len(user)) - np.repeat(np.cumsum(count) - count, count)
-    first = sequences.start[user] + 1 + targets * number
+    first = sequences.start[user] + least + targets * number
     return Windows(user, first, np.minimum(first + targets, sequences.train_end[user]))
 
 
@@ -105,6 +117,8 @@ class SlateMaker:
         targets: targets of a training window; at most `protocol.history`.
         seed: of the training negatives; drawn anew each epoch, as a function of (seed, epoch, place).
         shared: all targets of a window are answers to the history before the first of them.
+        least: events before a training target.
+        choice: which wording a user's windows have in an epoch.
 
     Raises:
         InputError: `targets` exceeds the history, the catalogue is too small for the negatives, or a number is
@@ -112,7 +126,16 @@ class SlateMaker:
     """
 
     def __init__(
-        self, sequences: Sequences, protocol: Protocol, negatives: int, targets: int, seed: int, *, shared: bool = False
+        self,
+        sequences: Sequences,
+        protocol: Protocol,
+        negatives: int,
+        targets: int,
+        seed: int,
+        *,
+        shared: bool = False,
+        least: int = 1,
+        choice: Mixture | None = None,
     ) -> None:
         check_slates(protocol, negatives, targets, seed)
         if negatives >= len(sequences.item_ids):
@@ -121,7 +144,8 @@ class SlateMaker:
             )
         self.sequences, self.protocol = sequences, protocol
         self.negatives, self.seed, self.shared = negatives, seed, shared
-        self.windows = make_windows(sequences, targets)
+        self.windows = make_windows(sequences, targets, least)
+        self.choice = choice
 
     def evaluation(self, cases: Cases, case: int) -> Slate:
         """The slate of a frozen case."""
@@ -141,10 +165,14 @@ class SlateMaker:
         begin = max(int(self.sequences.start[user]), most - self.protocol.history)
         # Only what training may know: held-out items of the user stay possible negatives, or their absence would leak.
         own = set(self.sequences.item[self.sequences.start[user] : self.sequences.train_end[user]].tolist())
-        return [
+        made = [
             self._slate(-1, user, begin, min(place, most), place, self._draw(user, own, place, epoch))
             for place in range(first, last)
         ]
+        if self.choice is None:
+            return made
+        wording = self.choice.of(self.sequences.user_ids[user], epoch)
+        return [replace(slate, wording=wording) for slate in made]
 
     def _slate(self, case: int, user: int, begin: int, end: int, place: int, candidates: Ints) -> Slate:
         """The case of the event at `place` after those from `begin` to before `end`."""
@@ -157,6 +185,8 @@ class SlateMaker:
             candidates=candidates,
             target=int(self.sequences.item[place]),
             target_liked=bool(self.sequences.rating[place] >= threshold),
+            begin=begin,
+            place=place,
         )
 
     def _draw(self, user: int, own: set[int], place: int, epoch: int) -> Ints:

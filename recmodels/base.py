@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from datamodules.batch import Batch, BatchFormat, Columns
 from datamodules.sources import InputError
 from recmodels.metrics import BinaryMetrics, RankingMetrics
+from recmodels.rating import RatingMetrics, rating_values
 from recmodels.training import Schedule, grouped_optimizer, learning_rate_factor, pad_branches
 
 Kind = Literal["reference", "untuned", "tuned"]
@@ -37,7 +38,7 @@ class CaseScores(Columns):
         relevance: `[B]`.
         candidates: `[U]` number of candidates that were ranked or searched.
         total_relevant: `[U]` number of relevant ones among them.
-        answers: `candidates` or `fixed`.
+        answers: `candidates`, `fixed` or `ratings`.
         tokens: real tokens that went through the network; 0 where none did.
     """
 
@@ -100,6 +101,7 @@ class Recommender(L.LightningModule, ABC):
         alone: dict[str, Any] = {"sync_on_compute": False}  # every process evaluates all cases
         self.validation_ranking, self.test_ranking = RankingMetrics(cutoffs, **alone), RankingMetrics(cutoffs, **alone)
         self.validation_binary, self.test_binary = BinaryMetrics(**alone), BinaryMetrics(**alone)
+        self.validation_rating, self.test_rating = RatingMetrics(**alone), RatingMetrics(**alone)
         self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
         self.base_checksum = ""
         self.waiting: list[list[nn.Parameter]] = []  # what trains, and may be frozen until its turn comes
@@ -174,12 +176,12 @@ class Recommender(L.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures a validation batch."""
-        self._measure(self.score_cases(batch), self.validation_ranking, self.validation_binary)
+        self._measure(self.score_cases(batch), self.validation_ranking, self.validation_binary, self.validation_rating)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """Measures a test batch and hands its scores to the observers."""
         scored = self.score_cases(batch)
-        self._measure(scored, self.test_ranking, self.test_binary)
+        self._measure(scored, self.test_ranking, self.test_binary, self.test_rating)
         return scored.cpu()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> CaseScores:
@@ -188,31 +190,36 @@ class Recommender(L.LightningModule, ABC):
 
     def on_validation_epoch_end(self) -> None:
         """Logs validation metrics."""
-        self._log_metrics("val", self.validation_ranking, self.validation_binary)
+        self._log_metrics("val", self.validation_ranking, self.validation_binary, self.validation_rating)
 
     def on_test_epoch_end(self) -> None:
-        """Logs test metrics; `quality` is NDCG at the deepest cut-off, or AUC."""
-        self._log_metrics("test", self.test_ranking, self.test_binary)
+        """Logs test metrics; `quality` is NDCG at the deepest cut-off, AUC, or the negative RMSE."""
+        self._log_metrics("test", self.test_ranking, self.test_binary, self.test_rating)
 
-    def _measure(self, scored: CaseScores, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
+    @staticmethod
+    def _measure(scored: CaseScores, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics) -> None:
         cases = len(scored.case)
         table, mask = pad_branches(scored.score, scored.branch_case, cases, 0.0)
         relevance, _ = pad_branches(scored.relevance, scored.branch_case, cases, 0.0)
         if scored.answers == "fixed":
             binary.update(table.softmax(dim=1)[:, 0], (relevance[:, 0] > 0).long())
+        elif scored.answers == "ratings":
+            value, _ = pad_branches(rating_values(scored.branch_item), scored.branch_case, cases, 0.0)
+            rating.update((table.softmax(dim=1) * value).sum(1), (relevance * value).sum(1))
         else:
             ranking.update(table, relevance, mask, scored.total_relevant, scored.candidates)
 
-    def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics) -> None:
-        metric = ranking if ranking.update_called else binary
+    def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics) -> None:
+        metric = next((each for each in (ranking, binary) if each.update_called), rating)
         if metric.update_called:
             values = metric.compute()  # the same on every process
             self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
             deepest = max((int(name[5:]) for name in values if name.startswith("ndcg@")), default=0)
             main = "auc" if "auc" in values else f"ndcg@{deepest}" if deepest else "mrr"
-            self.log(f"{stage}/quality", values[main].float())
-        ranking.reset()
-        binary.reset()
+            quality = -values["rmse"] if "rmse" in values else values[main]
+            self.log(f"{stage}/quality", quality.float())
+        for each in (ranking, binary, rating):
+            each.reset()
 
     def rates(self) -> dict[str, float]:
         """Learning rates of trained parameters that are not the optimiser's own, as multiples of it, by name."""
@@ -221,12 +228,6 @@ class Recommender(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """The optimiser over what trains, and its schedule by steps."""
         optimizer = grouped_optimizer(self.optimizer, self.trained(), self.rates())
-        for group in optimizer.param_groups:
-            # One pass over weights and moments, where torch has one and nobody chose. Set here and not in the
-            # constructor, which would also tell Lightning that the optimiser unscales, so that it refuses to clip.
-            usable = all(value.device.type in ("cpu", "cuda") for value in group["params"])
-            if usable and group.get("fused", False) is None and group.get("foreach") is None:
-                group["fused"] = True
         steps = int(self.trainer.estimated_stepping_batches)
         factor = learning_rate_factor(self.schedule, self.warmup, steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -25,6 +25,7 @@ from recmodels.causal import CausalBackbone
 from recmodels.encoder_decoder import load_backbone
 from recmodels.objectives import Objective, training_loss
 from recmodels.peft_parts import adapter_parts, merged
+from recmodels.rating import rating_values
 from recmodels.training import checksum_parameters
 
 
@@ -35,8 +36,8 @@ class InstructionRecommender(Recommender):
 
     Args:
         backbone: packaged name, folder with a Hugging Face model, or hub id `owner/name[@revision]`.
-        objective: `likelihood` of the right answer, `listwise` softmax over a case's answers, or `yes_no`
-            (binary cross-entropy on Yes against No).
+        objective: `likelihood` of the right answer, `listwise` softmax over a case's answers, `yes_no`
+            (binary cross-entropy on Yes against No), or `rating` (squared error of the expected one).
         length_normalised: score an answer by its mean log-probability a token instead of the sum.
         dropout: probability for the backbone's dropouts; null leaves the architecture's own.
         retrieval: how a whole catalogue is ranked: `exhaustive` scores every title, `beam` searches the likeliest ones
@@ -274,5 +275,6 @@ class InstructionRecommender(Recommender):
             self._length(batch),
             batch.relevance,
             batch.branch_case,
+            rating_values(batch.branch_item) if batch.answers == "ratings" else None,
         )
         return self.check_loss(loss)

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Objective = Literal["likelihood", "listwise", "yes_no"]
+Objective = Literal["likelihood", "listwise", "yes_no", "rating"]
 
 
 def likelihood(log_likelihood: Tensor, length: Tensor, relevance: Tensor) -> Tensor:
@@ -58,6 +58,50 @@ def listwise(score: Tensor, relevance: Tensor, branch_case: Tensor) -> Tensor:
     return -(log_share * relevance).sum() / relevance.sum()
 
 
+def expected_rating(score: Tensor, branch_case: Tensor, value: Tensor) -> Tensor:
+    """Mean answer of each case under the softmax of its branches' scores.
+
+    Args:
+        score: `[B]` branch scores.
+        branch_case: `[B]` case of each branch, sorted.
+        value: `[B]` what each answer stands for.
+
+    Returns:
+        `[U]`, between the smallest and the largest value.
+
+    Example:
+        >>> expected_rating(torch.zeros(5), torch.zeros(5, dtype=torch.long), torch.arange(1.0, 6.0)).item()
+        3.0
+    """
+    cases = int(branch_case[-1]) + 1
+    top = score.detach().new_full((cases,), -torch.inf).scatter_reduce(0, branch_case, score.detach(), "amax")
+    weight = (score - top[branch_case]).exp()
+    total = score.new_zeros(cases).index_add(0, branch_case, weight)
+    return score.new_zeros(cases).index_add(0, branch_case, weight * value.to(score)) / total
+
+
+def squared_error(score: Tensor, relevance: Tensor, branch_case: Tensor, value: Tensor) -> Tensor:
+    """Squared error of the expected rating, averaged over cases.
+
+    Args:
+        score: `[B]` branch scores.
+        relevance: `[B]` gains that add up to one in each case; their mean answer is the true rating.
+        branch_case: `[B]` case of each branch, sorted.
+        value: `[B]` what each answer stands for.
+
+    Returns:
+        Scalar, in squared steps of the scale; lower is better.
+
+    Example:
+        >>> gains = torch.tensor([0.0, 0, 0, 0.5, 0.5])  # four and a half stars
+        >>> squared_error(torch.zeros(5), gains, torch.zeros(5, dtype=torch.long), torch.arange(1.0, 6.0)).item()
+        2.25
+    """
+    expected = expected_rating(score, branch_case, value)
+    true = torch.zeros_like(expected).index_add(0, branch_case, relevance.to(expected) * value.to(expected))
+    return (expected - true).square().mean()
+
+
 def training_loss(
     objective: Objective,
     log_likelihood: Tensor,
@@ -65,6 +109,7 @@ def training_loss(
     length: Tensor,
     relevance: Tensor,
     branch_case: Tensor,
+    value: Tensor | None = None,
 ) -> Tensor:
     """The chosen objective.
 
@@ -75,12 +120,17 @@ def training_loss(
         length: `[B]` tokens of each branch.
         relevance: `[B]` gains.
         branch_case: `[B]` case of each branch.
+        value: `[B]` what each answer stands for; only `rating` needs it.
 
     Raises:
-        ValueError: `yes_no` on cases without exactly two branches, or `listwise` without negatives.
+        ValueError: `rating` without values, `yes_no` on cases without exactly two branches, or `listwise` without negatives.
     """
     if objective == "likelihood":
         return likelihood(log_likelihood, length, relevance)
+    if objective == "rating":
+        if value is None:
+            raise ValueError("the rating objective needs answers that are ratings; use data.task=rating")
+        return squared_error(score, relevance, branch_case, value)
     branches = torch.bincount(branch_case)
     if objective == "yes_no" and bool((branches != 2).any()):
         raise ValueError("the yes_no objective needs exactly two answers a case; use data.task=like")

@@ -109,4 +109,9 @@ def grouped_optimizer(
     optimizer = make([{"params": values} for values in groups.values()])
     for rate, group in zip(groups, optimizer.param_groups, strict=True):
         group["lr"] = group["lr"] * rate
+        # One pass over weights and moments, where torch has one and nobody chose. Set here and not in the constructor,
+        # which would also tell Lightning that the optimiser unscales, so that it refuses to clip.
+        usable = all(value.device.type in ("cpu", "cuda") for value in group["params"])
+        if usable and group.get("fused", False) is None and group.get("foreach") is None:
+            group["fused"] = True
     return optimizer

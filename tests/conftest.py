@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.datamodules.case_miniatures import write_case_data
+
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -72,7 +74,7 @@ def titles() -> list[str]:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> Path:
-    """A folder for INSTRUCTREC_DATA with `ml-100k/ml-100k.inter` and `.item`."""
+    """A folder for INSTRUCTREC_DATA with `ml-100k/ml-100k.inter` and `.item`, and the data sets of single cases."""
     root = tmp_path_factory.mktemp("data")
     folder = root / "ml-100k"
     folder.mkdir()
@@ -89,6 +91,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> Pa
     head = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"
     body = [f"{i + 1}\t{title}\t{1980 + i % 20}\tDrama" for i, title in enumerate(titles)]
     (folder / "ml-100k.item").write_text("\n".join([head, *body]) + "\n")
+    write_case_data(root)
     return root
 
 

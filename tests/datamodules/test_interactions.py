@@ -100,7 +100,11 @@ BAD_EVENTS: dict[str, tuple[bytes | str, int, str]] = {
     "unknown item": (EVENTS.replace("1\t30", "1\t31"), 4, "item '31' is not in"),
     "header only": (EVENTS.split("\n")[0], 1, "no interactions"),
     "not UTF-8": (EVENTS.encode().replace(b"3.5", b"\xff"), 3, "not UTF-8"),
-    "not UTF-8 after a byte order mark": (b"\xef\xbb\xbfuser_id:token\n\xff\n", 2, "not UTF-8"),
+    "not UTF-8 after a byte order mark": (
+        b"\xef\xbb\xbf" + EVENTS.encode().replace(b"3.5", b"\xff"),
+        3,
+        "not UTF-8",
+    ),
     "UTF-16": (EVENTS.encode("utf-16"), 1, "not UTF-8"),
 }
 BAD_ITEMS: dict[str, tuple[bytes | str, int, str]] = {
@@ -176,6 +180,49 @@ def test_ratings_may_be_absent() -> None:
 def test_tables_of_any_origin_are_checked(column: str, value: pl.Expr, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         tables({column: value})
+
+
+EXTRA = {"review": ["good"], "query": ["space"], "split": ["test"], "candidates": [["i"]], "line": [9]}
+
+
+def test_optional_columns_and_profiles_are_kept() -> None:
+    events = tables().interactions.with_columns(**{k: pl.Series(v) for k, v in EXTRA.items()})
+    items = pl.DataFrame({"item": ["i"], "title": ["Alien"], "categories": [["Horror"]], "year": ["1979"]})
+    users = pl.DataFrame({"user": ["u"], "age": ["30"]})
+
+    data = Interactions(events, items, checksum="0", users=users, repairs={"duplicate events left out": 2})
+
+    assert data.interactions.row(0, named=True)["candidates"] == ["i"]
+    assert (data.users is users, data.repairs) == (True, {"duplicate events left out": 2})
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"split": "dev"}, "a.csv:9: split 'dev' is none of train, validation, test"),
+        ({"split": None}, "a.csv:9: split None is none of"),
+        ({"candidates": ["i", "j"]}, "a.csv:9: the candidates of user 'u' are not all in b.csv"),
+        ({"review": 3}, "a.csv:1: column 'review' is Int"),
+    ],
+)
+def test_optional_columns_are_checked_by_line(changed: dict[str, object], reason: str) -> None:
+    columns = {name: pl.Series([changed[name]] if name in changed else value) for name, value in EXTRA.items()}
+    columns["split"] = columns["split"].cast(pl.String)
+    items = pl.DataFrame({"item": ["i"], "title": ["Alien"]})
+
+    with pytest.raises(InputError) as error:
+        Interactions(
+            tables().interactions.with_columns(**columns), items, checksum="0", files=(Path("a.csv"), Path("b.csv"))
+        )
+
+    assert str(error.value).startswith(reason)
+
+
+def test_a_profile_that_stands_twice_is_refused() -> None:
+    data = tables()
+
+    with pytest.raises(InputError, match="users: user id 'u' stands more than once"):
+        Interactions(data.interactions, data.items, checksum="0", users=pl.DataFrame({"user": ["u", "u"]}))
 
 
 MUTATIONS = ("drop", "insert", "replace", "double line", "drop line", "swap", "cut", "drop field")

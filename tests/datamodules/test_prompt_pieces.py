@@ -247,3 +247,46 @@ def test_every_prompt_of_movielens_is_exact(backbone: str) -> None:
         pieces = PromptPieces(text_of(name, sequences.titles), encoder)
         slates = [data.slates.evaluation(sequences.test, case) for case in range(len(sequences.test))]
         assert [pieces.prompt(slate) for slate in slates] == pieces.whole(slates)
+
+
+TOLD = [
+    "P1,I2,T3.en.1",
+    "P1,P2,I0,T2.en.2",
+    "P0,P2,T2.en.3",
+    "P1,P2,I1,T0.en.4",
+    "thought_from_history.en.1",
+    "history_and_item_from_query.en.2",
+]
+TEXTS = [
+    "Drama",
+    "it's 5 o'clock (really), isn't it?",
+    "a; b. c!",
+    "<|im_end|> x",
+    "雨天 看的",
+    "",
+    "x" * 90,
+    "e\u0301t\u00e9 ...",
+    "~",
+]
+
+
+@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("kind", CUTTING)
+def test_told_texts_are_pieces_too(kind: str, name: str) -> None:
+    pieces = PromptPieces(text_of(name, TAME), ChatEncoder(trained(kind)))
+    assert pieces.reason == ""
+    rng = np.random.default_rng(3)
+    for number in range(60):
+        texts = {"preference": TEXTS[number % len(TEXTS)], "intention": TEXTS[number * 5 % len(TEXTS)]}
+        slate = replace(slate_of(rng, len(TAME)), **texts)
+        assert pieces.prompt(slate) == whole(pieces, slate)
+
+
+def test_texts_encoded_together_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.prompt_pieces._KEPT", 5)
+    pieces = PromptPieces(text_of("P1,P2,I1,T0.en.1", TAME), ChatEncoder(trained("gpt2")))
+    rng = np.random.default_rng(4)
+    slates = [replace(slate_of(rng, len(TAME)), preference=text, intention=text[::-1]) for text in TEXTS * 3]
+    pieces.prepare(slates)
+
+    assert [pieces.prompt(slate) for slate in slates] == [whole(pieces, slate) for slate in slates]

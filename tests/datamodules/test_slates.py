@@ -137,7 +137,8 @@ def test_a_shorter_history_loses_the_oldest() -> None:
 
     assert shorter.history.tolist() == slate.history[3:].tolist()
     assert shorter.liked.tolist() == slate.liked[3:].tolist()
-    assert replace(shorter, history=slate.history, liked=slate.liked) == slate
+    assert replace(shorter, history=slate.history, liked=slate.liked, begin=slate.begin) == slate
+    assert shorter.begin == slate.begin + 3
 
 
 # --- negatives ------------------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ BAD_VALUES: list[tuple[str, Any, str]] = [
     ("data.init_args.task", "rerank", "'reranking'"),
     ("data.init_args.language", "fr", "fr"),
     ("data.init_args.template", "matching.en.99", "matching.en."),
-    ("data.init_args.template", "like.en.1", "does not fit"),
+    ("data.init_args.template", "matching.zh.1", "does not fit"),
     ("data.init_args.batch_size", 0, "at least 1"),
     ("data.init_args.eval_batch_size", -2, "at least 1"),
     ("data.init_args.row_tokens", 0, "at least 1"),

@@ -1,0 +1,81 @@
+"""The sequence files of P5 and its successors."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import polars as pl
+
+from datamodules.base import InstructionDataModule
+from datamodules.cleaning import Untitled, assemble, require
+from datamodules.interactions import Interactions
+from datamodules.own_files import own_file
+from datamodules.raw_tables import read_delimited
+from datamodules.sources import InputError
+
+_ADDRESS = "https://github.com/agiresearch/IDGenRec (rec_datasets/<name>)"
+
+
+class P5Sequences(InstructionDataModule):
+    """The sequences of P5, S3-Rec, OpenP5 and IDGenRec: one line `user item item ...` for each user, oldest first.
+
+    Source: https://github.com/agiresearch/IDGenRec (rec_datasets), made from the Amazon 2014 5-core: Beauty has 22,363
+    users, 12,101 items and 198,502 interactions, as P5 reports. Licence: none stated; research use with citation. Citation:
+    Geng et al. 2022, arXiv 2203.13366. There are no timestamps and no ratings: the order of the line is the order in time.
+    Ids are the shop's own, so that no number tells the order (P5's own numbers do). Users without any item are counted.
+
+    One real title, as IDGenRec shortens it: "natural nail strengthener treatment opi".
+
+    Args:
+        folder: below `INSTRUCTREC_DATA`.
+        sequences_file: file of the sequences.
+        titles_file: file with one line `item title` for each item.
+        untitled: `item_id` shows the id of items without a title, which keeps the published counts; `drop` leaves them
+            out with their events; `refuse` stops.
+        options: as every data set, see `InstructionDataModule`.
+    """
+
+    words: ClassVar[dict[str, dict[str, str]]] = {
+        "en": {"noun": "product", "nouns": "products", "consumed": "bought"},
+        "zh": {"noun": "商品", "nouns": "商品", "consumed": "买过"},
+    }
+    provides: ClassVar[tuple[str, ...]] = ("title",)
+
+    def __init__(
+        self,
+        folder: str = "amazon_beauty_p5",
+        sequences_file: str = "user_sequence.txt",
+        titles_file: str = "item_generative_indexing_phase_0.txt",
+        untitled: Untitled = "item_id",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.folder, self.sequences_file, self.titles_file, self.untitled = (
+            folder,
+            sequences_file,
+            titles_file,
+            untitled,
+        )
+
+    @property
+    def description(self) -> dict[str, str]:
+        """Names the folder too."""
+        return {**super().description, "dataset": f"{type(self).__name__} {self.folder}"}
+
+    def read(self) -> Interactions:
+        """Reads both files."""
+        lines, texts = (
+            own_file(self.folder, self.data_dir, (name,), _ADDRESS) for name in (self.sequences_file, self.titles_file)
+        )
+        users = require(read_delimited(lines, {"text": "text"}, separator="\x1e", names=("text",)), ("text",), lines)
+        users = users.with_columns(pl.col("text").str.strip_chars().str.extract_all(r"\S+").alias("item"))
+        users = users.select(pl.col("item").list.first().alias("user"), pl.col("item").list.slice(1), "line")
+        twice = users.filter(pl.col("user").is_duplicated())
+        if len(twice):
+            raise InputError(f"{lines}:{twice['line'][1]}: user {twice['user'][1]!r} stands more than once")
+        filled = users.filter(pl.col("item").list.len() > 0)
+        items = require(read_delimited(texts, {"text": "text"}, separator="\x1e", names=("text",)), ("text",), texts)
+        halves = pl.col("text").str.extract_groups(r"^(?P<item>\S+)\s*(?P<title>.*)$")
+        items = items.select(halves.alias("halves"), "line").unnest("halves")
+        repairs = {"users without any event left out": len(users) - len(filled)}
+        return assemble(filled.explode("item"), items, (lines, texts), untitled=self.untitled, repairs=repairs)
