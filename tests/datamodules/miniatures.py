@@ -76,7 +76,13 @@ def movielens_csv(at: Path) -> InstructionDataModule:
 def amazon_2014(at: Path) -> InstructionDataModule:
     rows = [
         {"reviewerID": f"U{u}", "asin": f"B{i}", "reviewerName": 'A "B"', "helpful": [0, 1]}
-        | {"reviewText": f"It's {r}", "overall": float(r), "summary": "s", "unixReviewTime": t, "reviewTime": "01 1, 2001"}
+        | {
+            "reviewText": f"It's {r}",
+            "overall": float(r),
+            "summary": "s",
+            "unixReviewTime": t,
+            "reviewTime": "01 1, 2001",
+        }
         for u, i, r, t in events()
     ]
     put(at, "reviews_Toys_5.json.gz", lines([json.dumps(row) for row in rows]))
@@ -140,7 +146,9 @@ def recbole_files(at: Path) -> InstructionDataModule:
 
 def book_crossing(at: Path) -> InstructionDataModule:
     rows = [quoted(u, f"00{i}", r - 1, mark=";") for u, i, r, _ in events()]
-    put(at, "BX-Book-Ratings.csv", lines(['"User-ID";"ISBN";"Book-Rating"', *rows, quoted(1, "X", 7, mark=";")], "\r\n"))
+    put(
+        at, "BX-Book-Ratings.csv", lines(['"User-ID";"ISBN";"Book-Rating"', *rows, quoted(1, "X", 7, mark=";")], "\r\n")
+    )
     names = ["ISBN", "Book-Title", "Book-Author", "Year-Of-Publication", "Publisher"]
     head = quoted(*names, "Image-URL-S", "Image-URL-M", "Image-URL-L", mark=";")
     books = [
@@ -173,7 +181,7 @@ def python2(value: Any) -> str:
     """As Python 2 printed it."""
     if isinstance(value, list):
         return f"[{', '.join(map(python2, value))}]"
-    return f"u{ascii(value)}" if isinstance(value, str) else repr(value)
+    return f"u{value!a}" if isinstance(value, str) else repr(value)
 
 
 def lastfm_2k(at: Path) -> InstructionDataModule:
@@ -183,7 +191,9 @@ def lastfm_2k(at: Path) -> InstructionDataModule:
     put(at, "artists.dat", lines(["id\tname\turl\tpictureURL", *artists]))
     put(at, "tags.dat", lines(["tagID\ttagValue", "1\tmétal", "2\tpop"], "\r\n"), "latin-1")
     head = "userID\tartistID\ttagID\tday\tmonth\tyear"
-    put(at, "user_taggedartists.dat", lines([head, "1\t1\t2\t1\t4\t2009", "2\t1\t1\t1\t4\t2009", "3\t1\t1\t1\t4\t2009"]))
+    put(
+        at, "user_taggedartists.dat", lines([head, "1\t1\t2\t1\t4\t2009", "2\t1\t1\t1\t4\t2009", "3\t1\t1\t1\t4\t2009"])
+    )
     return sets.LastFM2K(data_dir=at)
 
 
@@ -194,7 +204,11 @@ def lastfm_1k(at: Path) -> InstructionDataModule:
     ]
     put(at, "userid-timestamp-artid-artname-traid-traname.tsv", lines(rows))
     head = "#id\tgender\tage\tcountry\tregistered"
-    put(at, "userid-profile.tsv", lines([head, *(f"user_00000{u}\tm\t\tJapan\tAug 13, 2006" for u in range(1, USERS + 1))]))
+    put(
+        at,
+        "userid-profile.tsv",
+        lines([head, *(f"user_00000{u}\tm\t\tJapan\tAug 13, 2006" for u in range(1, USERS + 1))]),
+    )
     return sets.LastFM1K(data_dir=at)
 
 
