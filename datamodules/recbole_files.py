@@ -91,5 +91,5 @@ class RecBoleFiles(InstructionDataModule):
             lists = own_file(*where, (self.candidates_file,), _ADDRESS)
             events = read_candidates(lists, events)
             files.append(lists)
-        options = {"latest": self.latest, "fields": self.fields, "title": title}
+        options: dict[str, Any] = {"latest": self.latest, "fields": self.fields, "title": title}
         return assemble(events, items, files, untitled=self.untitled, repairs=repairs, **options)
