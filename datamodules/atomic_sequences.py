@@ -48,7 +48,7 @@ def read_events(files: Sequence[Path], fields: Mapping[str, str]) -> pl.DataFram
     """
     listed = next(f"{name}_list" for name, ours in fields.items() if ours == "item")
     if len(files) > 1 and listed in atomic_fields(files[-1]):
-        return _from_sequences(*files[-2:], dict(fields), listed)
+        return _from_sequences(files[-2], files[-1], dict(fields), listed)
     tables = []
     for path in files:
         there = atomic_fields(path)

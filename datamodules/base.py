@@ -116,8 +116,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         check_least(0, num_workers=num_workers)
         if data_dir is not None and not data_dir.is_dir():
             raise InputError(f"data.data_dir {data_dir} is no folder")
-        wanted = Wanted(cell, task, preference, intention, language, template, paraphrase, mixture, temperature, texts)
         owner = type(self).__name__
+        wanted = Wanted(cell, task, preference, intention, language, template, paraphrase, mixture, temperature, texts)
         self.prompting = choose_prompting(wanted, self.provides, owner)
         self.template = self.prompting.template
         if language not in self.words:
@@ -131,8 +131,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.train_negatives = default if train_negatives is None else train_negatives
         check_slates(protocol, self.train_negatives, targets_per_window, seed)
         self._sequences: Sequences | None = None
-        self.waited: dict[str, float] = {}
-        """Seconds that batches were waited for, by stage, since this object was made."""
+        self.waited: dict[str, float] = {}  # seconds that batches were waited for, by stage
         self._start = (0, 0)
 
     @abstractmethod

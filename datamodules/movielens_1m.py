@@ -43,7 +43,7 @@ class MovieLens1M(InstructionDataModule):
         def columns(*wanted: str) -> dict[str, str]:
             return {name: name for name in wanted}
 
-        fields = ("user", "item", "rating", "timestamp")
+        fields: tuple[str, ...] = ("user", "item", "rating", "timestamp")
         events = read_delimited(ratings, columns(*fields), separator="::", names=fields, encoding="latin-1")
         for column in ("rating", "timestamp"):
             events = finite(events, column, ratings)

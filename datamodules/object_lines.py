@@ -36,11 +36,8 @@ def read_json_lines(path: Path, columns: Mapping[str, tuple[str, pl.DataType]]) 
     [('B01', 5.0, 1)]
     """
     with open_raw(path) as file:
-        try:
-            start = file.read(CHUNK)
-            source: Any = io.BytesIO((start + file.read()).removeprefix(BOM)) if start.startswith(BOM) else path
-        except (OSError, EOFError) as error:
-            raise InputError(f"cannot read {path}: {error}") from error
+        start = file.read(CHUNK)
+        source: Any = io.BytesIO((start + file.read()).removeprefix(BOM)) if start.startswith(BOM) else path
     if not start.strip():
         raise InputError(f"{path}: the file is empty")
     schema = {key: dtype for key, (_, dtype) in columns.items()}

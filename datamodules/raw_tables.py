@@ -9,12 +9,15 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import polars as pl
 
+from datamodules.source_kinds import reason_of
 from datamodules.sources import InputError
 
 CHUNK = 1 << 20
@@ -103,23 +106,27 @@ def _plain_form(path: Path, separator: str, quoted: bool, encoding: str) -> tupl
     return path, raw.replace(separator.encode(), b"\x1f") if len(separator) > 1 else raw
 
 
-def open_raw(source: Path | bytes) -> IO[bytes]:
+@contextmanager
+def open_raw(source: Path | bytes) -> Iterator[IO[bytes]]:
     """Opens a file, unpacked if it is gzipped, or bytes.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, there or further on.
 
-    >>> open_raw(b"text").read()
+    >>> with open_raw(b"text") as file:
+    ...     file.read()
     b'text'
     """
     if isinstance(source, bytes):
-        return io.BytesIO(source)
+        yield io.BytesIO(source)
+        return
     try:
         with source.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
-        return gzip.open(source) if zipped else source.open("rb")  # type: ignore[return-value]
-    except OSError as error:
-        raise InputError(f"cannot read {source}: {error.strerror}") from error
+            file.seek(0)
+            yield gzip.GzipFile(fileobj=file) if zipped else file  # type: ignore[misc]
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"cannot read {source}: {reason_of(error)}") from error
 
 
 def header_of(path: Path, source: Path | bytes, separator: str, quoted: bool) -> list[str]:
@@ -136,13 +143,14 @@ def header_of(path: Path, source: Path | bytes, separator: str, quoted: bool) ->
             first = file.readline(CHUNK).removeprefix(BOM).decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise InputError(f"{path}:1: not UTF-8") from error
-        except (OSError, EOFError) as error:
-            raise InputError(f"cannot read {path}: {error}") from error
     if not first:
         raise InputError(
             f"{path}: the file is empty" if not count_lines(source, separator)[1] else f"{path}:1: there is no header"
         )
-    return next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
+    try:
+        return next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
+    except csv.Error as error:
+        raise InputError(f"{path}:1: {error}") from error
 
 
 def _places(path: Path, columns: Mapping[str, str], fields: list[str]) -> dict[str, int]:
@@ -193,8 +201,6 @@ def _blame_row(path: Path, source: Path | bytes, separator: str, quoted: bool, w
                         raise InputError(f"{path}:{late[0]}: {late[1]} fields, {whose} {width}")
         except csv.Error as error:
             raise InputError(f"{path}:{reader.line_num}: {error}") from error
-        except (EOFError, OSError) as error:
-            raise InputError(f"cannot read {path}: {error}") from error
 
 
 def decoded_lines(file: IO[bytes], path: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ _TITLES = ("title", "movie_title", "item_name", "name", "game_name", "book_title
 class RecBoleFiles(InstructionDataModule):
     """A folder of RecBole atomic files, `<stem>.inter` and `<stem>.item`, or the published split of three `.inter` files.
 
-    Source: https://recbole.io/dataset_list.html lists more than forty; each has its own licence. Citation: Zhao et al.
+    Source: https://recbole.io/dataset_list.html lists more than forty. Licence: each its own. Citation: Zhao et al.
     2021, doi:10.1145/3459637.3482016. The Games of InstructRec (arXiv 2305.07001) and LLMRank (arXiv 2305.08845) are read
     so too: 50,546 users, 16,859 items, 440,264 interactions, and 410,907 with `latest: 20`. There the three files hold
     sequences (`item_id_list`), which become events once, with the published split; without timestamps the file's order
@@ -91,5 +91,5 @@ class RecBoleFiles(InstructionDataModule):
             lists = own_file(*where, (self.candidates_file,), _ADDRESS)
             events = read_candidates(lists, events)
             files.append(lists)
-        options = {"latest": self.latest, "fields": self.fields, "title": title}
+        options: dict[str, Any] = {"latest": self.latest, "fields": self.fields, "title": title}
         return assemble(events, items, files, untitled=self.untitled, repairs=repairs, **options)

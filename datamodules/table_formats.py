@@ -41,6 +41,7 @@ def read_any(path: Path, known: Sequence[str], mapping: Mapping[str, str], all_o
     if suffix not in ("csv", "tsv", "jsonl", "ndjson", "parquet"):
         raise InputError(f"{path}: the formats are .csv, .tsv, .jsonl, .ndjson and .parquet")
     separator = "\t" if suffix == "tsv" else ","
+    there: list[str] | None
     if suffix == "parquet":
         there = list(_parquet(path).collect_schema())
     else:

@@ -84,7 +84,7 @@ class Tabular(InstructionDataModule):
         if self.names[2] and (path := optional_file("tabular", self.data_dir, (self.names[2],))):
             users = require(read_any(path, ("user",), {}, all_others=True), ("user",), path).drop("line")
             files.append(path)
-        options = {"columns": self.columns, "item_columns": self.item_columns, "time": self.time}
+        options: dict[str, Any] = {"columns": self.columns, "item_columns": self.item_columns, "time": self.time}
         return assemble(events, items, files, untitled=self.untitled, users=users, **options)
 
     def _timed(self, events: pl.DataFrame, path: Path) -> pl.DataFrame:
