@@ -41,7 +41,7 @@ def measure(model: Recommender, data: InstructionDataModule, context: Context) -
         context: makes the forward's precision, as the trainer's precision plugin does.
     """
     costs: dict[str, float] = {}
-    if model.batch_format == "interactions":
+    if model.batch_format in ("interactions", "sequences"):  # no text, no tokens
         return costs
     waited, training = dict(data.waited), model.training
     with torch.random.fork_rng(), unlogged(model):
@@ -129,7 +129,7 @@ def merged_network(model: InstructionRecommender) -> Any | None:
         return None
     try:
         made = model.merged_model()
-    except InputError:
+    except (InputError, RuntimeError):  # some of PEFT's layers cannot compute in mixed precision without autocast
         return None
     made.set_attn_implementation(own.config._attn_implementation)
     return made

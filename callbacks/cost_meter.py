@@ -112,7 +112,7 @@ class CostMeter(L.Callback):
         if "train" in self._began:
             self._stop("train")
         self._end_waiting("train")
-        self._optimizer_bytes = sum(_state_bytes(optimizer) for optimizer in trainer.optimizers)
+        self._optimizer_bytes = sum(_state_bytes(optimizer) for optimizer in getattr(trainer, "optimizers", None) or ())
 
     def on_test_batch_end(
         self,

@@ -91,11 +91,13 @@ def _halves(number: int) -> tuple[np.uint64, np.uint64]:
     return np.uint64(number >> 64), np.uint64(number & (2**64 - 1))
 
 
+@np.errstate(over="ignore")
 def _add(a: tuple[Bits, Bits], b: tuple[Bits, Bits]) -> tuple[Bits, Bits]:
     low = a[1] + b[1]
     return a[0] + b[0] + (low < a[1]).astype(np.uint64), low
 
 
+@np.errstate(over="ignore")  # a product that wraps is meant; numpy warns of single numbers only
 def _multiply(a: tuple[Bits, Bits], b: tuple[np.uint64, np.uint64]) -> tuple[Bits, Bits]:
     """The product modulo 2^128, by halves of 32 bits."""
     a1, a0, b1, b0 = a[1] >> _HALF, a[1] & _LOW, b[1] >> _HALF, b[1] & _LOW

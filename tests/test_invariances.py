@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import IA3Config
 from torch import Tensor
 
 import recmodels
@@ -58,7 +59,8 @@ def make(mini_data: Path, tiny_causal: Path, tiny_encoder: Path) -> Make:
         cls = getattr(recmodels, name)
         folder = tiny_encoder if cls.batch_format == "tagged_text" else tiny_causal
         torch.manual_seed(3)
-        model: Recommender = cls(backbone=str(folder), cutoffs=(1, 3, 5))
+        options = {"peft_config": IA3Config()} if name == "PeftTuning" else {}
+        model: Recommender = cls(backbone=str(folder), cutoffs=(1, 3, 5), **options)
         model.configure_model()
         model.log = lambda *a, **k: None  # type: ignore[method-assign]
         return model, folder

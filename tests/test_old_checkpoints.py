@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import IA3Config
 
 import recmodels
 from callbacks.training_guard import load_trained
@@ -35,11 +36,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "AdapterTuning": {"bottleneck": 2},
     "PrefixTuning": {"length": 2},
     "PartialTuning": {"layers": 1},
+    "PeftTuning": {"peft_config": IA3Config()},
 }
 METHODS = sorted(
     name
     for name in recmodels.__all__
-    if getattr(recmodels, name).trains and getattr(recmodels, name).batch_format != "interactions"
+    if getattr(recmodels, name).trains and getattr(recmodels, name).kind != "reference"
 )
 
 

@@ -46,7 +46,8 @@ def number(text: str) -> int:
 
 
 def test_every_data_set_has_a_miniature() -> None:
-    assert set(MINIATURES) == set(sets.__all__)
+    cases = {"Banking77", "DialMed", "IntentionQA", "TALLRecBook", "TALLRecMovie"}  # in case_miniatures.py
+    assert set(MINIATURES) == set(sets.__all__) - cases
 
 
 def test_a_miniature_is_read_exactly(mini: InstructionDataModule) -> None:

@@ -168,7 +168,7 @@ def test_cold_users_are_trained_on_by_nobody() -> None:
 
 def test_a_published_split_is_taken_as_it_is() -> None:
     events: list[Event] = [("u", f"i{n}", 5.0, float(n)) for n in range(6)] + [("v", "i1", 1.0, 9.0)]
-    names = ["train", "train", "test", "train", "valid", "test", "train"]
+    names = ["train", "train", "test", "train", "validation", "test", "train"]
     made = apply_protocol(table(events, 30, split=names), Protocol(split="published", negatives=9))
 
     def items(places: Any) -> list[str]:
@@ -178,7 +178,7 @@ def test_a_published_split_is_taken_as_it_is() -> None:
     assert items(made.test.target) == ["i2", "i5"]
     assert items(made.validation.target) == ["i4"]
     assert [items(slice(0, end)) for end in made.test.shown] == [["i0", "i1"], ["i0", "i1", "i3", "i4", "i2"]]
-    with pytest.raises(InputError, match="column `split` holds 'tset'; the nearest known part is 'test'"):
+    with pytest.raises(InputError, match="split 'tset' is none of train, validation, test"):
         apply_protocol(table(events, 30, split=["tset"] * 7), Protocol(split="published"))
 
 
@@ -346,7 +346,7 @@ def test_published_lists_may_differ_in_length() -> None:
     assert offered == [{"i7", "i2", "i9"}, {"i5", "i2"}]
     maker = SlateMaker(made, Protocol(candidates="published"), 0, 1, 0)
     assert len(maker.evaluation(made.test, 1).candidates) == 2
-    with pytest.raises(InputError, match="names 'nothing', which is no item"):
+    with pytest.raises(InputError, match="are not all in items"):
         apply_protocol(table(events, 12, candidates=[["nothing"]] * 6), Protocol(candidates="published"))
     with pytest.raises(InputError, match="without a list in column `candidates`"):
         apply_protocol(table(events, 12, candidates=lists), Protocol(candidates="published"))

@@ -200,7 +200,7 @@ def test_what_is_not_found_counts_as_missed(mini_data: Path, tiny_causal: Path) 
         model.eval()
         scored = model.score_cases(batch)
         assert scored.candidates.tolist() == torch.bincount(batch.branch_case).tolist()
-        model._measure(scored, model.test_ranking, model.test_binary)
+        model._measure(scored, model.test_ranking, model.test_binary, model.test_rating)
         values[retrieval] = {name: float(value) for name, value in model.test_ranking.compute().items()}
         assert torch.equal(model.score(batch), scored.score)
     ranks = exhaustive_ranks(model, batch)
