@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -114,9 +114,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         super().__init__()
         check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, row_tokens=row_tokens)
         check_least(0, num_workers=num_workers)
+        owner = type(self).__name__
         if data_dir is not None and not data_dir.is_dir():
             raise InputError(f"data.data_dir {data_dir} is no folder")
-        owner = type(self).__name__
         wanted = Wanted(cell, task, preference, intention, language, template, paraphrase, mixture, temperature, texts)
         self.prompting = choose_prompting(wanted, self.provides, owner)
         self.template = self.prompting.template
@@ -131,8 +131,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.train_negatives = default if train_negatives is None else train_negatives
         check_slates(protocol, self.train_negatives, targets_per_window, seed)
         self._sequences: Sequences | None = None
-        self.waited: dict[str, float] = {}  # seconds that batches were waited for, by stage
-        self._start = (0, 0)
+        self.waited = dict[str, float]()  # seconds that batches were waited for, by stage
+        self._start = 0, 0
 
     @abstractmethod
     def read(self) -> Interactions:
@@ -143,9 +143,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         """Users' events and the frozen cases; there after `setup`."""
         if self._sequences is None:
             self.setup()
-        if self._sequences is None:
-            raise RuntimeError("setup made no sequences")
-        return self._sequences
+        return cast(Sequences, self._sequences)
 
     def prepare_data(self) -> None:
         """Fetches the data and the backbone's files, on one process only."""

@@ -26,7 +26,7 @@ class GivenIds:
 
     class text:
         class template:
-            answers = ()
+            answers, form = (), "matching"
 
         @classmethod
         def of(cls, _: Any) -> Any:
