@@ -24,7 +24,8 @@ class Amazon2018(InstructionDataModule):
     of the shop's script counts as none. Times are days, so ties are many. InstructRec's and LLMRank's Games (50,546 users,
     16,859 items) come from it; `RecBoleFiles` reads their own files.
 
-    One real item: "Fire Emblem: The Sacred Stones".
+    One real item: "Fire Emblem: The Sacred Stones". (Counts and example as published:
+    the real files have not been read here.)
 
     Args:
         category: as in the file names, `Video_Games`.

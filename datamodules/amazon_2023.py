@@ -23,7 +23,8 @@ class Amazon2023(InstructionDataModule):
     variants of a product share. Times are milliseconds. Repeated events are left out, and counted. Counts before any
     filter, as published for Video_Games: 2.8M users, 137.2K items, 4.6M ratings.
 
-    One real item has the categories "Video Games", "PC", "Games".
+    One real item has the categories "Video Games", "PC", "Games". (Counts and example as published:
+    the real files have not been read here.)
 
     Args:
         category: as in the file names, `Video_Games`.

@@ -25,7 +25,8 @@ class BookCrossing(InstructionDataModule):
     field missing and repeated ids are left out. All of it is counted. There are no timestamps: the file's order is
     taken as the order in time, which nobody claims it is.
 
-    One real book: "Classical Mythology", Mark P. O. Morford, 2002.
+    One real book: "Classical Mythology", Mark P. O. Morford, 2002. (Counts and example as published:
+    the real files have not been read here.)
     """
 
     words: ClassVar[dict[str, dict[str, str]]] = {

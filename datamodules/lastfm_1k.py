@@ -26,7 +26,8 @@ class LastFM1K(InstructionDataModule):
     so equal times are best ordered by `protocol.ties: reversed_file_order`. A user may play an item many times. Rows with
     a wrong number of fields are refused by line.
 
-    One real artist: "Deep Dish".
+    One real artist: "Deep Dish". (Counts and example as published:
+    the real files have not been read here.)
 
     Args:
         level: what is recommended, artists or tracks.

@@ -25,7 +25,8 @@ class LastFM2K(InstructionDataModule):
     `plays`, not ratings. There are no timestamps: the file's order is taken as the order in time, although it is one of
     counts.
 
-    One real artist: "Duran Duran".
+    One real artist: "Duran Duran". (Counts and example as published:
+    the real files have not been read here.)
     """
 
     words: ClassVar[dict[str, dict[str, str]]] = {

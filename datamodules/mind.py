@@ -28,7 +28,8 @@ class MIND(InstructionDataModule):
     published `test`. The clicks before a user's first impression have no times: they are set one second apart, in
     their order, right before it. Tokenised titles are left as they are.
 
-    One real article: category "lifestyle", "The Brands Queen Elizabeth, Prince Charles, and Prince Philip Swear By".
+    One real article: category "lifestyle", "The Brands Queen Elizabeth, Prince Charles, and Prince Philip Swear By". (Counts and example as published:
+    the real files have not been read here.)
 
     Args:
         size: `small` or `large`.

@@ -23,7 +23,8 @@ class MovieLens1M(InstructionDataModule):
     GroupLens terms: research use, acknowledge, no commercial use, no redistribution. Citation: Harper and Konstan 2015,
     doi:10.1145/2827872. Movies without a rating are left out, and counted. The files are Latin-1 with `::` between fields.
 
-    One real movie: "One Flew Over the Cuckoo's Nest", 1975, Drama.
+    One real movie: "One Flew Over the Cuckoo's Nest", 1975, Drama. (Counts and example as published:
+    the real files have not been read here.)
     """
 
     words: ClassVar[dict[str, dict[str, str]]] = MovieLens100K.words

@@ -24,7 +24,8 @@ class Steam(InstructionDataModule):
     citation. Citation: Kang and McAuley 2018, arXiv 1808.09781. Players are told apart by name, as there. Games without
     a title and repeated reviews are left out, and counted. Times are days, so ties are many. There are no ratings.
 
-    One real game: "Lost Summoner Kitty", with the tags Strategy, Action, Indie, Casual, Simulation.
+    One real game: "Lost Summoner Kitty", with the tags Strategy, Action, Indie, Casual, Simulation. (Counts and example as published:
+    the real files have not been read here.)
     """
 
     words: ClassVar[dict[str, dict[str, str]]] = {

@@ -37,7 +37,8 @@ class TALLRecBook(InstructionDataModule):
     Book-Crossing (Ziegler et al. 2005, doi:10.1145/1060745.1060754), research use. 2,427 validation and 2,427 test
     examples, users apart; histories have no order in time.
 
-    One real case, `like.en.1`: "Books a user rated, oldest first: The Bean Trees by Barbara Kingsolver (liked); ..."
+    One real case, `like.en.1`: "Books a user rated, oldest first: The Bean Trees by Barbara Kingsolver (liked); ..." (Counts and
+    example as published: the real files have not been read here.)
     """
 
     words: ClassVar[dict[str, dict[str, str]]] = {

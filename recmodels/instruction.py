@@ -24,7 +24,7 @@ from recmodels.catalogue import catalogue_scores
 from recmodels.causal import CausalBackbone
 from recmodels.encoder_decoder import load_backbone
 from recmodels.objectives import Objective, training_loss
-from recmodels.peft_parts import adapter_parts, merged
+from recmodels.peft_parts import TOLERANCE, adapter_parts, merged
 from recmodels.rating import rating_values
 from recmodels.training import checksum_parameters
 
@@ -152,14 +152,17 @@ class InstructionRecommender(Recommender):
         if untuned is not None:
             self.check_identity(self._probe(), untuned)
 
-    def merged_model(self) -> Any:
+    def merged_model(self, tolerance: float = TOLERANCE) -> Any:
         """A transformers model of the backbone's own layout that scores as this one does.
+
+        Args:
+            tolerance: how far scores may move, relative to the largest; weights in bfloat16 are rounded when merged.
 
         Raises:
             InputError: the method has no such form.
         """
         tuner = self._peft_tuner("cannot be merged into the backbone")
-        return merged(self.backbone, tuner)
+        return merged(self.backbone, tuner, tolerance)
 
     def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """What a PEFT adapter folder holds: the configuration, and the tensors by name.

@@ -18,7 +18,7 @@ from recmodels.causal import CausalBackbone
 from recmodels.virtual_tokens import VirtualTokens
 
 TOLERANCE = 1e-4
-"""How far a merged model's scores may be from those of its parts, relative to the largest score."""
+"""How far a merged model's scores may be from those of its parts in float32, relative to the largest score."""
 
 
 class _Wrapped(nn.Module):
@@ -36,12 +36,13 @@ class _Wrapped(nn.Module):
             return getattr(super().__getattr__("base_model"), name)
 
 
-def merged(backbone: Backbone, tuner: Any) -> Any:
+def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
     """A copy of the tuned model in the untuned one's layout, its updates added to the weights.
 
     Args:
         backbone: as tuned; it stays as it is.
         tuner: PEFT's, over the backbone's body.
+        tolerance: how far scores may move, relative to the largest of them.
 
     Returns:
         The transformers model, in evaluation mode; it attends as any model of the library does.
@@ -61,7 +62,7 @@ def merged(backbone: Backbone, tuner: Any) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{kind} cannot be merged into the backbone: {reason}; keep it beside") from error
     difference = float((dataclasses.replace(backbone, model=model).probe() - expected).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+    if not difference <= tolerance * max(1.0, float(expected.abs().max())):
         raise InputError(
             f"{kind} cannot be merged into the backbone: scores change by {difference:.3g}; keep it beside"
         )

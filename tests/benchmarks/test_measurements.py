@@ -74,7 +74,7 @@ def test_a_merged_copy_gives_the_same_scores_and_leaves_the_model_alone(data: Mo
     batch = next(iter(data.test_dataloader()))
     with torch.no_grad():
         before = model.score(batch)
-        merged = merged_network(model)
+        merged = merged_network(model, contextlib.nullcontext)
         with with_network(model, merged):
             together = model.score(batch)
         after = model.score(batch)
@@ -88,7 +88,7 @@ def test_a_merged_copy_gives_the_same_scores_and_leaves_the_model_alone(data: Mo
 
 @pytest.mark.parametrize("name", ["AdapterTuning", "PrefixTuning"])
 def test_what_cannot_be_merged_is_not(name: str, tiny_causal: Path) -> None:
-    assert merged_network(build(name, tiny_causal)) is None
+    assert merged_network(build(name, tiny_causal), contextlib.nullcontext) is None
 
 
 def test_all_costs_of_a_tuned_model(data: MovieLens100K, tiny_causal: Path) -> None:
