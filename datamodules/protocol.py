@@ -124,7 +124,7 @@ def _sorted_rows(user: Ints, interactions: pl.DataFrame, protocol: Protocol) -> 
     """`[E]` rows by user, time, the rule for ties and at last their place in the file."""
     rows, time = np.arange(len(user)), interactions["timestamp"].fill_null(np.nan).to_numpy()
     span = time.max() - time.min() + 1
-    if protocol.ties == "file_order" and span * (user.max() + 1) < 2**52 and not (time % 1).any():
+    if protocol.ties == "file_order" and float(span) * (int(user.max()) + 1) < 2**52 and not (time % 1).any():
         # User and time in one number: sorting by it is six times as fast, and whole numbers below 2^53 are exact.
         key = user * int(span) + (time - time.min()).astype(np.int64)
         return pl.DataFrame({"key": key, "row": rows}).sort("key", maintain_order=True)["row"].to_numpy()
