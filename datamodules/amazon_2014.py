@@ -6,16 +6,16 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from datamodules.base import InstructionDataModule
-from datamodules.cleaning import Untitled, assemble, first_of_each, joined_text, require, without_entities
+from datamodules.amazon import AmazonReviews, read_reviews
+from datamodules.cleaning import assemble, first_of_each, joined_text, without_entities
 from datamodules.interactions import Interactions
-from datamodules.object_lines import read_json_lines, read_literal_lines
+from datamodules.object_lines import read_literal_lines
 from datamodules.own_files import optional_file, own_file
 
 _ADDRESS = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html"
 
 
-class Amazon2014(InstructionDataModule):
+class Amazon2014(AmazonReviews):
     """Amazon reviews 1996-2014, any category: ratings from 1 to 5, review texts, metadata joined.
 
     Source: https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html (`reviews_<category>_5.json.gz`, the 5-core, and
@@ -28,32 +28,14 @@ class Amazon2014(InstructionDataModule):
     Args:
         category: as in the file names, `Musical_Instruments`.
         five_core: the 5-core of the reviews, else all.
-        untitled: `drop` leaves items without a title out with their events, `item_id` shows the id, `refuse` stops.
-        folder: below `INSTRUCTREC_DATA`.
-        options: as every data set, see `InstructionDataModule`.
+        **options: of `AmazonReviews`.
     """
 
-    words: ClassVar[dict[str, dict[str, str]]] = {
-        "en": {"noun": "product", "nouns": "products", "consumed": "bought"},
-        "zh": {"noun": "商品", "nouns": "商品", "consumed": "买过"},
-    }
-    provides: ClassVar[tuple[str, ...]] = ("title", "rating", "review", "categories")
+    home: ClassVar[str] = "amazon-2014"
 
-    def __init__(
-        self,
-        category: str = "Musical_Instruments",
-        five_core: bool = True,
-        untitled: Untitled = "drop",
-        folder: str = "amazon-2014",
-        **options: Any,
-    ) -> None:
-        super().__init__(**options)
-        self.category, self.five_core, self.untitled, self.folder = category, five_core, untitled, folder
-
-    @property
-    def description(self) -> dict[str, str]:
-        """Names the category too."""
-        return {**super().description, "dataset": f"{type(self).__name__} {self.category}"}
+    def __init__(self, category: str = "Musical_Instruments", five_core: bool = True, **options: Any) -> None:
+        super().__init__(category, **options)
+        self.five_core = five_core
 
     def read(self) -> Interactions:
         """Reads the reviews and, of the items in them, the metadata."""
@@ -63,9 +45,8 @@ class Amazon2014(InstructionDataModule):
         text, number = pl.String(), pl.Float64()
         keys = {"reviewerID": ("user", text), "asin": ("item", text), "overall": ("rating", number)}
         keys |= {"unixReviewTime": ("timestamp", number), "reviewText": ("review", text)}
-        events = require(read_json_lines(reviews, keys), ("user", "item"), reviews)
         repairs: dict[str, int] = {}
-        events = first_of_each(events, ("user", "item", "timestamp"), "events", repairs)
+        events = read_reviews(reviews, keys, repairs)
         meta = (f"meta_{self.category}.json.gz", f"meta_{self.category}.json")
         path = optional_file(self.folder, self.data_dir, meta)
         if path is None and self.untitled != "item_id":

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import polars as pl
 
-from datamodules.base import InstructionDataModule
-from datamodules.cleaning import Untitled, assemble, first_of_each, require, without_entities
+from datamodules.amazon import AmazonReviews, read_metadata, read_reviews
+from datamodules.cleaning import assemble
 from datamodules.interactions import Interactions
-from datamodules.object_lines import read_json_lines
 from datamodules.own_files import own_file
 
 _ADDRESS = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/"
 
 
-class Amazon2018(InstructionDataModule):
+class Amazon2018(AmazonReviews):
     """Amazon reviews 1996-2018, any category: ratings from 1 to 5, review texts, metadata joined.
 
     Source: https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/ (`<category>_5.json.gz`, the 5-core, else
@@ -26,30 +25,9 @@ class Amazon2018(InstructionDataModule):
 
     One real item: "Fire Emblem: The Sacred Stones". (Counts and example as published:
     the real files have not been read here.)
-
-    Args:
-        category: as in the file names, `Video_Games`.
-        untitled: `drop` leaves items without a title out with their events, `item_id` shows the id, `refuse` stops.
-        folder: below `INSTRUCTREC_DATA`.
-        options: as every data set, see `InstructionDataModule`.
     """
 
-    words: ClassVar[dict[str, dict[str, str]]] = {
-        "en": {"noun": "product", "nouns": "products", "consumed": "bought"},
-        "zh": {"noun": "商品", "nouns": "商品", "consumed": "买过"},
-    }
-    provides: ClassVar[tuple[str, ...]] = ("title", "rating", "review", "categories")
-
-    def __init__(
-        self, category: str = "Video_Games", untitled: Untitled = "drop", folder: str = "amazon-2018", **options: Any
-    ) -> None:
-        super().__init__(**options)
-        self.category, self.untitled, self.folder = category, untitled, folder
-
-    @property
-    def description(self) -> dict[str, str]:
-        """Names the category too."""
-        return {**super().description, "dataset": f"{type(self).__name__} {self.category}"}
+    home: ClassVar[str] = "amazon-2018"
 
     def read(self) -> Interactions:
         """Reads the reviews and, of the items in them, the metadata."""
@@ -68,15 +46,11 @@ class Amazon2018(InstructionDataModule):
             "overall": ("rating", number),
         }
         keys |= {"unixReviewTime": ("timestamp", number), "reviewText": ("review", text)}
-        events = require(read_json_lines(reviews, keys), ("user", "item"), reviews)
         repairs: dict[str, int] = {}
-        events = first_of_each(events, ("user", "item", "timestamp"), "events", repairs)
+        events = read_reviews(reviews, keys, repairs)
         keys = {"asin": ("item", text), "title": ("title", text), "brand": ("brand", text)}
         keys |= {"category": ("categories", texts), "description": ("description", texts)}
-        items = read_json_lines(metadata, keys)
-        items = items.filter(pl.col("item").is_in(events["item"].unique().implode()))
-        items = first_of_each(items.with_columns(pl.col("description").list.join(" ")), ("item",), "items", repairs)
-        items = without_entities(items)
+        items = read_metadata(metadata, keys, events, repairs)
         scraped = pl.col("title").str.contains("getTime", literal=True)
         items = items.with_columns(title=pl.when(scraped).then(None).otherwise(pl.col("title")))
         return assemble(events, items, (reviews, metadata), untitled=self.untitled, repairs=repairs)
