@@ -160,7 +160,7 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     ("model.init_args.r", "eight"),
     ("model.init_args.r", 8.5),
     ("model.init_args.r", [8]),
-    ("model.init_args.r", None),
+    ("model.init_args.alpha", None),
     ("model.init_args.alpha", {"a": 1}),
     ("model.init_args.warmup", "soon"),
     ("model.init_args.gradient_clip", "yes"),
