@@ -55,7 +55,8 @@ def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
     model, own = copy.deepcopy((backbone.model, tuner))  # together, so that both hold the same copy
     model.requires_grad_(False)
     try:
-        with warnings.catch_warnings():
+        # Autocast is for forward passes: within it some updates come out in another precision than their weights.
+        with warnings.catch_warnings(), torch.autocast(model.device.type, enabled=False):
             warnings.simplefilter("ignore")
             own.merge_and_unload(safe_merge=True)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
