@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules import frozen
 from datamodules.collate import training_events
 from datamodules.filters import filtered
 from datamodules.frozen import frozen_sequences
@@ -394,6 +395,57 @@ def test_a_frozen_file_gives_the_same_and_is_found_by_nothing_else(
                     )
     other = replace(data, items=data.items.with_columns(title=pl.col("title") + "!"))
     assert frozen_sequences(other, protocols[0], least=1).titles[0].endswith("!")  # same sum, read in another way
+
+
+OTHERWISE: dict[str, Any] = {
+    "ties": "item_id",
+    "candidates": "popularity",
+    "negatives": 7,
+    "exclude_seen": False,
+    "history": 3,
+    "like_threshold": 3.0,
+    "test_users": 5,
+    "validation_users": 5,
+    "fit_on_validation": True,
+    "seed": 3,
+    "split": "ratio",
+    "validation_share": 0.2,
+    "test_share": 0.2,
+    "folds": 4,
+    "fold": 1,
+    "targets": "all",
+    "shots": 5,
+    "history_order": "shuffled",
+    "user_core": 2,
+    "item_core": 2,
+    "min_rating": 2.0,
+}
+
+
+def test_a_change_of_any_setting_the_data_or_the_rules_draws_anew(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCTREC_CACHE", str(tmp_path))
+    data, plain = crowd(), Protocol(negatives=9)
+    drawn: list[str] = []
+    apply = frozen.apply_protocol
+    monkeypatch.setattr(frozen, "apply_protocol", lambda *given: (drawn.append("again"), apply(*given))[1])
+
+    def draws(data: Interactions, protocol: Protocol) -> int:
+        before = len(drawn)
+        frozen.frozen_sequences(data, protocol, least=1)
+        return len(drawn) - before
+
+    assert (draws(data, plain), draws(data, plain)) == (1, 0)
+    assert {*OTHERWISE} == {field.name for field in fields(Protocol)}
+    for name, value in OTHERWISE.items():
+        assert draws(data, replace(plain, **{name: value})) == 1, name
+    raised = data.interactions.with_columns(rating=pl.col("rating") + 1)
+    assert draws(replace(data, interactions=raised), plain) == 1
+    assert draws(replace(data, items=data.items.with_columns(title=pl.col("title") + "?")), plain) == 1
+    assert draws(replace(data, checksum="another"), plain) == 1
+    monkeypatch.setattr(frozen, "PROTOCOL_VERSION", "another")
+    assert draws(data, plain) == 1
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
