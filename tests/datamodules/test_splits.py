@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModel, AutoTokenizer
 
 from datamodules import frozen
+from datamodules import protocol as protocol_module
 from datamodules.collate import training_events
 from datamodules.filters import filtered
 from datamodules.frozen import frozen_sequences
 from datamodules.interactions import Interactions
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
+from datamodules.retrieval import title_embeddings
 from datamodules.seeded_bits import Streams, generator, key_digests
 from datamodules.slates import SlateMaker, make_windows
 from datamodules.sources import InputError
@@ -334,6 +340,34 @@ def test_bm25_finds_the_items_that_share_words() -> None:
     nearest = {titles[i] for i in negatives_of(made, made.test)[0].tolist()}
 
     assert nearest == {"Star Six", "Star Ten"}  # history: Star One, Star Two; the target is none of them
+
+
+def test_two_towers_find_the_items_whose_titles_have_near_encodings(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against each title encoded alone, without padding, and sorted by plain Python."""
+    monkeypatch.setattr(protocol_module, "title_embeddings", partial(title_embeddings, encoder=str(tiny_encoder)))
+    data = crowd(users=12, items=30)
+    longer = [f"{chr(97 + n)} {'story ' * (n % 4)}of {n}" for n in range(30)]
+    data = replace(data, items=data.items.with_columns(title=pl.Series(longer)))
+    made = apply_protocol(data, Protocol(candidates="two_tower", negatives=5, history=3))
+
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_encoder), AutoModel.from_pretrained(tiny_encoder).eval()
+    towers = []
+    for title in made.titles:
+        with torch.inference_mode():
+            mean = model(**tokenizer(title, return_tensors="pt")).last_hidden_state[0].mean(0)
+        towers.append([round(1000 * x) for x in (mean / mean.norm()).tolist()])
+    for case, (user, target) in enumerate(zip(made.test.user.tolist(), made.test.target.tolist(), strict=True)):
+        history = made.item[max(made.start[user], target - 3) : target].tolist()
+        near = {
+            item: sum(a * b for read in history for a, b in zip(towers[item], towers[read], strict=True))
+            for item in set(range(30)) - set(made.item[made.start[user] : made.start[user + 1]].tolist())
+        }
+        least = sorted(near.values())[-5]
+        offered = negatives_of(made, made.test)[case].tolist()
+        assert all(near[item] >= least - 5_000 for item in offered)  # a unit of rounding in each of 32 dimensions
+        assert len(set(offered)) == 5
 
 
 def test_published_lists_may_differ_in_length() -> None:
