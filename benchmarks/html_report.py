@@ -15,6 +15,7 @@ from benchmarks.figures import running_mean, validation_metric
 from benchmarks.leaderboard import Table, flatten
 from benchmarks.metric_names import metric_label
 from benchmarks.records import Problem, Run, Suite
+from benchmarks.sections import Section
 from benchmarks.tables import EMPTY, columns, cost_text, fraction, protocol_lines
 
 WIDTH, HEIGHT = 320, 120  # of an inline curve, in its own units
@@ -33,7 +34,11 @@ class Curve:
 
 
 def render_html(
-    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], figures: Sequence[Path | None]
+    suite: Suite,
+    tables: Sequence[Table],
+    problems: Sequence[Problem],
+    figures: Sequence[Path | None],
+    below: Mapping[str, Sequence[Section]] | None = None,
 ) -> str:
     """Renders the page; all text is escaped, because titles and prompts are data.
 
@@ -42,6 +47,7 @@ def render_html(
         tables: as built by `build_tables`.
         problems: the same.
         figures: PNG files to embed, None for one that was not drawn.
+        below: sections that follow the table of a title.
 
     >>> page = render_html(Suite("<i>", "", (), ()), [], [], [])
     >>> "<title>&lt;i&gt;" in page, "<i>" in page
@@ -64,6 +70,7 @@ def render_html(
                 "protocol": protocol_lines(table),
                 "columns": columns(table),
                 "notes": table.notes,
+                "sections": (below or {}).get(table.title, ()),
                 "runs": [_run_view(run, table.main, row.name) for row in table.rows for run in row.runs],
             }
             for table in tables

@@ -18,6 +18,7 @@ import lightning as L
 import numpy as np
 import torch
 
+from benchmarks.facts import fact_arrays
 from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TrainingGuard
 from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
@@ -140,7 +141,7 @@ class RunFolder:
 
 
 def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:
-    """Flat columns of all scores, and every metric by user."""
+    """Flat columns of all scores, every metric by user, and what the cases are about."""
     columns = log.columns()
     starts = columns["case_start"]
     owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
@@ -148,6 +149,8 @@ def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int,
     relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in columns.items() if name != "case"}
     arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
+    listed = columns["item"].numpy() if log.answers == "candidates" else np.empty(0, dtype=np.int64)
+    arrays |= fact_arrays(data, columns["case"].numpy(), listed)
     if log.answers == "fixed":
         arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
         arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
