@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.facts import fact_arrays
 from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TrainingGuard
 from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
@@ -142,10 +143,12 @@ class RunFolder:
 
 
 def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:
-    """Flat columns of all scores that were kept, and every metric by user."""
+    """Flat columns of all scores that were kept, every metric by user, and what the cases are about."""
     columns = log.columns()
     arrays: dict[str, Any] = {name: value.numpy() for name, value in columns.items() if name != "case"}
     arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
+    listed = columns["item"].numpy() if log.answers == "candidates" else np.empty(0, dtype=np.int64)
+    arrays |= fact_arrays(data, columns["case"].numpy(), listed)
     starts = columns["case_start"]
     owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
     if log.answers == "candidates":
