@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,11 +50,13 @@ class RunFolder:
         path: the folder; its name is the cell's id.
         config: the whole resolved config.
         name: of the row in tables.
+        search: how the run's settings were chosen; empty where nobody searched.
     """
 
     path: Path
     config: dict[str, Any]
     name: str
+    search: dict[str, Any] = field(default_factory=dict)
 
     def write_record(
         self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: dict[str, Any]
@@ -110,6 +112,7 @@ class RunFolder:
             "data": {"class": data["class_path"].rsplit(".", 1)[-1]},
             "seed": self.config.get("seed_everything"),
             "config": json.loads(json.dumps(self.config, default=str)),
+            **({"search": self.search} if self.search else {}),
             "versions": installed_versions(),
             **checkout_state(),
         }
@@ -126,10 +129,11 @@ class RunFolder:
             for name in ("best.ckpt", "last.ckpt"):
                 remove_checkpoint(self.path / "checkpoints" / name)
 
-    def write_end(self, status: str, error: str) -> None:
+    def write_end(self, status: str, error: str, exit_code: int | None = None) -> None:
         """Records that the run has ended without a result (`failed` or `interrupted`), and why."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "record.json", self.header() | {"status": status, "error": error})
+        ended = {"status": status, "error": error} | ({} if exit_code is None else {"exit_code": exit_code})
+        write_json(self.path / "record.json", self.header() | ended)
 
     def _costs(self, trainer: L.Trainer) -> dict[str, Any]:
         meter = callback_of(trainer, CostMeter)
