@@ -1,4 +1,4 @@
-"""Leaderboards as text: Markdown, CSV and LaTeX."""
+"""Leaderboards as text: Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from benchmarks.leaderboard import Table
@@ -115,7 +116,7 @@ def _scaled(value: float, step: int, units: Sequence[str]) -> str:
 
 
 def render_markdown(
-    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], below: Mapping[str, str] | None = None
+    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], below: Sequence[str] = ()
 ) -> str:
     """The leaderboard as markdown: per protocol its definitions, chance and rows; problems at the end.
 
@@ -123,7 +124,7 @@ def render_markdown(
         suite: for its name and description.
         tables: as built by `build_tables`.
         problems: the same.
-        below: markdown that follows the table of a title.
+        below: markdown that follows each table; shorter than `tables`, the rest has none.
 
     >>> print(render_markdown(Suite("tiny", "", (), ()), [], []))
     # Results: tiny
@@ -132,12 +133,12 @@ def render_markdown(
     <BLANKLINE>
     """
     blocks = [f"# Results: {_plain(suite.name)}", *([_plain(suite.description)] if suite.description else [])]
-    for table in tables:
+    for table, rest in zip_longest(tables, below):
         blocks += [
             f"## {_plain(table.title)}",
             "\n".join(f"- {_plain(key)}: {_plain(text)}" for key, text in protocol_lines(table)),
             *markdown_table(columns(table), table.notes),
-            (below or {}).get(table.title, ""),
+            rest or "",
         ]
     blocks += [] if tables else ["No finished run."]
     if problems:
@@ -256,49 +257,3 @@ def _csv_line(table: Table, row: Row) -> dict[str, str]:
         for key, value in known.items()
         if value is not None
     }
-
-
-def render_latex(tables: Sequence[Table]) -> str:
-    r"""The tables for a paper (package booktabs), one environment per fingerprint.
-
-    Args:
-        tables: as built by `build_tables`.
-
-    >>> render_latex([])
-    '% needs the package booktabs\n'
-    """
-    parts = ["% needs the package booktabs"]
-    for table in tables:
-        body = columns(table)
-        caption = "; ".join(f"{key}: {text}" for key, text in protocol_lines(table) if key != "fingerprint")
-        head = " & ".join(_latex(title) for title in body)
-        lines = [" & ".join(_latex(cell.text) for cell in row) for row in zip(*body.values(), strict=True)]
-        parts += [
-            r"\begin{table}",
-            r"\centering",
-            f"\\caption{{{_latex(table.title)}. {_latex(caption)}.}}",
-            f"\\begin{{tabular}}{{ll{'r' * (len(body) - 2)}}}",
-            r"\toprule",
-            rf"{head} \\",
-            r"\midrule",
-            *(rf"{line} \\" for line in lines),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    return "\n".join(parts) + "\n"
-
-
-def _latex(text: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "Δ": r"$\Delta$",
-        "–": "--",
-        "±": r"$\pm$",
-        "<": "$<$",
-        ">": "$>$",
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-    }
-    return "".join(special.get(character, character) for character in re.sub(r"\s+", " ", text))

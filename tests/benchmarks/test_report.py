@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from benchmarks.figures import pareto_front, spread_apart
+from benchmarks.latex import render_latex
 from benchmarks.leaderboard import Table, build_tables
 from benchmarks.records import Suite, read_suite
 from benchmarks.report import replace_between_markers, write_report
 from benchmarks.statistics import bootstrap_interval, holm, paired_bootstrap
-from benchmarks.tables import columns, fraction, render_csv, render_latex, render_markdown
+from benchmarks.tables import columns, fraction, render_csv, render_markdown
 from datamodules import sources
 from datamodules.sources import InputError
 
