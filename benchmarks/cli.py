@@ -20,7 +20,7 @@ from benchmarks.measurements import measure
 from benchmarks.quiet import quieten
 from benchmarks.raw_input import HELP, check_raw_input, take_plugins
 from benchmarks.resuming import Continuation, continuation, forget, identity_of, machine
-from benchmarks.run_folder import RunFolder, callback_of
+from benchmarks.run_folder import RunFolder, callback_of, measure_long_lists
 from benchmarks.trial import Trial, result_named, trial_named
 from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
 from callbacks.cost_meter import CostMeter
@@ -137,6 +137,7 @@ class InstructRecCLI(LightningCLI):
             told = first_input_error(error)
             raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
 
+        measure_long_lists(self.trainer, self.model.cutoffs)
         if self.subcommand in ("fit", "test"):
             global current_run
             current_run = self.run_folder

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,9 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 
+from benchmarks.facts import fact_arrays
 from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TimeBudget, TrainingGuard
 from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
@@ -145,28 +148,56 @@ class RunFolder:
 
 
 def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:
-    """Flat columns of all scores, and every metric by user."""
+    """Flat columns of all scores that were kept, every metric by user, and what the cases are about."""
     columns = log.columns()
-    starts = columns["case_start"]
-    owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
-    table, mask = pad_branches(columns["score"], owner, len(starts) - 1, 0.0)
-    relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in columns.items() if name != "case"}
     arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
+    listed = columns["item"].numpy() if log.answers == "candidates" else np.empty(0, dtype=np.int64)
+    arrays |= fact_arrays(data, columns["case"].numpy(), listed)
+    starts = columns["case_start"]
+    owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
+    if log.answers == "candidates":
+        measured = log.measured() or user_metrics(owner, columns, cutoffs)
+        return arrays | {name: value.numpy() for name, value in measured.items()}
+    table, _ = pad_branches(columns["score"], owner, len(starts) - 1, 0.0)
+    relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
     if log.answers == "fixed":
         arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
         arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
         return arrays
-    if log.answers == "ratings":
-        value, _ = pad_branches(rating_values(columns["item"]), owner, len(starts) - 1, 0.0)
-        difference = ((table.double().softmax(1) * value).sum(1) - (relevance * value).sum(1)).numpy()
-        return arrays | {"mse": difference**2, "mae": np.abs(difference)}
+    value, _ = pad_branches(rating_values(columns["item"]), owner, len(starts) - 1, 0.0)
+    difference = ((table.double().softmax(1) * value).sum(1) - (relevance * value).sum(1)).numpy()
+    return arrays | {"mse": difference**2, "mae": np.abs(difference)}
+
+
+def user_metrics(owner: Tensor, columns: Mapping[str, Tensor], cutoffs: tuple[int, ...]) -> dict[str, Tensor]:
+    """Every rank metric of every case, `[U]`.
+
+    Args:
+        owner: `[B]` case of each branch, from 0 and in order.
+        columns: `score` and `relevance` `[B]`, `candidates` and `total_relevant` `[U]`.
+        cutoffs: the k of HR@k and NDCG@k.
+
+    Example:
+        >>> columns = {"score": torch.tensor([3.0, 2.0]), "relevance": torch.tensor([0.0, 1.0])}
+        >>> columns |= {"candidates": torch.tensor([2]), "total_relevant": torch.tensor([1])}
+        >>> user_metrics(torch.tensor([0, 0]), columns, (1,))["mrr"].tolist()
+        [0.5]
+    """
     total = columns["total_relevant"]  # with those that retrieval missed
+    table, mask = pad_branches(columns["score"], owner, len(total), 0.0)
+    relevance, _ = pad_branches(columns["relevance"], owner, len(total), 0.0)
+    found: dict[str, Tensor] = {}
     for k in metrics.informative_cutoffs(cutoffs, int(columns["candidates"].max())):
-        arrays[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total).numpy()
-        arrays[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask, total).numpy()
-    arrays["mrr"] = metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total).numpy()
-    return arrays
+        found[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total)
+        found[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask, total)
+    return found | {"mrr": metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total)}
+
+
+def measure_long_lists(trainer: L.Trainer, cutoffs: tuple[int, ...]) -> None:
+    """Has the score log measure lists that are too long to be kept."""
+    if log := callback_of(trainer, ScoreLog):
+        log.measure = lambda scored: user_metrics(scored.branch_case, vars(scored), cutoffs)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,13 +114,16 @@ def _scaled(value: float, step: int, units: Sequence[str]) -> str:
     return f"{value:.1f} {units[place]}" if place else f"{value:.0f} {units[0]}".strip()
 
 
-def render_markdown(suite: Suite, tables: Sequence[Table], problems: Sequence[Problem]) -> str:
+def render_markdown(
+    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], below: Mapping[str, str] | None = None
+) -> str:
     """The leaderboard as markdown: per protocol its definitions, chance and rows; problems at the end.
 
     Args:
         suite: for its name and description.
         tables: as built by `build_tables`.
         problems: the same.
+        below: markdown that follows the table of a title.
 
     >>> print(render_markdown(Suite("tiny", "", (), ()), [], []))
     # Results: tiny
@@ -130,23 +133,30 @@ def render_markdown(suite: Suite, tables: Sequence[Table], problems: Sequence[Pr
     """
     blocks = [f"# Results: {_plain(suite.name)}", *([_plain(suite.description)] if suite.description else [])]
     for table in tables:
-        body = columns(table)
-        lines = [
-            list(body),
-            ["---"] * len(body),
-            *([_plain(c.text) for c in row] for row in zip(*body.values(), strict=True)),
-        ]
         blocks += [
             f"## {_plain(table.title)}",
             "\n".join(f"- {_plain(key)}: {_plain(text)}" for key, text in protocol_lines(table)),
-            "\n".join(f"| {' | '.join(line)} |" for line in lines),
-            "\n".join(f"- {_plain(note)}" for note in table.notes),
+            *markdown_table(columns(table), table.notes),
+            (below or {}).get(table.title, ""),
         ]
     blocks += [] if tables else ["No finished run."]
     if problems:
         blocks += ["## Not in the tables, and why" if any(p.state != "note" for p in problems) else "## Notes"]
         blocks += ["\n".join(f"- {problem_text(problem)}" for problem in problems)]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def markdown_table(body: Mapping[str, Sequence[Cell]], notes: Sequence[str]) -> list[str]:
+    """A table and the notes below it.
+
+    >>> print(markdown_table({"method": [Cell("lora")]}, [])[0])
+    | method |
+    | --- |
+    | lora |
+    """
+    lines = [[_plain(title) for title in body], ["---"] * len(body)]
+    lines += [[_plain(cell.text) for cell in row] for row in zip(*body.values(), strict=True)]
+    return ["\n".join(f"| {' | '.join(line)} |" for line in lines), "\n".join(f"- {_plain(note)}" for note in notes)]
 
 
 def protocol_lines(table: Table) -> list[tuple[str, str]]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.run_folder import user_metrics
 from callbacks import ScoreLog
+from callbacks.score_log import best_branches
+from recmodels.base import CaseScores
 
 
 @given(
@@ -39,3 +43,49 @@ def test_columns_are_in_case_order(order: list[int], cut: int, sizes: list[int])
     assert columns["relevance"].sum() == 7
     assert columns["candidates"].tolist() == list(range(100, 107))
     assert columns["total_relevant"].tolist() == list(range(1, 8))
+
+
+def long_lists(seed: int) -> CaseScores:
+    """Three lists of 5, 7 and 6 branches with equal scores among them; one relevant branch each."""
+    owner = torch.tensor([0] * 5 + [1] * 7 + [2] * 6)
+    generator = torch.Generator().manual_seed(seed)
+    relevance = torch.zeros(18)
+    relevance[[3, 8, 12]] = 1.0
+    return CaseScores(
+        case=torch.tensor([2, 0, 1]),
+        branch_case=owner,
+        branch_item=torch.arange(18),
+        score=torch.randint(4, (18,), generator=generator).float(),
+        relevance=relevance,
+        candidates=torch.bincount(owner),
+        total_relevant=torch.ones(3, dtype=torch.long),
+        answers="candidates",
+        tokens=0,
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_long_lists_are_measured_whole_and_kept_in_part(seed: int) -> None:
+    scored = long_lists(seed)
+    whole, short = ScoreLog(), ScoreLog(longest=6, kept=2)
+    short.measure = lambda batch: user_metrics(batch.branch_case, vars(batch), (1, 3))
+    for log in (whole, short):
+        log.on_test_batch_end(None, None, scored, None, 0)  # type: ignore[arg-type]
+    columns = whole.columns()
+    owner = torch.arange(3).repeat_interleave(columns["case_start"].diff())
+    measured = short.measured()
+    assert measured is not None
+    assert whole.measured() is None
+    for name, value in user_metrics(owner, columns, (1, 3)).items():
+        assert torch.equal(measured[name], value), name
+    kept = short.columns()
+    assert kept["case_start"].tolist() == [0, 2, 4, 6]
+    assert kept["candidates"].tolist() == columns["candidates"].tolist()
+    for case in range(3):
+        best = columns["score"][columns["case_start"][case] : columns["case_start"][case + 1]].sort(descending=True)
+        assert kept["score"][2 * case : 2 * case + 2].tolist() == best.values[:2].tolist()
+
+
+def test_no_list_is_shorter_than_it_was() -> None:
+    kept = best_branches(long_lists(1), 6)
+    assert torch.bincount(kept.branch_case).tolist() == [5, 6, 6]
