@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.facts import fact_arrays
-from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TrainingGuard
+from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TimeBudget, TrainingGuard
 from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
 from recmodels import metrics
@@ -91,6 +91,7 @@ class RunFolder:
             "guards": (guard.findings if guard else {})
             | findings
             | ({"truncated_prompts": meter.truncated} if meter else {})
+            | (clock.findings() if (clock := callback_of(trainer, TimeBudget)) and model.trains else {})
             | ({"resumed_at_steps": resume.resumed_at} if resume and resume.resumed_at else {}),
             "samples": samples.samples if samples else [],
         }
