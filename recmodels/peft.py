@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone
+from recmodels.budget import parse_budget
 from recmodels.causal import CausalBackbone, prove_tree_attention
 from recmodels.instruction import InstructionRecommender
 from recmodels.lora_linear import LowRankLinear
@@ -27,6 +28,7 @@ from recmodels.peft_methods import (
     why_not,
 )
 from recmodels.peft_parts import prompt_parts
+from recmodels.peft_sizes import check_sized, set_size, size_of
 from recmodels.quantization import check_quantised_layers, check_quantization, holds_four_bits
 from recmodels.training import checksum_parameters
 from recmodels.virtual_tokens import add_virtual_tokens, is_virtual
@@ -44,13 +46,18 @@ class PeftTuning(InstructionRecommender):
         peft_config: configuration class of the method with its options, such as `IA3Config`. Where it has target
             modules and names none, PEFT's own choice for the architecture is taken, or else what makes queries, keys
             and values; `all-linear` takes all.
+        budget: share of the backbone's parameters to train, such as `0.1%`, in place of the configuration's own size
+            (rank, virtual tokens, frequencies); what it trains is recorded.
         **kwargs: of `InstructionRecommender`.
     """
 
-    def __init__(self, peft_config: PeftConfig, **kwargs: Any) -> None:
+    def __init__(self, peft_config: PeftConfig, budget: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_config(peft_config)
-        self.peft_config = peft_config
+        if budget is not None:
+            check_sized(peft_config)
+            self.budget = parse_budget(budget)
+        self.peft_config = copy.deepcopy(peft_config)  # a budget changes it
         self._completed: Any = None  # the configuration of virtual tokens with what the backbone says
         self.identity_at_start = promises_identity(peft_config)  # type: ignore[misc]  # the method's, not the class's
         self.trains_backbone = not keeps_weights(peft_config)  # type: ignore[misc]
@@ -68,6 +75,16 @@ class PeftTuning(InstructionRecommender):
     def method(self) -> str:
         """The method's name in PEFT."""
         return str(PeftType(self.peft_config.peft_type).value)
+
+    def resize(self, size: int) -> None:
+        """Takes the size of a number, of those that the method can have."""
+        set_size(self.peft_config, size)
+
+    def apply_to(self, backbone: Backbone) -> None:
+        """Tunes within the budget, and records the size as the method's own option has it."""
+        super().apply_to(backbone)
+        if self.budget is not None:
+            self.findings["budget_size"] = size_of(self.peft_config)
 
     def tune(self, backbone: Backbone) -> None:
         """Puts the method's layers or virtual tokens into the backbone.
