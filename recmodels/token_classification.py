@@ -19,7 +19,7 @@ from recmodels.encoder import load_encoder
 from recmodels.full import FullTuning
 from recmodels.instruction import InstructionRecommender
 from recmodels.partial import PartialTuning
-from recmodels.training import checksum_parameters
+from recmodels.training import OWN_CONFIG, checksum_parameters
 
 TAGS = ("O", "RECOMMEND")
 
@@ -83,6 +83,22 @@ class TokenClassification(Recommender):
         """Leaves all that trains unfrozen."""
         for value in self.trained().values():
             value.requires_grad_(True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the sum of what the tuning method drew and does not train, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["instructrec"]["drawn"] = getattr(self._tuning[0], "drawn", "")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint whose frozen random part is another.
+
+        Raises:
+            InputError: it was made with another seed.
+        """
+        super().on_load_checkpoint(checkpoint)
+        mine = getattr(self._tuning[0], "drawn", "")
+        if checkpoint["instructrec"].get("drawn", mine) != mine:  # older ones do not tell
+            raise InputError(f"the checkpoint's tuning drew other frozen values; {OWN_CONFIG} and seed_everything")
 
     def tag_logits(self, batch: TaggedTextBatch) -> Tensor:
         """Logits `[R, N, 2]` of the tags O and RECOMMEND."""

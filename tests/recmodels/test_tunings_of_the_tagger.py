@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig
+from peft import IA3Config, LoraConfig, VeraConfig
 
 from callbacks.training_guard import load_trained
 from datamodules.movielens import MovieLens100K
@@ -30,6 +30,7 @@ from recmodels.encoder import why_not_packed
 from recmodels.instruction import InstructionRecommender
 from tests.recmodels.test_encoder import build as build_encoder
 from tests.recmodels.test_own_methods import away
+from tests.recmodels.test_variants import save
 
 TAGGER = {"tagger.weight", "tagger.bias"}
 TUNINGS: dict[str, tuple[Callable[..., InstructionRecommender], tuple[str, ...]]] = {
@@ -155,3 +156,16 @@ def test_a_budget_counts_for_encoders_too(tiny_encoder: Path) -> None:
 def test_methods_with_a_loop_of_their_own_are_refused(tuning: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         TokenClassification(tuning=tuning())
+
+
+def test_a_checkpoint_over_other_frozen_draws_is_refused(tiny_encoder: Path, tmp_path: Path) -> None:
+    def made(key: int) -> TokenClassification:
+        config = VeraConfig(r=4, target_modules=["query"], projection_prng_key=key)
+        model = TokenClassification(backbone=str(tiny_encoder), tuning=PeftTuning(config))
+        model.configure_model()
+        return model
+
+    path = save(made(0), tmp_path / "a.ckpt")
+    load_trained(made(0), path)
+    with pytest.raises(InputError, match="drew other frozen values; use its run's own config.yaml"):
+        load_trained(made(1), path)
