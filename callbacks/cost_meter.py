@@ -189,7 +189,7 @@ class CostMeter(L.Callback):
             self._waiting = None
 
     def _count(self, module: L.LightningModule) -> None:
-        sizes = [(value.numel(), value.requires_grad) for value in module.parameters()]
+        sizes = [(_weights(value), value.requires_grad) for value in module.parameters()]
         self._parameters = {
             "trainable_parameters": sum(size for size, trains in sizes if trains),
             "total_parameters": sum(size for size, _ in sizes),
@@ -205,6 +205,12 @@ class CostMeter(L.Callback):
 
     def _stop(self, clock: str) -> None:
         self._seconds[clock] += time.perf_counter() - self._began.pop(clock)
+
+
+def _weights(value: torch.Tensor) -> int:
+    """Weights that a parameter stands for: one in four bits holds two in a byte, and knows the shape it had."""
+    packed = getattr(value, "quant_state", None)
+    return value.numel() if packed is None else int(torch.Size(packed.shape).numel())
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from callbacks.cost_meter import CostMeter
 from callbacks.training_guard import load_trained
 from datamodules.sources import InputError
 from recmodels import AdapterTuning, FullTuning, LoRATuning, PeftTuning, PrefixTuning, TokenClassification, ZeroShot
@@ -125,6 +126,17 @@ def test_an_exported_adapter_gives_the_scores_in_peft(make: Any, tiny_causal: Pa
     opened = peft.PeftModel.from_pretrained(base, str(tmp_path))
     with torch.no_grad():
         torch.testing.assert_close(plain_scores(opened), model.score(batch_for(model)), atol=1e-4, rtol=1e-5)
+
+
+def test_costs_count_the_weights_and_not_their_bytes(make: Any) -> None:
+    trainer: Any = None
+    counts = []
+    for quantization in ("4bit", None):
+        meter = CostMeter()
+        meter.on_fit_start(trainer, make("lora", quantization=quantization))
+        counts.append({key: value for key, value in meter.costs().items() if key.endswith("_parameters")})
+    assert counts[0] == counts[1]
+    assert counts[0]["total_parameters"] > counts[0]["trainable_parameters"] > 0
 
 
 def test_a_budget_counts_the_weights_and_not_their_bytes(make: Any) -> None:
