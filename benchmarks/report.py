@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.beyond_accuracy import beyond
+from benchmarks.cost_section import cost_section
+from benchmarks.latex import render_latex
 from benchmarks.leaderboard import build_tables
 from benchmarks.ledger import write_atomic
 from benchmarks.records import read_suite
 from benchmarks.sections import render_beyond_csv, render_sections, sections
-from benchmarks.tables import render_csv, render_latex, render_markdown
+from benchmarks.tables import render_csv, render_markdown
 from datamodules.sources import InputError
 
 
@@ -57,7 +59,9 @@ def write_report(directory: Path) -> ReportPaths:
     suite = read_suite(directory)
     tables, problems = build_tables(suite)
     found = {table.title: beyond(table) for table in tables}
-    below = {table.title: sections(table, found[table.title]) for table in tables}
+    below = {
+        table.title: [*filter(None, [cost_section(table)]), *sections(table, found[table.title])] for table in tables
+    }
     text = render_markdown(suite, tables, problems, {title: render_sections(made) for title, made in below.items()})
     (directory / "figures").mkdir(exist_ok=True)
     paths = ReportPaths(

@@ -1,4 +1,4 @@
-"""Leaderboards as text: Markdown, CSV and LaTeX."""
+"""Leaderboards as text: Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from benchmarks.rows import Difference, Row
 from benchmarks.search_budget import is_any_searched, search_text, trials_of
 
 EMPTY = "–"
-COSTS = ("trainable_parameters", "train_seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,8 @@ def columns(table: Table) -> dict[str, list[Cell]]:
     }
     result |= {metric_label(name): [_measured(row, name) for row in rows] for name in table.headline[1:]}
     result[f"Δ {metric_label(table.compared)} to zero-shot"] = [_difference_cell(row.difference) for row in rows]
-    for title, key in zip(("trainable", "train time", "peak memory"), COSTS, strict=True):
-        result[title] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
+    key = "trainable_parameters"
+    result["trainable"] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
     if is_any_searched(rows):
         result["search"] = [Cell(search_text(row), trials_of(row)) for row in rows]
     result["users"] = [Cell(EMPTY if row.users is None else f"{row.users:,}", row.users) for row in rows]
@@ -99,6 +98,8 @@ def cost_text(name: str, value: float | None) -> str:
         return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
     if name.endswith("_parameters"):
         return _scaled(value, 1000, ("", "K", "M", "B", "T"))
+    if name.endswith("_flops"):
+        return _scaled(value, 1000, ("", "K", "M", "G", "T", "P", "E"))
     if name.endswith("_per_second"):
         return f"{value:,.1f}/s"
     if name.endswith("_seconds"):
@@ -256,49 +257,3 @@ def _csv_line(table: Table, row: Row) -> dict[str, str]:
         for key, value in known.items()
         if value is not None
     }
-
-
-def render_latex(tables: Sequence[Table]) -> str:
-    r"""The tables for a paper (package booktabs), one environment per fingerprint.
-
-    Args:
-        tables: as built by `build_tables`.
-
-    >>> render_latex([])
-    '% needs the package booktabs\n'
-    """
-    parts = ["% needs the package booktabs"]
-    for table in tables:
-        body = columns(table)
-        caption = "; ".join(f"{key}: {text}" for key, text in protocol_lines(table) if key != "fingerprint")
-        head = " & ".join(_latex(title) for title in body)
-        lines = [" & ".join(_latex(cell.text) for cell in row) for row in zip(*body.values(), strict=True)]
-        parts += [
-            r"\begin{table}",
-            r"\centering",
-            f"\\caption{{{_latex(table.title)}. {_latex(caption)}.}}",
-            f"\\begin{{tabular}}{{ll{'r' * (len(body) - 2)}}}",
-            r"\toprule",
-            rf"{head} \\",
-            r"\midrule",
-            *(rf"{line} \\" for line in lines),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    return "\n".join(parts) + "\n"
-
-
-def _latex(text: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "Δ": r"$\Delta$",
-        "–": "--",
-        "±": r"$\pm$",
-        "<": "$<$",
-        ">": "$>$",
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-    }
-    return "".join(special.get(character, character) for character in re.sub(r"\s+", " ", text))
