@@ -137,7 +137,7 @@ class InstructRecCLI(LightningCLI):
             told = first_input_error(error)
             raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
 
-        measure_long_lists(self.trainer, self.model.cutoffs)
+        measure_long_lists(self.trainer, self.model)
         if self.subcommand in ("fit", "test"):
             global current_run
             current_run = self.run_folder

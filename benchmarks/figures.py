@@ -19,15 +19,22 @@ from benchmarks.rows import Row
 from benchmarks.tables import cost_text, fraction
 
 Points = list[tuple[float, float]]
+COST_TITLES = {
+    "trainable_parameters": "trainable parameters",
+    "peak_memory_bytes": "peak memory",
+    "train_seconds": "training time",
+    "latency_seconds": "latency: one user's candidates",
+}
 
 
 def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
-    """Draws the main metric against trainable parameters and against training time, with the Pareto front.
+    """Draws the main metric against what a method costs: parameters, memory, training time, serving latency.
 
-    Untuned and reference rows are dashed lines across both panels. Bars are 95 % intervals.
+    Each panel has its Pareto front. Untuned and reference rows are dashed lines across the panels. Bars are 95 %
+    intervals.
 
     Args:
-        tables: one row of panels each; a table without the main metric is left out.
+        tables: two rows of panels each; a table without the main metric is left out.
         path: the PNG file to write.
 
     Returns:
@@ -40,18 +47,19 @@ def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
     if not drawn:
         path.unlink(missing_ok=True)
         return None
-    figure = Figure(figsize=(11.5, 4.9 * len(drawn)), layout="constrained")
+    figure = Figure(figsize=(11.5, 8.2 * len(drawn)), layout="constrained")
     for part, table in zip(parts_of(figure, drawn), drawn, strict=True):
-        left, right = part.subplots(1, 2, sharey=True)
+        panels = part.subplots(2, 2, sharey=True)
         rows = [row for row in table.rows if table.main in row.metrics]
         styles = style_rows(table)
-        for axes, cost in ((left, "trainable_parameters"), (right, "train_seconds")):
+        for axes, cost in zip(panels.flat, COST_TITLES, strict=True):
             _quality_panel(axes, rows, table.main, cost, styles)
-        left.set_ylabel(metric_label(table.main) + ("" if higher_is_better(table.main) else " (lower is better)"))
-        _flat_lines((left, right), rows, table)
-        draw_legend(
-            part, [handle(row.name, styles[row.name], line=False) for row in rows if not is_flat(row)], front=True
-        )
+        better = "" if higher_is_better(table.main) else " (lower is better)"
+        for left, right in panels:
+            left.set_ylabel(metric_label(table.main) + better)
+            _flat_lines((left, right), rows, table)
+        legend = [handle(row.name, styles[row.name], line=False) for row in rows if not is_flat(row)]
+        draw_legend(part, legend, front=True)
     return save(figure, path)
 
 
@@ -149,8 +157,7 @@ def _quality_panel(axes: Any, rows: Sequence[Row], main: str, cost: str, styles:
         points.append((x, y))
     front = pareto_front(points, higher_is_better(main))
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, alpha=0.7) if front else None
-    titles = {"trainable_parameters": "trainable parameters", "train_seconds": "training time"}
-    axes.set_xlabel(titles[cost])
+    axes.set_xlabel(COST_TITLES[cost])
     _cost_axis(axes, cost, [x for x, _ in points])
     tidy(axes)
 
@@ -161,7 +168,8 @@ def _cost_axis(axes: Any, cost: str, values: Sequence[float]) -> None:
         pad = max(1.35, (max(values) / min(values)) ** 0.06)
         axes.set_xlim(min(values) / pad, max(values) * pad)
         decades = math.log10(max(values) / min(values) * pad * pad)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)))
+        plain = LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0))
+        axes.xaxis.set_major_locator(LogLocator(base=2) if cost.endswith("_bytes") else plain)
     else:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost_text(cost, value).replace(".0 ", " ")))

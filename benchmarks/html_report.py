@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def render_html(
     tables: Sequence[Table],
     problems: Sequence[Problem],
     figures: Sequence[Path | None],
-    below: Mapping[str, Sequence[Section]] | None = None,
+    below: Sequence[Sequence[Section]] = (),
 ) -> str:
     """Renders the page; all text is escaped, because titles and prompts are data.
 
@@ -48,7 +49,7 @@ def render_html(
         tables: as built by `build_tables`.
         problems: the same.
         figures: PNG files to embed, None for one that was not drawn.
-        below: sections that follow the table of a title.
+        below: sections that follow each table; shorter than `tables`, the rest has none.
 
     >>> page = render_html(Suite("<i>", "", (), ()), [], [], [])
     >>> "<title>&lt;i&gt;" in page, "<i>" in page
@@ -71,11 +72,11 @@ def render_html(
                 "protocol": protocol_lines(table),
                 "columns": columns(table),
                 "notes": table.notes,
-                "sections": (below or {}).get(table.title, ()),
+                "sections": rest or (),
                 "marks": [_mark(row, table) for row in table.rows],
                 "runs": [_run_view(run, row, table) for row in table.rows for run in row.runs],
             }
-            for table in tables
+            for table, rest in zip_longest(tables, below)
         ],
         problems=problems,
         pictures=pictures,

@@ -32,6 +32,9 @@ class ReportPaths:
     quality_cost: Path | None
     learning_curves: Path | None
     reliability: Path | None
+    axes: Path | None
+    template_spread: Path | None
+    rank_stability: Path | None
     html: Path
     text: str
 
@@ -52,17 +55,19 @@ def write_report(directory: Path) -> ReportPaths:
     - `lora`: unfinished, no record.json yet
     """
     # Imported here because matplotlib costs a second that a command line without a report need not wait for.
+    from benchmarks.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
     from benchmarks.figures import draw_learning_curves, draw_quality_cost
     from benchmarks.figures_reliability import draw_reliability
     from benchmarks.html_report import render_html
 
     suite = read_suite(directory)
     tables, problems = build_tables(suite)
-    found = {table.title: beyond(table) for table in tables}
-    below = {
-        table.title: [*filter(None, [cost_section(table)]), *sections(table, found[table.title])] for table in tables
-    }
-    text = render_markdown(suite, tables, problems, {title: render_sections(made) for title, made in below.items()})
+    found = [beyond(table) for table in tables]
+    below = [
+        [*filter(None, [cost_section(table)]), *sections(table, made)]
+        for table, made in zip(tables, found, strict=True)
+    ]
+    text = render_markdown(suite, tables, problems, [render_sections(made) for made in below])
     (directory / "figures").mkdir(exist_ok=True)
     paths = ReportPaths(
         markdown=directory / "leaderboard.md",
@@ -72,10 +77,14 @@ def write_report(directory: Path) -> ReportPaths:
         quality_cost=draw_quality_cost(tables, directory / "figures" / "quality_cost.png"),
         learning_curves=draw_learning_curves(tables, directory / "figures" / "learning_curves.png"),
         reliability=draw_reliability(tables, directory / "figures" / "reliability.png"),
+        axes=draw_axis_curves(tables, directory / "figures" / "axes.png"),
+        template_spread=draw_template_spread(tables, directory / "figures" / "template_spread.png"),
+        rank_stability=draw_rank_stability(tables, directory / "figures" / "rank_stability.png"),
         html=directory / "report.html",
         text=text,
     )
-    pictures = [paths.quality_cost, paths.learning_curves, paths.reliability]
+    pictures = [paths.axes, paths.template_spread, paths.rank_stability, paths.quality_cost, paths.learning_curves]
+    pictures.append(paths.reliability)
     write_atomic(paths.markdown, text)
     write_atomic(paths.csv, render_csv(tables))
     write_atomic(paths.beyond, render_beyond_csv(tables, found))

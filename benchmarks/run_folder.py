@@ -194,10 +194,11 @@ def user_metrics(owner: Tensor, columns: Mapping[str, Tensor], cutoffs: tuple[in
     return found | {"mrr": metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total)}
 
 
-def measure_long_lists(trainer: L.Trainer, cutoffs: tuple[int, ...]) -> None:
-    """Has the score log measure lists that are too long to be kept."""
+def measure_long_lists(trainer: L.Trainer, model: Recommender) -> None:
+    """Has the score log take what the model has just measured where lists are too long to be kept."""
     if log := callback_of(trainer, ScoreLog):
-        log.measure = lambda scored: user_metrics(scored.branch_case, vars(scored), cutoffs)
+        told = model.test_ranking
+        log.measure = lambda _: {n: v.cpu() for n, v in told.latest.items() if n not in ("tie_rate", "users")}
 
 
 def write_json(path: Path, value: Any) -> None:

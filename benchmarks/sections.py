@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.beyond_accuracy import DEFINITIONS, Beyond, Segment
@@ -131,21 +131,20 @@ def render_sections(made: Sequence[Section]) -> str:
     return "\n\n".join(block for blocks_of_one in blocks for block in blocks_of_one if block)
 
 
-def render_beyond_csv(tables: Sequence[Table], found: Mapping[str, Beyond]) -> str:
+def render_beyond_csv(tables: Sequence[Table], found: Sequence[Beyond]) -> str:
     """All numbers of the sections at full precision, one a line.
 
     Args:
         tables: as built by `build_tables`.
-        found: results beyond accuracy by the table's title.
+        found: results beyond accuracy, one for each table.
 
-    >>> render_beyond_csv([], {}).strip()
+    >>> render_beyond_csv([], []).strip()
     'fingerprint,task,method,metric,of,segment,cases,value,low,high,p'
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["fingerprint", "task", "method", "metric", "of", "segment", "cases", "value", "low", "high", "p"])
-    for table in tables:
-        made = found[table.title]
+    for table, made in zip(tables, found, strict=True):
         metric = table.main if table.task == "ranking" else table.compared
         for row in table.rows:
             head = [table.fingerprint, table.task, row.name]

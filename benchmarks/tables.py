@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from benchmarks.leaderboard import Table
@@ -116,7 +117,7 @@ def _scaled(value: float, step: int, units: Sequence[str]) -> str:
 
 
 def render_markdown(
-    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], below: Mapping[str, str] | None = None
+    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], below: Sequence[str] = ()
 ) -> str:
     """The leaderboard as markdown: per protocol its definitions, chance and rows; problems at the end.
 
@@ -124,7 +125,7 @@ def render_markdown(
         suite: for its name and description.
         tables: as built by `build_tables`.
         problems: the same.
-        below: markdown that follows the table of a title.
+        below: markdown that follows each table; shorter than `tables`, the rest has none.
 
     >>> print(render_markdown(Suite("tiny", "", (), ()), [], []))
     # Results: tiny
@@ -133,12 +134,12 @@ def render_markdown(
     <BLANKLINE>
     """
     blocks = [f"# Results: {_plain(suite.name)}", *([_plain(suite.description)] if suite.description else [])]
-    for table in tables:
+    for table, rest in zip_longest(tables, below):
         blocks += [
             f"## {_plain(table.title)}",
             "\n".join(f"- {_plain(key)}: {_plain(text)}" for key, text in protocol_lines(table)),
             *markdown_table(columns(table), table.notes),
-            (below or {}).get(table.title, ""),
+            rest or "",
         ]
     blocks += [] if tables else ["No finished run."]
     if problems:

@@ -18,9 +18,18 @@ from recmodels.budget import parse_budget
 from recmodels.causal import CausalBackbone, prove_tree_attention
 from recmodels.instruction import InstructionRecommender
 from recmodels.lora_linear import LowRankLinear
-from recmodels.peft_methods import check_config, check_targets, keeps_weights, promises_identity
+from recmodels.peft_methods import (
+    check_config,
+    check_layers,
+    check_targets,
+    fill_targets,
+    keeps_weights,
+    promises_identity,
+    why_not,
+)
 from recmodels.peft_parts import prompt_parts
 from recmodels.peft_sizes import check_sized, set_size, size_of
+from recmodels.quantization import check_quantised_layers, check_quantization, holds_four_bits
 from recmodels.training import checksum_parameters
 from recmodels.virtual_tokens import add_virtual_tokens, is_virtual
 
@@ -35,7 +44,8 @@ class PeftTuning(InstructionRecommender):
 
     Args:
         peft_config: configuration class of the method with its options, such as `IA3Config`. Where it has target
-            modules and names none, PEFT's own choice for the architecture is taken; `all-linear` takes all.
+            modules and names none, PEFT's own choice for the architecture is taken, or else what makes queries, keys
+            and values; `all-linear` takes all.
         budget: share of the backbone's parameters to train, such as `0.1%`, in place of the configuration's own size
             (rank, virtual tokens, frequencies); what it trains is recorded.
         **kwargs: of `InstructionRecommender`.
@@ -51,6 +61,8 @@ class PeftTuning(InstructionRecommender):
         self._completed: Any = None  # the configuration of virtual tokens with what the backbone says
         self.identity_at_start = promises_identity(peft_config)  # type: ignore[misc]  # the method's, not the class's
         self.trains_backbone = not keeps_weights(peft_config)  # type: ignore[misc]
+        if self.quantization:
+            check_quantization(self.method, self.trains_backbone)
 
     def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """What a PEFT adapter folder holds; of virtual tokens, what their encoder made."""
@@ -94,8 +106,15 @@ class PeftTuning(InstructionRecommender):
                 else:
                     self._put_in(backbone, config)
             except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise InputError(f"{self.method} does not fit backbone {backbone.name!r}: {reason}") from error
+                raise InputError(
+                    f"{self.method} does not fit backbone {backbone.name!r} ({backbone.family}): {why_not(error)};"
+                    " LoraConfig with target_modules=all-linear fits every family"
+                ) from error
+        if not any(value.requires_grad for value in backbone.model.parameters()):
+            raise InputError(
+                f"{self.method} does not fit backbone {backbone.name!r} ({backbone.family}): it finds no layer that it"
+                " could train; LoraConfig with target_modules=all-linear fits every family"
+            )
         for warning in told:
             log.info("%s: %s", self.method, warning.message)
         self.drawn = checksum_parameters(_drawn(backbone.model, own))
@@ -118,13 +137,18 @@ class PeftTuning(InstructionRecommender):
             )
 
     def _put_in(self, backbone: Backbone, config: Any) -> None:
-        check_targets(config, backbone)
-        if config.peft_type == PeftType.LORA:
-            config._register_custom_module({nn.Linear: LowRankLinear})
         made = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+        check_targets(config, backbone)
+        check_layers(config, backbone)
+        fill_targets(config, backbone, made)
+        if config.peft_type == PeftType.LORA and not holds_four_bits(backbone.model):
+            config._register_custom_module({nn.Linear: LowRankLinear})
         given = {"default": config} if config.peft_type == PeftType.ADAPTION_PROMPT else config
-        self._tuner = (made(backbone.body, given, "default"),)
-        for module in backbone.body.modules():
+        # Of tokens, a head that is tied to the embeddings is a part.
+        changed = backbone.model if config.peft_type == PeftType.TRAINABLE_TOKENS else backbone.body
+        self._tuner = (made(changed, given, "default"),)
+        check_quantised_layers(backbone.model, self.method)
+        for module in backbone.model.modules():
             if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it
                 setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule
         if isinstance(backbone, CausalBackbone):

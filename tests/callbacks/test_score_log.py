@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.__main__ import main
 from benchmarks.run_folder import user_metrics
 from callbacks import ScoreLog
 from callbacks.score_log import best_branches
 from recmodels.base import CaseScores
+from recmodels.metrics import RankingMetrics
+from recmodels.training import pad_branches
 
 
 @given(
@@ -89,3 +94,34 @@ def test_long_lists_are_measured_whole_and_kept_in_part(seed: int) -> None:
 def test_no_list_is_shorter_than_it_was() -> None:
     kept = best_branches(long_lists(1), 6)
     assert torch.bincount(kept.branch_case).tolist() == [5, 6, 6]
+
+
+def test_what_the_model_measured_last_is_what_the_scores_give() -> None:
+    scored = long_lists(2)
+    table, mask = pad_branches(scored.score, scored.branch_case, 3, 0.0)
+    relevance, _ = pad_branches(scored.relevance, scored.branch_case, 3, 0.0)
+    metric = RankingMetrics((1, 3))
+    for _ in range(2):  # of the last batch alone
+        metric.update(table, relevance, mask, scored.total_relevant, scored.candidates)
+    for name, value in user_metrics(scored.branch_case, vars(scored), (1, 3)).items():
+        assert torch.equal(metric.latest[name], value), name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_with_long_lists_stores_the_same_metrics(mini_data: Path, tmp_path: Path) -> None:
+    """The same run with its lists kept whole and kept in part."""
+    configs, stored = Path(__file__).parents[2] / "configs", {}
+    sheets = [configs / "model" / "popularity.yaml", configs / "data" / "ml_100k_full.yaml"]
+    for name in ("whole", "part"):
+        words = [word for sheet in sheets for word in ("-c", str(sheet))]
+        assert main(["fit", *words, "--trainer.logger=false", "--out", str(tmp_path / name)]) == 0
+        with np.load(tmp_path / name / "scores.npz") as archive:
+            stored[name] = {key: archive[key] for key in archive.files}
+        told = (tmp_path / name / "config.yaml").read_text()
+        sheets = [tmp_path / "shorter.yaml"]
+        sheets[0].write_text(told.replace("longest: 4096", "longest: 5").replace("kept: 100", "kept: 3"))
+    whole, part = stored["whole"], stored["part"]
+    for name in ("user", "hr@1", "hr@10", "ndcg@5", "mrr", "candidates", "total_relevant"):
+        np.testing.assert_array_equal(whole[name], part[name], err_msg=name)
+    assert (np.diff(part["case_start"]) == 3).all()
+    assert len(whole["score"]) > len(part["score"])
