@@ -9,30 +9,32 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from benchmarks.figure_parts import GREY, Style, draw_legend, handle, is_flat, parts_of, save, style_rows, tidy
 from benchmarks.leaderboard import Table
 from benchmarks.metric_names import metric_label
 from benchmarks.records import Run
 from benchmarks.rows import Row
 from benchmarks.tables import cost_text, fraction
 
-# Okabe and Ito's colours, told apart with any common colour blindness; its yellow is too pale on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")  # 9 and 7 have no common factor: 63 distinct pairs
-DASHES = ("-", "--", "-.", ":")
-GREY = "#5f6670"
 Points = list[tuple[float, float]]
+COST_TITLES = {
+    "trainable_parameters": "trainable parameters",
+    "peak_memory_bytes": "peak memory",
+    "train_seconds": "training time",
+    "latency_seconds": "latency: one user's candidates",
+}
 
 
 def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
-    """Draws the main metric against trainable parameters and against training time, with the Pareto front.
+    """Draws the main metric against what a method costs: parameters, memory, training time, serving latency.
 
-    Untuned and reference rows are dashed lines across both panels. Bars are 95 % intervals.
+    Each panel has its Pareto front. Untuned and reference rows are dashed lines across the panels. Bars are 95 %
+    intervals.
 
     Args:
-        tables: one row of panels each; a table without the main metric is left out.
+        tables: two rows of panels each; a table without the main metric is left out.
         path: the PNG file to write.
 
     Returns:
@@ -45,17 +47,19 @@ def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
     if not drawn:
         path.unlink(missing_ok=True)
         return None
-    figure = Figure(figsize=(11.5, 4.9 * len(drawn)), layout="constrained")
-    for part, table in zip(_parts(figure, drawn), drawn, strict=True):
-        left, right = part.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(11.5, 8.2 * len(drawn)), layout="constrained")
+    for part, table in zip(parts_of(figure, drawn), drawn, strict=True):
+        panels = part.subplots(2, 2, sharey=True)
         rows = [row for row in table.rows if table.main in row.metrics]
-        styles = _styles(table)
-        for axes, cost in ((left, "trainable_parameters"), (right, "train_seconds")):
+        styles = style_rows(table)
+        for axes, cost in zip(panels.flat, COST_TITLES, strict=True):
             _quality_panel(axes, rows, table.main, cost, styles)
-        left.set_ylabel(metric_label(table.main))
-        _flat_lines((left, right), rows, table)
-        _legend(part, [_handle(row, styles, line=False) for row in rows if not _is_flat(row)], front=True)
-    return _save(figure, path)
+        for left, right in panels:
+            left.set_ylabel(metric_label(table.main))
+            _flat_lines((left, right), rows, table)
+        legend = [handle(row.name, styles[row.name], line=False) for row in rows if not is_flat(row)]
+        draw_legend(part, legend, front=True)
+    return save(figure, path)
 
 
 def draw_learning_curves(tables: Sequence[Table], path: Path) -> Path | None:
@@ -76,16 +80,16 @@ def draw_learning_curves(tables: Sequence[Table], path: Path) -> Path | None:
         path.unlink(missing_ok=True)
         return None
     figure = Figure(figsize=(11.5, 4.6 * len(drawn)), layout="constrained")
-    for part, table in zip(_parts(figure, drawn), drawn, strict=True):
+    for part, table in zip(parts_of(figure, drawn), drawn, strict=True):
         rows = [row for row in table.rows if any(run.curves for run in row.runs)]
-        styles = _styles(table)
+        styles = style_rows(table)
         metric = validation_metric([run for row in rows for run in row.runs], table.main)
         panels = [(metric or "val", metric_label((metric or "val").removeprefix("val/")) + " on validation users")]
         panels.append(("train/loss", "training loss (running mean)"))
         for axes, (name, title) in zip(part.subplots(1, 2), panels, strict=True):
             _curve_panel(axes, rows, name, title, styles)
-        _legend(part, [_handle(row, styles, line=True) for row in rows])
-    return _save(figure, path)
+        draw_legend(part, [handle(row.name, styles[row.name], line=True) for row in rows])
+    return save(figure, path)
 
 
 def validation_metric(runs: Sequence[Run], main: str) -> str | None:
@@ -131,32 +135,10 @@ def pareto_front(points: Points) -> Points:
     return front
 
 
-def _parts(figure: Figure, tables: Sequence[Table]) -> list[Any]:
-    parts = list(figure.subfigures(len(tables), 1, squeeze=False)[:, 0])
-    for part, table in zip(parts, tables, strict=True):
-        part.suptitle(table.title, fontsize=11, color=GREY, x=0.01, ha="left")
-    return parts
-
-
-def _is_flat(row: Row) -> bool:
-    return row.kind in ("untuned", "reference")
-
-
-def _styles(table: Table) -> dict[str, tuple[str, str, str]]:
-    """Colour, marker and dash by method; by name, so that both figures agree and new ranks keep them."""
-    rows = sorted(table.rows, key=lambda row: (_is_flat(row), row.name))
-    return {
-        row.name: (COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], DASHES[i // len(COLORS) % len(DASHES)])
-        for i, row in enumerate(rows)
-    }
-
-
-def _quality_panel(
-    axes: Any, rows: Sequence[Row], main: str, cost: str, styles: dict[str, tuple[str, str, str]]
-) -> None:
+def _quality_panel(axes: Any, rows: Sequence[Row], main: str, cost: str, styles: dict[str, Style]) -> None:
     points: Points = []
     for row in rows:
-        if _is_flat(row) or row.costs.get(cost, 0) <= 0:
+        if is_flat(row) or row.costs.get(cost, 0) <= 0:
             continue
         color, marker, _ = styles[row.name]
         x, y = row.costs[cost], row.metrics[main]
@@ -167,10 +149,9 @@ def _quality_panel(
         points.append((x, y))
     front = pareto_front(points)
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, alpha=0.7) if front else None
-    titles = {"trainable_parameters": "trainable parameters", "train_seconds": "training time"}
-    axes.set_xlabel(titles[cost])
+    axes.set_xlabel(COST_TITLES[cost])
     _cost_axis(axes, cost, [x for x, _ in points])
-    _tidy(axes)
+    tidy(axes)
 
 
 def _cost_axis(axes: Any, cost: str, values: Sequence[float]) -> None:
@@ -179,7 +160,8 @@ def _cost_axis(axes: Any, cost: str, values: Sequence[float]) -> None:
         pad = max(1.35, (max(values) / min(values)) ** 0.06)
         axes.set_xlim(min(values) / pad, max(values) * pad)
         decades = math.log10(max(values) / min(values) * pad * pad)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)))
+        plain = LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0))
+        axes.xaxis.set_major_locator(LogLocator(base=2) if cost.endswith("_bytes") else plain)
     else:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost_text(cost, value).replace(".0 ", " ")))
@@ -188,7 +170,7 @@ def _cost_axis(axes: Any, cost: str, values: Sequence[float]) -> None:
 
 def _flat_lines(panels: Sequence[Any], rows: Sequence[Row], table: Table) -> None:
     """Dashed lines of the rows without a training cost, and chance; their names right of the last panel."""
-    lines = [(row.metrics[table.main], row.name, "--") for row in rows if _is_flat(row)]
+    lines = [(row.metrics[table.main], row.name, "--") for row in rows if is_flat(row)]
     lines += [(table.chance[table.main], "chance", ":")] if table.main in table.chance else []
     for axes in panels:
         for y, _, dash in lines:
@@ -234,9 +216,7 @@ def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def _curve_panel(
-    axes: Any, rows: Sequence[Row], name: str, title: str, styles: dict[str, tuple[str, str, str]]
-) -> None:
+def _curve_panel(axes: Any, rows: Sequence[Row], name: str, title: str, styles: dict[str, Style]) -> None:
     smooth: Callable[[Points], Points] = running_mean if name == "train/loss" else list
     empty = True
     for row in rows:
@@ -259,30 +239,4 @@ def _curve_panel(
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(title)
-    _tidy(axes)
-
-
-def _handle(row: Row, styles: dict[str, tuple[str, str, str]], line: bool) -> Line2D:
-    color, marker, dash = styles[row.name]
-    return Line2D([], [], color=color, marker=marker, linestyle=dash if line else "", label=row.name)
-
-
-def _legend(part: Any, handles: list[Line2D], front: bool = False) -> None:
-    if front and handles:
-        handles = [*handles, Line2D([], [], color=GREY, linewidth=1, label="Pareto front")]
-    if handles:
-        columns = max(1, min(6, len(handles), 110 // (max(len(str(h.get_label())) for h in handles) + 6)))
-        part.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-
-
-def _tidy(axes: Any) -> None:
-    axes.grid(True, which="major", color="#e3e5e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=9)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    # Without the "Software" entry the file depends on its inputs, not on matplotlib's version string.
-    figure.savefig(path, dpi=150, metadata={"Software": None})
-    return path
+    tidy(axes)

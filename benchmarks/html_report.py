@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from benchmarks.figures import running_mean, validation_metric
 from benchmarks.leaderboard import Table, flatten
 from benchmarks.metric_names import metric_label
 from benchmarks.records import Problem, Run, Suite
+from benchmarks.rows import Row
+from benchmarks.sections import Section
 from benchmarks.tables import EMPTY, columns, cost_text, fraction, protocol_lines
 
 WIDTH, HEIGHT = 320, 120  # of an inline curve, in its own units
@@ -33,7 +36,11 @@ class Curve:
 
 
 def render_html(
-    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], figures: Sequence[Path | None]
+    suite: Suite,
+    tables: Sequence[Table],
+    problems: Sequence[Problem],
+    figures: Sequence[Path | None],
+    below: Sequence[Sequence[Section]] = (),
 ) -> str:
     """Renders the page; all text is escaped, because titles and prompts are data.
 
@@ -42,6 +49,7 @@ def render_html(
         tables: as built by `build_tables`.
         problems: the same.
         figures: PNG files to embed, None for one that was not drawn.
+        below: sections that follow each table; shorter than `tables`, the rest has none.
 
     >>> page = render_html(Suite("<i>", "", (), ()), [], [], [])
     >>> "<title>&lt;i&gt;" in page, "<i>" in page
@@ -64,15 +72,20 @@ def render_html(
                 "protocol": protocol_lines(table),
                 "columns": columns(table),
                 "notes": table.notes,
-                "runs": [_run_view(run, table.main, row.name) for row in table.rows for run in row.runs],
+                "sections": rest or (),
+                "marks": [_mark(row, table) for row in table.rows],
+                "runs": [_run_view(run, row, table) for row in table.rows for run in row.runs],
             }
-            for table in tables
+            for table, rest in zip_longest(tables, below)
         ],
         problems=problems,
         pictures=pictures,
         finished=sum(len(row.runs) for table in tables for row in table.rows),
         failed=sum(problem.state != "note" for problem in problems),
         methods=len({row.name for table in tables for row in table.rows}),
+        kinds=sorted({_mark(row, table)["kind"] for table in tables for row in table.rows}),
+        backbones=sorted({_mark(row, table)["backbone"] for table in tables for row in table.rows}),
+        titles=[table.title for table in tables],
         width=WIDTH,
         height=HEIGHT,
     )
@@ -104,8 +117,14 @@ def _embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _run_view(run: Run, main: str, name: str) -> dict[str, Any]:
+def _mark(row: Row, table: Table) -> dict[str, str]:
+    """What the page's filters choose by."""
+    return {"kind": row.kind or EMPTY, "backbone": row.backbone or EMPTY, "table": table.title}
+
+
+def _run_view(run: Run, row: Row, table: Table) -> dict[str, Any]:
     """A run's details as lines of text."""
+    main = table.main
     metric = validation_metric([run], main)
     curves = (
         [inline_curve(f"{metric_label(metric.removeprefix('val/'))} on validation", run.curves[metric])]
@@ -115,7 +134,8 @@ def _run_view(run: Run, main: str, name: str) -> dict[str, Any]:
     curves.append(inline_curve("training loss", running_mean(sorted(run.curves.get("train/loss", [])))))
     measured = run.metrics.get(main)
     return {
-        "name": name,
+        "name": row.name,
+        "mark": _mark(row, table),
         "cell": run.cell,
         "seed": EMPTY if run.seed is None else run.seed,
         "headline": f"{metric_label(main)} {EMPTY if measured is None else fraction(measured)}",

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.metric_names import metric_base, metric_label
 from benchmarks.records import Problem, Run, Suite
 from benchmarks.rows import Difference, Row, build_row
+from benchmarks.search_budget import unfair_reasons
 from benchmarks.statistics import PairedComparison, holm, paired_bootstrap
 
 LEVEL = 0.05  # of the tests behind the mark "best"
@@ -173,9 +174,7 @@ def _with_best(rows: list[Row], main: str, task: str) -> tuple[list[Row], list[s
     reasons = []
     if len(top.runs) < 2:
         reasons.append("one seed")
-    unsearched = [row.name for row in rows if not _is_searched(row, rows)]
-    if unsearched:
-        reasons.append(f"untuned baselines, no learning-rate search is recorded for {', '.join(sorted(unsearched))}")
+    reasons += unfair_reasons(rows)
     if task == "binary":
         reasons.append("AUC has no per-case values for a paired test")
     elif task == "rating":
@@ -191,27 +190,6 @@ def _is_baseline(row: Row) -> bool:
     """The untuned backbone without demonstrations; with some, it is a row to be compared."""
     shots = ((row.runs[0].config.get("model") or {}).get("init_args") or {}).get("shots")
     return row.kind == "untuned" and not shots
-
-
-def _is_searched(row: Row, rows: Iterable[Row]) -> bool:
-    """A row without a learning rate needs no search; others need a recorded one or several rates."""
-    if row.kind == "untuned" or not _learning_rates(row.runs[0].config):
-        return True
-    rates = {
-        rate
-        for other in rows
-        for run in other.runs
-        if run.name == row.runs[0].name
-        for rate in _learning_rates(run.config)
-    }
-    return len(rates) > 1 or any(run.search for run in row.runs)
-
-
-def _learning_rates(config: Any) -> set[str]:
-    if not isinstance(config, dict):
-        return set()
-    own = {str(value) for key, value in config.items() if key in ("lr", "learning_rate") and value is not None}
-    return own.union(*(_learning_rates(value) for value in config.values()))
 
 
 def _chance(headline: Sequence[str], task: str, candidates: int | None) -> dict[str, float]:

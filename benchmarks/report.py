@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.beyond_accuracy import beyond
+from benchmarks.latex import render_latex
 from benchmarks.leaderboard import build_tables
 from benchmarks.ledger import write_atomic
 from benchmarks.records import read_suite
-from benchmarks.tables import render_csv, render_latex, render_markdown
+from benchmarks.sections import render_beyond_csv, render_sections, sections
+from benchmarks.tables import render_csv, render_markdown
 from datamodules.sources import InputError
 
 
@@ -17,20 +20,26 @@ class ReportPaths:
     """What `write_report` wrote; a figure is None where nothing can be drawn.
 
     Attributes:
+        beyond: results beyond accuracy and by segment, one number a line.
         text: the markdown leaderboard.
     """
 
     markdown: Path
     csv: Path
     latex: Path
+    beyond: Path
     quality_cost: Path | None
     learning_curves: Path | None
+    reliability: Path | None
+    axes: Path | None
+    template_spread: Path | None
+    rank_stability: Path | None
     html: Path
     text: str
 
 
 def write_report(directory: Path) -> ReportPaths:
-    """Writes `leaderboard.md/.csv/.tex`, the figures and `report.html` into a grid's folder.
+    """Writes `leaderboard.md/.csv/.tex`, `beyond_accuracy.csv`, the figures and `report.html` into a grid's folder.
 
     Args:
         directory: the folder given to `instructrec benchmark --out`.
@@ -45,26 +54,38 @@ def write_report(directory: Path) -> ReportPaths:
     - `lora`: unfinished, no record.json yet
     """
     # Imported here because matplotlib costs a second that a command line without a report need not wait for.
+    from benchmarks.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
     from benchmarks.figures import draw_learning_curves, draw_quality_cost
+    from benchmarks.figures_reliability import draw_reliability
     from benchmarks.html_report import render_html
 
     suite = read_suite(directory)
     tables, problems = build_tables(suite)
-    text = render_markdown(suite, tables, problems)
+    found = [beyond(table) for table in tables]
+    below = [sections(table, made) for table, made in zip(tables, found, strict=True)]
+    text = render_markdown(suite, tables, problems, [render_sections(made) for made in below])
     (directory / "figures").mkdir(exist_ok=True)
     paths = ReportPaths(
         markdown=directory / "leaderboard.md",
         csv=directory / "leaderboard.csv",
         latex=directory / "leaderboard.tex",
+        beyond=directory / "beyond_accuracy.csv",
         quality_cost=draw_quality_cost(tables, directory / "figures" / "quality_cost.png"),
         learning_curves=draw_learning_curves(tables, directory / "figures" / "learning_curves.png"),
+        reliability=draw_reliability(tables, directory / "figures" / "reliability.png"),
+        axes=draw_axis_curves(tables, directory / "figures" / "axes.png"),
+        template_spread=draw_template_spread(tables, directory / "figures" / "template_spread.png"),
+        rank_stability=draw_rank_stability(tables, directory / "figures" / "rank_stability.png"),
         html=directory / "report.html",
         text=text,
     )
+    pictures = [paths.axes, paths.template_spread, paths.rank_stability, paths.quality_cost, paths.learning_curves]
+    pictures.append(paths.reliability)
     write_atomic(paths.markdown, text)
     write_atomic(paths.csv, render_csv(tables))
+    write_atomic(paths.beyond, render_beyond_csv(tables, found))
     write_atomic(paths.latex, render_latex(tables))
-    write_atomic(paths.html, render_html(suite, tables, problems, [paths.quality_cost, paths.learning_curves]))
+    write_atomic(paths.html, render_html(suite, tables, problems, pictures, below))
     return paths
 
 

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TrainingGuard
+from benchmarks.facts import fact_arrays
+from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TimeBudget, TrainingGuard
 from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
 from recmodels import metrics
@@ -49,11 +50,13 @@ class RunFolder:
         path: the folder; its name is the cell's id.
         config: the whole resolved config.
         name: of the row in tables.
+        search: how the run's settings were chosen; empty where nobody searched.
     """
 
     path: Path
     config: dict[str, Any]
     name: str
+    search: dict[str, Any] = field(default_factory=dict)
 
     def write_record(
         self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: dict[str, Any]
@@ -88,6 +91,7 @@ class RunFolder:
             "guards": (guard.findings if guard else {})
             | findings
             | ({"truncated_prompts": meter.truncated} if meter else {})
+            | (clock.findings() if (clock := callback_of(trainer, TimeBudget)) and model.trains else {})
             | ({"resumed_at_steps": resume.resumed_at} if resume and resume.resumed_at else {}),
             "samples": samples.samples if samples else [],
         }
@@ -109,6 +113,7 @@ class RunFolder:
             "data": {"class": data["class_path"].rsplit(".", 1)[-1]},
             "seed": self.config.get("seed_everything"),
             "config": json.loads(json.dumps(self.config, default=str)),
+            **({"search": self.search} if self.search else {}),
             "versions": installed_versions(),
             **checkout_state(),
         }
@@ -125,10 +130,11 @@ class RunFolder:
             for name in ("best.ckpt", "last.ckpt"):
                 remove_checkpoint(self.path / "checkpoints" / name)
 
-    def write_end(self, status: str, error: str) -> None:
+    def write_end(self, status: str, error: str, exit_code: int | None = None) -> None:
         """Records that the run has ended without a result (`failed` or `interrupted`), and why."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "record.json", self.header() | {"status": status, "error": error})
+        ended = {"status": status, "error": error} | ({} if exit_code is None else {"exit_code": exit_code})
+        write_json(self.path / "record.json", self.header() | ended)
 
     def _costs(self, trainer: L.Trainer) -> dict[str, Any]:
         meter = callback_of(trainer, CostMeter)
@@ -142,10 +148,12 @@ class RunFolder:
 
 
 def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:
-    """Flat columns of all scores that were kept, and every metric by user."""
+    """Flat columns of all scores that were kept, every metric by user, and what the cases are about."""
     columns = log.columns()
     arrays: dict[str, Any] = {name: value.numpy() for name, value in columns.items() if name != "case"}
     arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
+    listed = columns["item"].numpy() if log.answers == "candidates" else np.empty(0, dtype=np.int64)
+    arrays |= fact_arrays(data, columns["case"].numpy(), listed)
     starts = columns["case_start"]
     owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
     if log.answers == "candidates":

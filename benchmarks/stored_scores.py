@@ -21,6 +21,7 @@ from benchmarks.metric_names import DEFINITIONS, metric_base
 from datamodules.sources import InputError
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)

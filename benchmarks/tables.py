@@ -1,18 +1,20 @@
-"""Leaderboards as text: Markdown, CSV and LaTeX."""
+"""Leaderboards as text: Markdown and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from benchmarks.leaderboard import Table
 from benchmarks.metric_names import DEFINITIONS, metric_base, metric_label
 from benchmarks.records import Problem, Suite
 from benchmarks.rows import Difference, Row
+from benchmarks.search_budget import is_any_searched, search_text, trials_of
 
 EMPTY = "–"
 COSTS = ("trainable_parameters", "train_seconds", "peak_memory_bytes")
@@ -46,6 +48,8 @@ def columns(table: Table) -> dict[str, list[Cell]]:
     result[f"Δ {metric_label(table.compared)} to zero-shot"] = [_difference_cell(row.difference) for row in rows]
     for title, key in zip(("trainable", "train time", "peak memory"), COSTS, strict=True):
         result[title] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
+    if is_any_searched(rows):
+        result["search"] = [Cell(search_text(row), trials_of(row)) for row in rows]
     result["users"] = [Cell(EMPTY if row.users is None else f"{row.users:,}", row.users) for row in rows]
     result["seeds"] = [Cell(_seeds_text(row), len(row.runs)) for row in rows]
     return result
@@ -111,13 +115,16 @@ def _scaled(value: float, step: int, units: Sequence[str]) -> str:
     return f"{value:.1f} {units[place]}" if place else f"{value:.0f} {units[0]}".strip()
 
 
-def render_markdown(suite: Suite, tables: Sequence[Table], problems: Sequence[Problem]) -> str:
+def render_markdown(
+    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], below: Sequence[str] = ()
+) -> str:
     """The leaderboard as markdown: per protocol its definitions, chance and rows; problems at the end.
 
     Args:
         suite: for its name and description.
         tables: as built by `build_tables`.
         problems: the same.
+        below: markdown that follows each table; shorter than `tables`, the rest has none.
 
     >>> print(render_markdown(Suite("tiny", "", (), ()), [], []))
     # Results: tiny
@@ -126,24 +133,31 @@ def render_markdown(suite: Suite, tables: Sequence[Table], problems: Sequence[Pr
     <BLANKLINE>
     """
     blocks = [f"# Results: {_plain(suite.name)}", *([_plain(suite.description)] if suite.description else [])]
-    for table in tables:
-        body = columns(table)
-        lines = [
-            list(body),
-            ["---"] * len(body),
-            *([_plain(c.text) for c in row] for row in zip(*body.values(), strict=True)),
-        ]
+    for table, rest in zip_longest(tables, below):
         blocks += [
             f"## {_plain(table.title)}",
             "\n".join(f"- {_plain(key)}: {_plain(text)}" for key, text in protocol_lines(table)),
-            "\n".join(f"| {' | '.join(line)} |" for line in lines),
-            "\n".join(f"- {_plain(note)}" for note in table.notes),
+            *markdown_table(columns(table), table.notes),
+            rest or "",
         ]
     blocks += [] if tables else ["No finished run."]
     if problems:
         blocks += ["## Not in the tables, and why" if any(p.state != "note" for p in problems) else "## Notes"]
         blocks += ["\n".join(f"- {problem_text(problem)}" for problem in problems)]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def markdown_table(body: Mapping[str, Sequence[Cell]], notes: Sequence[str]) -> list[str]:
+    """A table and the notes below it.
+
+    >>> print(markdown_table({"method": [Cell("lora")]}, [])[0])
+    | method |
+    | --- |
+    | lora |
+    """
+    lines = [[_plain(title) for title in body], ["---"] * len(body)]
+    lines += [[_plain(cell.text) for cell in row] for row in zip(*body.values(), strict=True)]
+    return ["\n".join(f"| {' | '.join(line)} |" for line in lines), "\n".join(f"- {_plain(note)}" for note in notes)]
 
 
 def protocol_lines(table: Table) -> list[tuple[str, str]]:
@@ -223,6 +237,8 @@ def _csv_line(table: Table, row: Row) -> dict[str, str]:
         f"{table.main}_seed_sd": row.spread,
         **row.metrics,
         **row.costs,
+        "search_trials": trials_of(row),
+        "search": search_text(row),
     }
     for name, (low, high) in row.intervals.items():
         known |= {f"{name}_low": low, f"{name}_high": high}
@@ -241,49 +257,3 @@ def _csv_line(table: Table, row: Row) -> dict[str, str]:
         for key, value in known.items()
         if value is not None
     }
-
-
-def render_latex(tables: Sequence[Table]) -> str:
-    r"""The tables for a paper (package booktabs), one environment per fingerprint.
-
-    Args:
-        tables: as built by `build_tables`.
-
-    >>> render_latex([])
-    '% needs the package booktabs\n'
-    """
-    parts = ["% needs the package booktabs"]
-    for table in tables:
-        body = columns(table)
-        caption = "; ".join(f"{key}: {text}" for key, text in protocol_lines(table) if key != "fingerprint")
-        head = " & ".join(_latex(title) for title in body)
-        lines = [" & ".join(_latex(cell.text) for cell in row) for row in zip(*body.values(), strict=True)]
-        parts += [
-            r"\begin{table}",
-            r"\centering",
-            f"\\caption{{{_latex(table.title)}. {_latex(caption)}.}}",
-            f"\\begin{{tabular}}{{ll{'r' * (len(body) - 2)}}}",
-            r"\toprule",
-            rf"{head} \\",
-            r"\midrule",
-            *(rf"{line} \\" for line in lines),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    return "\n".join(parts) + "\n"
-
-
-def _latex(text: str) -> str:
-    special = {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "Δ": r"$\Delta$",
-        "–": "--",
-        "±": r"$\pm$",
-        "<": "$<$",
-        ">": "$>$",
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-    }
-    return "".join(special.get(character, character) for character in re.sub(r"\s+", " ", text))

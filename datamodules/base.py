@@ -164,7 +164,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         data = self.read()
         if self.prompting.preference_rule or self.prompting.intention_rule:
             data = replace(data, interactions=data.interactions.with_row_index("row"))
-        self._sequences = frozen_sequences(data, self.protocol)
+        self._sequences, self.about = frozen_sequences(data, self.protocol), data.about
         least, shared = int(self.prompting.history_needed), self.window_history == "shared"
         choice = self.prompting.choice and replace(self.prompting.choice, seed=self.seed)
         sizes = (self.train_negatives, self.targets_per_window, self.seed)

@@ -97,6 +97,11 @@ class Interactions:
             if row is not None:
                 raise InputError(f"users: user id {self.users['user'][row]!r} stands more than once")
 
+    @property
+    def about(self) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+        """Items with their categories, where there are any, and the users' profiles: what results are told apart by."""
+        return self.items.select(pl.selectors.by_name("item", "categories", require_all=False)), self.users
+
     def _check_items(self, items: str) -> None:
         row = _first(self.items["item"].is_duplicated())
         if row is not None:

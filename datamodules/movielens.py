@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
@@ -58,11 +59,12 @@ class MovieLens100K(InstructionDataModule):
         members=(
             "recbole/dataset_example/ml-100k/ml-100k.inter",
             "recbole/dataset_example/ml-100k/ml-100k.item",
+            "recbole/dataset_example/ml-100k/ml-100k.user",
         ),
     )
 
     def read(self) -> Interactions:
-        """Reads the interactions and titles; "Godfather, The" becomes "The Godfather"."""
+        """Reads the interactions, titles and profiles; "Godfather, The" becomes "The Godfather"."""
         names = ("ml-100k.inter", "ml-100k.item")
         folder = self.data_dir or locate("ml-100k", self.source, names)
         events_file, items_file = (folder / name for name in names)
@@ -79,4 +81,11 @@ class MovieLens100K(InstructionDataModule):
             items=items.with_columns(pl.Series("title", titles, dtype=pl.String)),
             checksum=checksum,
             files=(events_file, items_file),
+            users=_profiles(folder / "ml-100k.user"),
         )
+
+
+def _profiles(file: Path) -> pl.DataFrame | None:
+    """Age, gender and occupation by user; a folder of one's own may lack the file."""
+    fields = {"user_id": "user", "age": "age", "gender": "gender", "occupation": "occupation"}
+    return read_atomic_file(file, fields) if file.is_file() else None

@@ -18,6 +18,7 @@ import yaml
 
 import datamodules
 from benchmarks.__main__ import main
+from benchmarks.beyond_accuracy import read_facts
 from callbacks.durable_checkpoint import read_checkpoint
 from callbacks.resume import checkpoints_in
 from datamodules.movielens import MovieLens100K
@@ -155,6 +156,11 @@ def test_every_model_runs_on_every_data_set(run: Run, tmp_path: Path, model: Pat
     scores = np.load(out / "scores.npz", allow_pickle=False)
     assert len(scores["user"]) == (24 if data.stem.startswith("ml_100k") else len(scores["case_start"]) - 1) > 0
     assert np.isfinite(scores["score"]).all()
+    facts = read_facts(out)[0]
+    assert facts is not None
+    assert facts.popularity.sum() > 0
+    assert (facts.history >= 0).all()
+    assert len(facts.feature_start) == len(facts.popularity) + 1
     if made["protocol"]["task"] == "binary":
         # All cases of a miniature may have one answer; AUC is then undefined.
         assert 0 <= made["metrics"]["test/auc"] <= 1 or not 0 < scores["label"].mean() < 1

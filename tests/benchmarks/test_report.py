@@ -24,11 +24,12 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from benchmarks.figures import pareto_front, spread_apart
+from benchmarks.latex import render_latex
 from benchmarks.leaderboard import Table, build_tables
 from benchmarks.records import Suite, read_suite
 from benchmarks.report import replace_between_markers, write_report
 from benchmarks.statistics import bootstrap_interval, holm, paired_bootstrap
-from benchmarks.tables import columns, fraction, render_csv, render_latex, render_markdown
+from benchmarks.tables import columns, fraction, render_csv, render_markdown
 from datamodules import sources
 from datamodules.sources import InputError
 
@@ -422,6 +423,50 @@ def test_no_best_mark_without_a_reason(
     assert not any(row.best for row in table.rows)
     assert reason in table.notes[0]
     assert table.notes[0].startswith("No row is marked best")
+
+
+def searched(trials: int, **chosen: str) -> Edit:
+    return lambda record: record.update(search={"trials": trials, "chosen": chosen, "metric": "val/quality"})
+
+
+def test_the_table_prints_the_trials_and_what_they_chose(grid: Grid) -> None:
+    for seed in (1, 2):
+        grid.add("lora", seed, 2, edit=searched(6, **{"model.optimizer.lr": "0.0012"}))
+    grid.add("zero_shot", 1, 12, kind="untuned")
+    grid.add("popularity", 1, 9, kind="reference", backbone=None, learning_rate=None)
+    (table,) = tables_of(grid)
+    told = {"lora": "6 trials: optimizer.lr 0.0012", "zero_shot": "–", "popularity": "–"}
+    assert column(table, "search") == told
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(render_csv([table])))}
+    assert rows["lora"]["search_trials"] == "6"
+
+
+def test_methods_are_not_compared_over_unequal_searches(grid: Grid) -> None:
+    for seed in (1, 2):
+        grid.add("lora", seed, 2, edit=searched(6))
+        grid.add("full", seed, 12, edit=searched(4))
+    (table,) = tables_of(grid)
+    assert "unequal numbers of trials were searched: full 4, lora 6" in table.notes[0]
+    assert not table.rows[0].best
+
+
+@pytest.mark.parametrize("trials", [None, 6])
+def test_a_baseline_whose_options_nobody_searched_takes_the_mark_away(grid: Grid, trials: int | None) -> None:
+    for seed in (1, 2):
+        grid.add("lora", seed, 2, edit=searched(6))
+    closed = {"kind": "reference", "backbone": None, "learning_rate": None}
+
+    def edit(record: dict[str, Any]) -> None:
+        record["model"]["class"] = "ItemKNN"
+        if trials:
+            searched(trials)(record)
+
+    grid.add("item_knn", 1, 12, edit=edit, **closed)  # type: ignore[arg-type]
+    (table,) = tables_of(grid)
+    assert table.rows[0].best == (trials is not None)
+    assert column(table, "search")[table.rows[1].name] == ("none" if trials is None else "6 trials")
+    if trials is None:
+        assert "untuned baselines, no search is recorded for item_knn" in table.notes[0]
 
 
 def test_chance_is_the_mean_over_all_ranks(grid: Grid) -> None:
