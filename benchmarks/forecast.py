@@ -169,8 +169,8 @@ def backbone_shape(config: Mapping[str, Any]) -> Shape | None:
         size = int(told.get("head_dim") or told["hidden_size"] // heads)
         inner, keys = int(told["intermediate_size"]), size * int(told.get("num_key_value_heads") or heads)
         tied = bool(told.get("tie_word_embeddings", str(told.get("model_type")).startswith("gemma")))
-        sizes = (int(told[key]) for key in ("num_hidden_layers", "hidden_size"))
-        return Shape(*sizes, inner, keys, int(told["vocab_size"]), tied=tied)
+        layers, width = int(told["num_hidden_layers"]), int(told["hidden_size"])
+        return Shape(layers, width, inner, keys, int(told["vocab_size"]), tied=tied)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
