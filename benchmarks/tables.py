@@ -17,7 +17,6 @@ from benchmarks.rows import Difference, Row
 from benchmarks.search_budget import is_any_searched, search_text, trials_of
 
 EMPTY = "–"
-COSTS = ("trainable_parameters", "train_seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ def columns(table: Table) -> dict[str, list[Cell]]:
     }
     result |= {metric_label(name): [_measured(row, name) for row in rows] for name in table.headline[1:]}
     result[f"Δ {metric_label(table.compared)} to zero-shot"] = [_difference_cell(row.difference) for row in rows]
-    for title, key in zip(("trainable", "train time", "peak memory"), COSTS, strict=True):
-        result[title] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
+    key = "trainable_parameters"
+    result["trainable"] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
     if is_any_searched(rows):
         result["search"] = [Cell(search_text(row), trials_of(row)) for row in rows]
     result["users"] = [Cell(EMPTY if row.users is None else f"{row.users:,}", row.users) for row in rows]
@@ -100,6 +99,8 @@ def cost_text(name: str, value: float | None) -> str:
         return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
     if name.endswith("_parameters"):
         return _scaled(value, 1000, ("", "K", "M", "B", "T"))
+    if name.endswith("_flops"):
+        return _scaled(value, 1000, ("", "K", "M", "G", "T", "P", "E"))
     if name.endswith("_per_second"):
         return f"{value:,.1f}/s"
     if name.endswith("_seconds"):
