@@ -82,7 +82,11 @@ def _parser(command: str) -> argparse.ArgumentParser:
         "--processes", type=int, help="cells that run at a time (default: 1; with ray and slurm as many as they take)"
     )
     parser.add_argument("--gpus", nargs="*", default=(), help="local: GPUs dealt out to the processes, by number")
-    parser.add_argument("--dry-run", action="store_true", help="print the cells' commands and states; write nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the cells' commands, states, predicted memory and time; write nothing",
+    )
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
     parser.add_argument("--max-cells", type=int, default=10_000, help="refuse a larger grid")
     parser.add_argument(

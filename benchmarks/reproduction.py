@@ -18,10 +18,11 @@ from benchmarks.grid_commands import LineParser
 from benchmarks.metric_names import metric_label
 from benchmarks.published_cards import Card, card_names, load_card
 from benchmarks.records import Run, read_suite
+from benchmarks.report import replace_between_markers
 from benchmarks.reproduce import Outcome, compare, deviations, predicted
 from datamodules.sources import InputError
 
-__all__ = ["render_csv", "render_json", "render_markdown", "run_command", "write_reproduction"]
+__all__ = ["render_csv", "render_json", "render_markdown", "render_table", "run_command", "write_reproduction"]
 
 _COSTS = ("trainable_parameters", "train_seconds", "test_seconds", "peak_memory_bytes")
 
@@ -70,6 +71,9 @@ def _run(card: Card, options: argparse.Namespace) -> int:
         )
     if not options.dry_run:
         print(write_reproduction(card, options.size, out))
+        if options.readme:
+            table = render_table(compare(card, options.size, read_suite(out).runs), run_only=True)
+            replace_between_markers(options.readme, f"reproduce:{card.name}", table)
         print(f"reproduction: {out / 'reproduction.md'}, .csv and .json")
     return status
 
@@ -81,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", default="small", help="small: what a CPU can do; paper: the paper's own (a GPU)")
     parser.add_argument("--dry-run", action="store_true", help="print commands and predicted cost; write nothing")
     parser.add_argument("--table-only", action="store_true", help="run nothing; write the tables of what is there")
+    parser.add_argument(
+        "--readme", type=Path, help="put the rows that were run between this file's markers of the name"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="run failed cells once more")
     parser.add_argument("--launcher", default="local", help="local, ray or slurm, as for benchmark")
     parser.add_argument("--launcher-option", action="append", default=[], metavar="KEY=VALUE", help="as for benchmark")
@@ -143,9 +150,7 @@ def render_markdown(card: Card, size: str, outcomes: Sequence[Outcome], differen
         "",
         f"Of {len(outcomes)} numbers: {said or 'none'}.",
         "",
-        "| method | metric | expected | certainty | got | 95 % interval | seeds | verdict |",
-        "|---|---|---:|---|---:|---|---:|---|",
-        *(_line(outcome) for outcome in outcomes),
+        render_table(outcomes),
         "",
         "`match`: the printed digits are equal, or the difference is at most 1 %. `within noise`: it is within the 95 %"
         " interval over users or cases (bootstrap), widened by 1.96 standard deviations between seeds and by the noise of"
@@ -155,6 +160,22 @@ def render_markdown(card: Card, size: str, outcomes: Sequence[Outcome], differen
     lines += ["", "Cautions:", "", *cautions] if cautions else []
     lines += ["", "Done otherwise than published:", "", *(f"- {text}" for text in different)] if different else []
     return "\n".join(lines) + "\n"
+
+
+def render_table(outcomes: Sequence[Outcome], *, run_only: bool = False) -> str:
+    """The numbers as a Markdown table.
+
+    Args:
+        outcomes: of `compare`.
+        run_only: leave out those that no run of ours stands beside.
+
+    Example:
+        >>> print(render_table([]).splitlines()[0])
+        | method | metric | expected | certainty | got | 95 % interval | seeds | verdict |
+    """
+    lines = [_line(outcome) for outcome in outcomes if outcome.got is not None or not run_only]
+    head = ["| method | metric | expected | certainty | got | 95 % interval | seeds | verdict |"]
+    return "\n".join([*head, "|---|---|---:|---|---:|---|---:|---|", *lines])
 
 
 def _line(outcome: Outcome) -> str:

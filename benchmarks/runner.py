@@ -38,7 +38,7 @@ def run_benchmark(
         suite_path: The suite file.
         out: The results folder; the same folder continues a grid.
         launcher: Where the cells run, from `choose_launcher`.
-        dry_run: Only print the commands and which cells are done; write nothing.
+        dry_run: Only print the commands, which cells are done, and what each is expected to take; write nothing.
         retry_failed: Run the cells that failed before once more.
         max_cells: Largest number of cells.
         plugins: Packages that the cells' configs may name beside our own.
@@ -57,6 +57,7 @@ def run_benchmark(
         ...     status = run_benchmark(path, Path(folder, "out"), dry_run=True)  # doctest: +ELLIPSIS
         tiny: 1 cell: 1 waiting
         waiting   instructrec fit --seed_everything=1 --name=tiny --out .../out/runs/1-...
+                  not predicted: no model is named
     """
     suite = load_suite(suite_path)
     grid = expand(suite, out, max_cells=max_cells, plugins=plugins)
@@ -68,8 +69,7 @@ def run_benchmark(
         _print_plan(suite, states, retry_failed=retry_failed)
         if dry_run:
             print_search(studies, unsearched)
-            for cell in cells:
-                print(f"{states[cell.name]:<9} {shlex.join(cell.command)}")
+            _print_cells(cells, states, ledger)
             return 0
         ledger.adopt_suite(suite.name, suite.text)
         if unsearched:
@@ -94,6 +94,19 @@ def _print_plan(suite: Suite, states: dict[str, State], *, retry_failed: bool) -
     print(f"{suite.name}: {len(states)} cell{'s' if len(states) > 1 else ''}: {plan}")
     if counts["failed"] and not retry_failed:
         print("failed cells are not run again without --retry-failed")
+
+
+def _print_cells(cells: Sequence[Cell], states: dict[str, State], ledger: Ledger) -> None:
+    """Every cell's command, and below it what it is expected to take."""
+    from benchmarks.forecast import forecasts, rate_note
+
+    done = {cell.name: ledger.record(cell.name) or {} for cell in cells if states[cell.name] == "finished"}
+    told = forecasts({cell.name: cell.command for cell in cells}, done)
+    for cell in cells:
+        print(f"{states[cell.name]:<9} {shlex.join(cell.command)}")
+        print(f"{'':<9} {told[cell.name]}")
+    if any("trains" in line for line in told.values()):
+        print(rate_note(corrected=bool(done)))
 
 
 def _write_cells(suite: Suite, cells: Sequence[Cell], ledger: Ledger) -> None:

@@ -36,7 +36,7 @@ class InstructionRecommender(Recommender):
     A variant overrides `tune`, which marks what is trained; everything else is frozen.
 
     Args:
-        backbone: packaged name, folder with a Hugging Face model, or hub id `owner/name[@revision]`.
+        backbone: packaged name, folder with a Hugging Face model, GGUF file, or hub id `owner/name[@revision]`.
         objective: `likelihood` of the right answer, `listwise` softmax over a case's answers, `yes_no`
             (binary cross-entropy on Yes against No), or `rating` (squared error of the expected one).
         length_normalised: score an answer by its mean log-probability a token instead of the sum.

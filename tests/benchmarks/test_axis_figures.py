@@ -15,6 +15,7 @@ from matplotlib.image import imread
 from scipy.stats import kendalltau
 
 from benchmarks.axes import kendall, numeric_axes, ranks, template_spreads
+from benchmarks.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
 from benchmarks.leaderboard import Table, build_tables
 from benchmarks.records import read_suite
 from benchmarks.report import write_report
@@ -91,8 +92,11 @@ def test_an_axis_of_names_or_of_one_number_is_no_curve(grid: Grid) -> None:  # n
     grid.add("lora", cell="a")
     grid.add("prefix", cell="b")
     write_cells(grid.directory, {"a": {"model": "lora", "model.r": "8"}, "b": {"model": "prefix", "model.r": "8"}})
-    assert numeric_axes(tables_of(grid.directory)) == []
-    assert write_report(grid.directory).axes is None
+    tables, stale = tables_of(grid.directory), grid.directory / "axes.png"
+    stale.write_bytes(b"of an earlier report")
+    assert numeric_axes(tables) == []
+    assert draw_axis_curves(tables, stale) is None
+    assert not stale.exists()
 
 
 def test_two_numeric_axes_are_two_panels_with_lines_of_the_other(grid: Grid) -> None:  # noqa: F811
@@ -102,10 +106,11 @@ def test_two_numeric_axes_are_two_panels_with_lines_of_the_other(grid: Grid) -> 
         grid.add(f"r={rank}, share={share}", 1, 5, cell=cell)
         labels[cell] = {"model.r": str(rank), "data.share": str(share)}
     write_cells(grid.directory, labels)
-    found = {axis.name: axis.lines for axis in numeric_axes(tables_of(grid.directory))}
+    tables = tables_of(grid.directory)
+    found = {axis.name: axis.lines for axis in numeric_axes(tables)}
     assert found.keys() == {"model.r", "data.share"}
     assert [len(lines) for lines in found.values()] == [2, 2]
-    not_blank(write_report(grid.directory).axes)
+    not_blank(draw_axis_curves(tables, grid.directory / "axes.png"))
 
 
 def test_spread_over_wordings_names_the_worst_and_the_best(grid: Grid) -> None:  # noqa: F811
@@ -135,7 +140,7 @@ def test_spread_over_wordings_names_the_worst_and_the_best(grid: Grid) -> None: 
         }
         assert spread.by_wording == pytest.approx(expected)
         assert spread.mean == pytest.approx(np.mean(list(expected.values())))
-    not_blank(write_report(grid.directory).template_spread)
+    not_blank(draw_template_spread([table], grid.directory / "spread.png"))
 
 
 def test_ranks_are_compared_over_what_all_protocols_have(grid: Grid) -> None:  # noqa: F811
@@ -153,14 +158,15 @@ def test_ranks_are_compared_over_what_all_protocols_have(grid: Grid) -> None:  #
             )
             labels[cell] = {"model": method, "data.protocol.negatives": str(count)}
     write_cells(grid.directory, labels)
-    chosen, places = ranks(tables_of(grid.directory))
+    tables = tables_of(grid.directory)
+    chosen, places = ranks(tables)
     counts = [(table.num_candidates or 0) - 1 for table in chosen]
     assert places.keys() == {"lora", "prefix", "adapter"}
     for name, found in places.items():
         assert dict(zip(counts, found, strict=True)) == {
             count: methods.index(name) + 1 for count, methods in order.items()
         }
-    not_blank(write_report(grid.directory).rank_stability)
+    not_blank(draw_rank_stability(tables, grid.directory / "ranks.png"))
 
 
 @given(st.permutations(range(6)), st.permutations(range(6)))

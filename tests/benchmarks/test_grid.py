@@ -324,7 +324,8 @@ def test_a_dry_run_prints_commands_and_writes_nothing(benchmark, folder, capsys)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "tiny: 2 cells: 2 waiting"
     commands = [shlex.join(cell.command) for cell in expand(load_suite(folder / "suite.yaml"), folder / "out")]
-    assert printed[1:] == [f"waiting   {command}" for command in commands]
+    assert printed[1::2] == [f"waiting   {command}" for command in commands]
+    assert all(line.startswith("          ") for line in printed[2::2])
 
 
 def test_a_grid_runs_reports_and_continues(benchmark, folder, capsys, monkeypatch):

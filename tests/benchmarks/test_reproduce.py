@@ -253,8 +253,14 @@ def test_the_command_writes_what_is_there(tmp_path: Path, capsys: pytest.Capture
     told = json.loads((out / "reproduction.json").read_text())
     assert [one["cell"] for one in told["runs"]] == ["model=sasrec-0123456789abcdef"]
     assert told["numbers"][0]["got"] == 0.5
-    assert main(words) == 0
+    readme = tmp_path / "README.md"
+    readme.write_text("# Mine\n<!-- reproduce:table:begin -->old<!-- reproduce:table:end -->\n")
+    assert main([*words, "--readme", str(readme)]) == 0
     assert (out / "reproduction.md").read_text() == page
+    text = readme.read_text()
+    assert "old" not in text
+    assert "| SASRec | HR@1 | 0.5000 |" in text
+    assert "not run" not in text
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

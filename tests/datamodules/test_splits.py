@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModel, AutoTokenizer
 
-from datamodules import frozen
+from datamodules import filters, frozen
 from datamodules import protocol as protocol_module
 from datamodules.collate import training_events
 from datamodules.filters import filtered
@@ -286,6 +286,21 @@ def test_a_filter_is_told_and_recorded(capsys: pytest.CaptureFixture[str]) -> No
     counts = made.description["statistics"]["filter"]
     assert f"users 40 -> {counts['after']['users']}" in told
     assert np.diff(made.start).min() >= 5
+
+
+@pytest.mark.parametrize("bits", [64, 6, 0])
+def test_names_whose_hashes_meet_keep_codes_of_their_own(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = filters._hashed
+    kept = pl.lit((1 << bits) - 1, dtype=pl.UInt64)
+    monkeypatch.setattr(
+        filters,
+        "_hashed",
+        lambda names, seed: pl.select(hashed(names, 0) & kept).to_series() if seed == 0 else hashed(names, seed),
+    )
+    data = crowd(users=200, items=90)
+    for name, codes in zip(("user", "item"), filters.coded(data), strict=True):
+        pairs = set(zip(data.interactions[name].to_list(), codes.tolist(), strict=True))
+        assert len(pairs) == len({one for one, _ in pairs}) == len({code for _, code in pairs})
 
 
 # --- candidates -----------------------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ import pytest
 from tests.recmodels.support_matrix import FAMILIES, METHODS, documented, outcome, table
 
 # transformers' and PEFT's own words about each other and about their defaults.
-pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "DeprecationWarning")]
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "DeprecationWarning", "FutureWarning")
+]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
