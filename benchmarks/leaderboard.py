@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.metric_names import higher_is_better, metric_base, metric_label
 from benchmarks.records import Problem, Run, Suite
 from benchmarks.rows import Difference, Row, build_row
-from benchmarks.search_budget import unfair_reasons
+from benchmarks.search_budget import search_notes, unfair_reasons
 from benchmarks.statistics import PairedComparison, holm, paired_bootstrap
 
 LEVEL = 0.05  # of the tests behind the mark "best"
@@ -105,7 +105,7 @@ def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]
         compared=compared,
         chance=_chance(headline, first.task, first.num_candidates),
         rows=tuple(rows),
-        notes=(*notes, *_reading_notes(rows, headline, compared, first)),
+        notes=(*notes, *search_notes(rows), *_reading_notes(rows, headline, compared, first)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.rows import Row
 
-__all__ = ["is_any_searched", "search_text", "trials_of", "unfair_reasons"]
+__all__ = ["is_any_searched", "search_notes", "search_text", "trials_of", "unfair_reasons"]
 
 SOLVED = ("BM25", "EASE", "ItemKNN", "SentenceEncoder")
 """Baselines without a learning rate that have other options to search."""
@@ -37,6 +37,24 @@ def search_text(row: Row) -> str:
     told = chosen.items() if isinstance(chosen, dict) else ()
     values = ", ".join(f"{str(name).removeprefix('model.')} {value}" for name, value in told)
     return f"{trials} trials: {values}" if values else f"{trials} trials"
+
+
+def search_notes(rows: Sequence[Row]) -> list[str]:
+    """How the searched rows were searched, in one line; none where none was.
+
+    Example:
+        >>> search_notes([])
+        []
+    """
+    found = {row.name: row.runs[0].search for row in rows if trials_of(row) is not None}
+    if not found:
+        return []
+    how = {f"{said.get('sampler')}, pruner {said.get('pruner')}, by {said.get('metric')}" for said in found.values()}
+    told = [
+        f"{name} {said['trials']} trials ({said.get('pruned_trials', 0)} pruned, {said.get('failed_trials', 0)} failed)"
+        for name, said in sorted(found.items())
+    ]
+    return [f"Searched on validation users before the test ({'; '.join(sorted(how))}): {', '.join(told)}."]
 
 
 def unfair_reasons(rows: Sequence[Row]) -> list[str]:

@@ -438,6 +438,7 @@ def test_the_table_prints_the_trials_and_what_they_chose(grid: Grid) -> None:
     grid.add("popularity", 1, 9, kind="reference", backbone=None, learning_rate=None)
     (table,) = tables_of(grid)
     told = {"lora": "6 trials: optimizer.lr 0.0012", "zero_shot": "–", "popularity": "–"}
+    assert any(note.endswith("by val/quality): lora 6 trials (0 pruned, 0 failed).") for note in table.notes)
     assert column(table, "search") == told
     rows = {row["method"]: row for row in csv.DictReader(io.StringIO(render_csv([table])))}
     assert rows["lora"]["search_trials"] == "6"

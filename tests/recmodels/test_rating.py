@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recmodels import Popularity
 from recmodels.objectives import expected_rating, squared_error, training_loss
 from recmodels.rating import RatingMetrics, rating_values
 
@@ -66,3 +70,20 @@ def test_answers_without_values_are_refused() -> None:
 def test_what_cannot_be_measured_is_refused(predicted: list[float], true: list[float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         RatingMetrics().update(torch.tensor(predicted), torch.tensor(true))
+
+
+def test_the_checkpoint_is_chosen_by_the_smallest_error() -> None:
+    """Checkpoints and searches take the largest `quality`: of ratings that is the negative RMSE."""
+    model, logged = Popularity(), dict[str, float]()
+    model.log = lambda name, value, **_: logged.update({name: float(value)})  # type: ignore[method-assign]
+    model.log_dict = lambda values, **_: logged.update({k: float(v) for k, v in values.items()})  # type: ignore[method-assign]
+    found = []
+    for error in (0.5, 2.0):
+        model.validation_rating.update(torch.tensor([3.0 + error, 3.0 - error]), torch.tensor([3.0, 3.0]))
+        model.on_validation_epoch_end()
+        assert logged["val/rmse"] == pytest.approx(error)
+        found.append(logged["val/quality"])
+    assert found[0] > found[1]
+    trainer = yaml.safe_load((Path(__file__).parents[2] / "configs/trainer/default.yaml").read_text())["trainer"]
+    chosen = next(each for each in trainer["callbacks"] if each["class_path"] == "ModelCheckpoint")["init_args"]
+    assert (chosen["monitor"], chosen["mode"]) == ("val/quality", "max")
