@@ -15,6 +15,7 @@ instructrec: benchmark the ways of tuning a language model for recommendation
   instructrec annotate -c DATA.yaml --out FILE.jsonl [...]                                          texts by a language model
   instructrec audit    -c DATA.yaml [--json FILE]                                                   leaks and ties of the data
   instructrec perf     [NAME ...] --out FILE.json                                                   speed against peers
+  instructrec reproduce NAME --out DIR [--size paper]                                               a paper's table beside ours
   instructrec report   DIR                                                                          tables, figures, page
   instructrec export   CKPT --out DIR [--merge]                                                     for PEFT, transformers
 
@@ -39,6 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
         from benchmarks.grid_commands import run_command
 
         return run_command(command, arguments[1:])
+    if command == "reproduce":
+        from benchmarks.reproduction import run_command as run_reproduce
+
+        return run_reproduce(arguments[1:])
     if command == "annotate":
         from benchmarks.annotate import run_command as run_annotate
 
@@ -61,7 +66,19 @@ def main(arguments: list[str] | None = None) -> int:
         return run_lightning(arguments)
     import difflib
 
-    known = ["fit", "validate", "test", "predict", "benchmark", "report", "perf", "audit", "annotate", "export"]
+    known = [
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "benchmark",
+        "report",
+        "perf",
+        "audit",
+        "annotate",
+        "export",
+        "reproduce",
+    ]
     near = difflib.get_close_matches(command, known, n=1, cutoff=0)[0]
     print(f"instructrec: no command {command!r}; the nearest is {near!r}", file=sys.stderr)
     return 2

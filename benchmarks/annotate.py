@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.counted import counted
 from datamodules.sources import InputError
 
 EPILOG = """\
@@ -140,7 +141,7 @@ def annotate(requests: Sequence[tuple[str, str, Kind, str]], writer: Writer, nam
     path.parent.mkdir(parents=True, exist_ok=True)
     written = kept = 0
     with path.open("a", encoding="utf-8") as file:
-        for user, item, kind, request in requests:
+        for user, item, kind, request in counted(requests, len(requests), "texts"):
             key = hashlib.sha256(f"{name}\0{kind}\0{request}".encode()).hexdigest()[:16]
             if (user, item, kind, key) in there:
                 kept += 1

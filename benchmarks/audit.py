@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.audit import Finding, audit
+from datamodules.audit import audit
 from datamodules.audit_text import label_collisions, target_in_prompts
+from datamodules.finding import Finding
 from datamodules.pretrained import check_backbone_name
 from datamodules.protocol import Sequences
 from datamodules.slates import SlateMaker

@@ -125,7 +125,8 @@ def read_facts(folder: Path) -> tuple[Facts | None, Lists | None]:
     named = ("user", "popularity", "history", "target", "feature_start", "feature")
     if not kept.keys() >= set(named):
         return None, lists
-    facts = Facts(kept["user"].astype(np.str_), *(kept[name] for name in named[1:]), groups)
+    user, popularity, history, target, start, feature = (kept[name] for name in named)
+    facts = Facts(user.astype(np.str_), popularity, history, target, start, feature, groups)
     # The lists of yes/no and rating tasks hold answers, not items.
     return (facts if _is_whole(facts) else None), lists
 

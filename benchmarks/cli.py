@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +17,11 @@ from benchmarks.config_errors import first_input_error, one_line
 from benchmarks.config_file import SaveConfig
 from benchmarks.config_values import batch_format_of, best_precision, shots_of
 from benchmarks.measurements import measure
+from benchmarks.quiet import quieten
 from benchmarks.raw_input import HELP, check_raw_input, take_plugins
 from benchmarks.resuming import Continuation, continuation, forget, identity_of, machine
-from benchmarks.run_folder import RunFolder, callback_of
+from benchmarks.run_folder import RunFolder, callback_of, measure_long_lists
+from benchmarks.trial import Trial, result_named, trial_named
 from callbacks import *  # noqa: F403  # class names in configs are those that are imported here
 from callbacks.cost_meter import CostMeter
 from callbacks.durable_checkpoint import CheckpointError, DurableCheckpointIO
@@ -65,6 +65,10 @@ class InstructRecCLI(LightningCLI):
 
     continues: Continuation | None = None
     """Where this fit goes on."""
+    trial: Trial | None = None
+    """What a search tries with this fit."""
+    search: dict[str, Any]
+    """What a search has chosen for this run."""
 
     subcommand_help: ClassVar[dict[str, str]] = {
         "fit": "tune, verify the checkpoint, test, and write the run record; --ckpt_path last continues",
@@ -89,6 +93,10 @@ class InstructRecCLI(LightningCLI):
         parser.add_argument("--out", type=Path, default=Path("results/run"), help="folder of everything the run writes")
         parser.add_lightning_class_args(Resume, "resume")
         parser.add_argument("--name", type=str | None, default=None, help="name of the row; default: the model's class")
+        parser.add_argument(
+            "--search.trial", type=Path | None, help="file of a trial: fit measures validation cases only"
+        )
+        parser.add_argument("--search.result", type=Path | None, help="what a search has chosen, for the run's record")
         parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
         parser.link_arguments("model.init_args.objective", "data.init_args.objective")
         parser.link_arguments("model", "data.init_args.batch_format", compute_fn=batch_format_of)
@@ -101,6 +109,7 @@ class InstructRecCLI(LightningCLI):
         refuse_code(config)
         refuse_unusable_values(config)
         refuse_unusable_paths(config, self.subcommand == "fit")
+        self.trial, self.search = trial_named(config.search.trial), result_named(config.search.result)
         trainer = config.trainer
         trainer.default_root_dir = str(config.out)
         if trainer.precision is None:
@@ -128,6 +137,7 @@ class InstructRecCLI(LightningCLI):
             told = first_input_error(error)
             raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
 
+        measure_long_lists(self.trainer, self.model)
         if self.subcommand in ("fit", "test"):
             global current_run
             current_run = self.run_folder
@@ -148,6 +158,7 @@ class InstructRecCLI(LightningCLI):
         """Makes a trainer that writes checkpoints durably."""
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        trainer.callbacks += [self.trial] if self.trial else []  # type: ignore[attr-defined]
         return trainer
 
     def _set_seed(self) -> None:
@@ -163,9 +174,8 @@ class InstructRecCLI(LightningCLI):
     def run_folder(self) -> RunFolder:
         """Where this run writes."""
         config = self.config[self.subcommand]
-        return RunFolder(
-            Path(config.out), config.as_dict(), str(config.name or config.model.class_path.rsplit(".", 1)[-1])
-        )
+        name = str(config.name or config.model.class_path.rsplit(".", 1)[-1])
+        return RunFolder(Path(config.out), config.as_dict(), name, self.search)
 
     def fit(self, model: Recommender, **kwargs: Any) -> None:
         """Trains what there is to train, from its beginning or from where it was interrupted."""
@@ -178,6 +188,9 @@ class InstructRecCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Verifies, loads the best checkpoint, tests and writes the record."""
+        if self.trial is not None:
+            self._end_trial(self.trial)
+            return
         findings: dict[str, Any] = dict(self.model.findings)
         if self.model.trains:
             last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
@@ -193,6 +206,14 @@ class InstructRecCLI(LightningCLI):
         if meter := callback_of(self.trainer, CostMeter):
             meter.add(measure(self.model, self.datamodule, self.trainer.precision_plugin.forward_context))
         self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
+        if self.trainer.is_global_zero:
+            forget(self.run_folder.path)
+
+    def _end_trial(self, trial: Trial) -> None:
+        """Writes what the trial measured; a model that nothing validated in its fit is validated now."""
+        if not trial.values:
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        trial.write_record(self.trainer, self.run_folder, self.model.kind)
         if self.trainer.is_global_zero:
             forget(self.run_folder.path)
 
@@ -232,31 +253,6 @@ class InstructRecCLI(LightningCLI):
             load_trained(model, Path(ckpt_path))
         except (CheckpointError, InputError) as error:
             raise InputError(f"--ckpt_path {ckpt_path}: {str(error).removeprefix(f'{ckpt_path}: ')}") from error
-
-
-def quieten() -> None:
-    """Keeps libraries from talking over the run's own lines; errors still come through."""
-    import transformers
-
-    logging.getLogger("lightning").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    for message in (
-        "does not have many workers",  # batches are made faster than they are used; num_workers is an option
-        "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler knows its place
-        "exists and is not empty",  # the run's folder holds its config before the first log
-        "is deprecated, use `isinstance",  # inside Lightning 2.6: https://github.com/Lightning-AI/pytorch-lightning/issues/21300
-        "returned `None`, this fit will run with no optimizer",  # popularity counts, it needs none
-        "Found .* module\\(s\\) in eval mode",  # metrics and dropout-free parts
-        "smaller than the logging interval",  # popularity has one batch
-        "Trying to infer the `batch_size`",
-        "`loftq_config` specified but will be ignored",  # PEFT's own default, spelt out by the parser
-        "Sparse CSR tensor support is in beta",  # what torch multiplies sparse matrices with
-        "LightningCLI's args parameter",  # the command line without our own flags
-    ):
-        warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
 def main(args: list[str] | None = None, kind: type[InstructRecCLI] = InstructRecCLI) -> InstructRecCLI:

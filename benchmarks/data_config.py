@@ -28,8 +28,9 @@ def configured_data(
         InputError: the config cannot be built.
     """
     from benchmarks.allowed_imports import allow_imports, refuse_code
-    from benchmarks.cli import InstructRecParser, quieten
+    from benchmarks.cli import InstructRecParser
     from benchmarks.config_errors import first_input_error, one_line
+    from benchmarks.quiet import quieten
     from benchmarks.raw_input import HELP, check_raw_input, take_plugins
     from datamodules.base import InstructionDataModule
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid_commands import LineParser
+from benchmarks.own_export import write_own
 from datamodules.sources import InputError
 
 
@@ -34,7 +35,7 @@ def run_command(arguments: list[str]) -> int:
 
 
 def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[str] | None = None) -> str:
-    """Writes what a run has trained as an adapter folder of PEFT, or as a whole model of transformers.
+    """Writes what a run has trained as an adapter folder of PEFT or our own, or as a whole model of transformers.
 
     Weights that were trained themselves make a whole model; updates beside them make an adapter, or with `merge` a whole
     model too. All in float32, as trained.
@@ -54,30 +55,38 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
     config = _config_of(checkpoint)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} is not an empty folder; give a new one")
+    from recmodels.own_parts import own_parts
+
     model = load_run_model(checkpoint, config, plugins or [])
     whole = merge or (model.trains_backbone and not _has_updates(model))
+    own = None if whole else own_parts(model.backbone)
     if whole:
         made = _whole(model)
-    else:
+    elif own is None:
         peft_config, state = model.peft_parts()
     from datamodules.pretrained import load_tokenizer
 
+    card = model_card(_record_of(config), model.backbone_name, whole or own is not None)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / "export"
         folder.mkdir()
         if whole:
             made.save_pretrained(folder, safe_serialization=True)
+        elif own is not None:
+            card += write_own(folder, *own, model.backbone)
         else:
             from safetensors.torch import save_file
 
             peft_config.save_pretrained(str(folder))
             save_file(state, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
         load_tokenizer(model.backbone_name).save_pretrained(folder)
-        (folder / "README.md").write_text(model_card(_record_of(config), model.backbone_name, whole), encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
         if out.exists():
             out.rmdir()
         os.rename(folder, out)
+    if own is not None:
+        return f"adapter: {out} (plain transformers, by the lines in its README.md)"
     call = (
         "transformers: AutoModelForCausalLM.from_pretrained" if whole else "peft: PeftModel.from_pretrained(base, ...)"
     )

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.figure_parts import GREY, Style, draw_legend, handle, is_flat, parts_of, save, style_rows, tidy
 from benchmarks.leaderboard import Table
-from benchmarks.metric_names import metric_label
+from benchmarks.metric_names import higher_is_better, metric_label
 from benchmarks.records import Run
 from benchmarks.rows import Row
 from benchmarks.tables import cost_text, fraction
@@ -54,8 +54,9 @@ def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
         styles = style_rows(table)
         for axes, cost in zip(panels.flat, COST_TITLES, strict=True):
             _quality_panel(axes, rows, table.main, cost, styles)
+        better = "" if higher_is_better(table.main) else " (lower is better)"
         for left, right in panels:
-            left.set_ylabel(metric_label(table.main))
+            left.set_ylabel(metric_label(table.main) + better)
             _flat_lines((left, right), rows, table)
         legend = [handle(row.name, styles[row.name], line=False) for row in rows if not is_flat(row)]
         draw_legend(part, legend, front=True)
@@ -122,15 +123,22 @@ def running_mean(points: Points) -> Points:
     return [(step, float(mean)) for (step, _), mean in zip(points, means, strict=True)]
 
 
-def pareto_front(points: Points) -> Points:
-    """The points that no other beats in both cost (lower) and quality (higher), by rising cost.
+def pareto_front(points: Points, higher: bool = True) -> Points:
+    """The points that no other beats in both cost (lower) and quality, by rising cost.
+
+    Args:
+        points: cost and quality.
+        higher: whether more quality is better; of an error less is.
 
     >>> pareto_front([(1.0, 0.3), (2.0, 0.2), (3.0, 0.5)])
     [(1.0, 0.3), (3.0, 0.5)]
+    >>> pareto_front([(1.0, 0.3), (2.0, 0.2), (3.0, 0.5)], higher=False)
+    [(1.0, 0.3), (2.0, 0.2)]
     """
+    sign = 1 if higher else -1
     front: Points = []
-    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or quality > front[-1][1]:
+    for cost, quality in sorted(points, key=lambda point: (point[0], -sign * point[1])):
+        if not front or sign * quality > sign * front[-1][1]:
             front.append((cost, quality))
     return front
 
@@ -147,7 +155,7 @@ def _quality_panel(axes: Any, rows: Sequence[Row], main: str, cost: str, styles:
         bar = [[max(0.0, y - low)], [max(0.0, high - y)]]
         axes.errorbar(x, y, yerr=bar, color=color, marker=marker, markersize=8, capsize=3, elinewidth=1.2, zorder=3)
         points.append((x, y))
-    front = pareto_front(points)
+    front = pareto_front(points, higher_is_better(main))
     axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, alpha=0.7) if front else None
     axes.set_xlabel(COST_TITLES[cost])
     _cost_axis(axes, cost, [x for x, _ in points])

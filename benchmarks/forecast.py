@@ -1,8 +1,7 @@
-"""What a cell will take, before it runs: peak memory and time, from the backbone's shape and the number of tokens.
+"""What a cell will take on a CPU: peak memory and time, from the backbone's shape and the number of tokens.
 
-A rough prediction for a CPU, by counting: weights, gradients, two moments of the optimiser, what the checks keep, and the
-activations of a step; time is multiplications over the machine's rate. The constants below were chosen on the committed
-quickstart run; `benchmarks/README.md` says how far off it is. Cells of the same folder that have finished correct the time.
+The constants below were chosen on the committed quickstart run; `benchmarks/README.md` says how far off it is. Cells of
+the same folder that have finished correct the time.
 """
 
 from __future__ import annotations
@@ -169,8 +168,8 @@ def backbone_shape(config: Mapping[str, Any]) -> Shape | None:
         size = int(told.get("head_dim") or told["hidden_size"] // heads)
         inner, keys = int(told["intermediate_size"]), size * int(told.get("num_key_value_heads") or heads)
         tied = bool(told.get("tie_word_embeddings", str(told.get("model_type")).startswith("gemma")))
-        sizes = (int(told[key]) for key in ("num_hidden_layers", "hidden_size"))
-        return Shape(*sizes, inner, keys, int(told["vocab_size"]), tied=tied)
+        layers, width = int(told["num_hidden_layers"]), int(told["hidden_size"])
+        return Shape(layers, width, inner, keys, int(told["vocab_size"]), tied=tied)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.suite import CHECKOUT, AxisValue, Pair, Rule, Suite, load_suite, printed_path, read_yaml
 from datamodules.sources import InputError
 
-__all__ = ["MAX_CELLS", "Cell", "changed_file", "expand", "load_suite"]
+__all__ = ["MAX_CELLS", "SEED", "Cell", "changed_file", "expand", "load_suite", "varied"]
 
 MAX_CELLS = 10_000
 SEED = "seed_everything"  # cells that differ in nothing else are one row of the table
@@ -100,6 +100,34 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iter
     if not all(used):
         raise InputError(f"{suite.path}: include_overrides[{used.index(False)}].when matches no cell")
     return list(cells.values())
+
+
+def varied(cell: Cell, pairs: Iterable[Pair], option: str, *, label: Pair | None = None, reason: str = "") -> Cell:
+    """Return a cell with other values of some options: another run, with a name of its own.
+
+    Args:
+        cell: From `expand`.
+        pairs: Options and their values; they win over those that the cell has.
+        option: One more option, for the run alone: like ``--out`` it makes no other result.
+        label: What tells it from the cell; one with a label runs below ``search`` of the results folder.
+        reason: Why it has these values; with another reason it is another run.
+
+    Example:
+        >>> cell = Cell("lora-0", "lora", (), ("instructrec", "fit", "--model.r=4", "--name=x", "--out", "o/runs/lora-0"), "")
+        >>> varied(cell, [("model.r", "8")], "--search.result=found.json").command[2:5]
+        ('--model.r=8', '--search.result=found.json', '--name=x')
+    """
+    given = dict(pairs)
+    *arguments, name, out, folder = cell.command
+    kept = (word for word in arguments if word.partition("=")[0].removeprefix("--") not in given)
+    made = (*kept, *(f"--{key}={value}" for key, value in given.items()))
+    key = hashlib.sha256(json.dumps([made, cell.files, cell.key, reason]).encode()).hexdigest()
+    slug = "-".join(part for part in (cell.name.rpartition("-")[0], *(label or ())) if part)
+    unique = f"{slug}-{key[:8]}" if slug else key[:8]
+    place = folder.rpartition("/")[0] if label is None else f"{folder.rpartition('/runs/')[0]}/search/runs"
+    title = cell.title if label is None else f"{cell.title}, {' '.join(label)}"
+    labels = cell.labels if label is None else (*cell.labels, label)
+    return Cell(unique, title, labels, (*made, option, name, out, f"{place}/{unique}"), key, cell.files)
 
 
 def changed_file(cell: Cell) -> str | None:

@@ -1,12 +1,15 @@
-"""Leaderboards for a paper."""
+"""Leaderboards for a paper, as LaTeX."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from benchmarks.cost_section import cost_section
 from benchmarks.leaderboard import Table
-from benchmarks.tables import columns, protocol_lines
+from benchmarks.tables import Cell, columns, protocol_lines
+
+__all__ = ["render_latex"]
 
 
 def render_latex(tables: Sequence[Table]) -> str:
@@ -20,24 +23,29 @@ def render_latex(tables: Sequence[Table]) -> str:
     """
     parts = ["% needs the package booktabs"]
     for table in tables:
-        body = columns(table)
         caption = "; ".join(f"{key}: {text}" for key, text in protocol_lines(table) if key != "fingerprint")
-        head = " & ".join(_latex(title) for title in body)
-        lines = [" & ".join(_latex(cell.text) for cell in row) for row in zip(*body.values(), strict=True)]
-        parts += [
-            r"\begin{table}",
-            r"\centering",
-            f"\\caption{{{_latex(table.title)}. {_latex(caption)}.}}",
-            f"\\begin{{tabular}}{{ll{'r' * (len(body) - 2)}}}",
-            r"\toprule",
-            rf"{head} \\",
-            r"\midrule",
-            *(rf"{line} \\" for line in lines),
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
+        parts += _environment(columns(table), f"{table.title}. {caption}.", "ll")
+        if (costs := cost_section(table)) is not None:
+            parts += _environment(costs.columns, f"{table.title}: costs. {' '.join(costs.notes)}", "l")
     return "\n".join(parts) + "\n"
+
+
+def _environment(body: Mapping[str, Sequence[Cell]], caption: str, left: str) -> list[str]:
+    head = " & ".join(_latex(title) for title in body)
+    lines = [" & ".join(_latex(cell.text) for cell in row) for row in zip(*body.values(), strict=True)]
+    return [
+        r"\begin{table}",
+        r"\centering",
+        f"\\caption{{{_latex(caption)}}}",
+        f"\\begin{{tabular}}{{{left}{'r' * (len(body) - len(left))}}}",
+        r"\toprule",
+        rf"{head} \\",
+        r"\midrule",
+        *(rf"{line} \\" for line in lines),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
 
 
 def _latex(text: str) -> str:
@@ -47,6 +55,7 @@ def _latex(text: str) -> str:
         "^": r"\textasciicircum{}",
         "Δ": r"$\Delta$",
         "–": "--",
+        "→": r"$\to$",
         "±": r"$\pm$",
         "<": "$<$",
         ">": "$>$",

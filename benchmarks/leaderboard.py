@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.metric_names import metric_base, metric_label
+from benchmarks.metric_names import higher_is_better, metric_base, metric_label
 from benchmarks.records import Problem, Run, Suite
 from benchmarks.rows import Difference, Row, build_row
+from benchmarks.search_budget import unfair_reasons
 from benchmarks.statistics import PairedComparison, holm, paired_bootstrap
 
 LEVEL = 0.05  # of the tests behind the mark "best"
@@ -23,7 +24,7 @@ class Table:
     """Rows of one protocol fingerprint, best first by the first headline metric.
 
     Attributes:
-        headline: metrics with a column of their own; the first is the main one, higher is better but for an error.
+        headline: metrics with a column of their own; the first is the main one.
         compared: metric of the column of differences.
         chance: expected headline metrics of a random order.
     """
@@ -88,8 +89,8 @@ def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]
         for key, seeds in methods.items()
     ]
     # A row without the main metric comes last: it is not known to be bad, but it cannot be placed.
-    best_first = 1 if first.task == "rating" else -1
-    rows.sort(key=lambda row: (best_first * row.metrics.get(headline[0], best_first * np.inf), row.name))
+    sign = -1 if higher_is_better(headline[0]) else 1
+    rows.sort(key=lambda row: (sign * row.metrics.get(headline[0], sign * np.inf), row.name))
     rows, notes = _with_differences(rows, compared)
     rows, reasons = _with_best(rows, headline[0], first.task)
     if reasons:
@@ -173,16 +174,14 @@ def _with_best(rows: list[Row], main: str, task: str) -> tuple[list[Row], list[s
     reasons = []
     if len(top.runs) < 2:
         reasons.append("one seed")
-    unsearched = [row.name for row in rows if not _is_searched(row, rows)]
-    if unsearched:
-        reasons.append(f"untuned baselines, no learning-rate search is recorded for {', '.join(sorted(unsearched))}")
+    reasons += unfair_reasons(rows)
     if task == "binary":
         reasons.append("AUC has no per-case values for a paired test")
     elif task == "rating":
         reasons.append("RMSE has no per-case values for a paired test")
     elif (pair := _paired(top, second, main)) is None:
         reasons.append(f"{top.name} and {second.name} have no per-user values of the same users")
-    elif pair.p_value >= LEVEL or pair.difference <= 0:
+    elif pair.p_value >= LEVEL or (pair.difference > 0) != higher_is_better(main) or pair.difference == 0:
         reasons.append(f"{top.name} is not significantly better than {second.name}")
     return ([replace(top, best=True), *rows[1:]] if not reasons else rows), reasons
 
@@ -191,27 +190,6 @@ def _is_baseline(row: Row) -> bool:
     """The untuned backbone without demonstrations; with some, it is a row to be compared."""
     shots = ((row.runs[0].config.get("model") or {}).get("init_args") or {}).get("shots")
     return row.kind == "untuned" and not shots
-
-
-def _is_searched(row: Row, rows: Iterable[Row]) -> bool:
-    """A row without a learning rate needs no search; others need a recorded one or several rates."""
-    if row.kind == "untuned" or not _learning_rates(row.runs[0].config):
-        return True
-    rates = {
-        rate
-        for other in rows
-        for run in other.runs
-        if run.name == row.runs[0].name
-        for rate in _learning_rates(run.config)
-    }
-    return len(rates) > 1 or any(run.search for run in row.runs)
-
-
-def _learning_rates(config: Any) -> set[str]:
-    if not isinstance(config, dict):
-        return set()
-    own = {str(value) for key, value in config.items() if key in ("lr", "learning_rate") and value is not None}
-    return own.union(*(_learning_rates(value) for value in config.values()))
 
 
 def _chance(headline: Sequence[str], task: str, candidates: int | None) -> dict[str, float]:
@@ -243,8 +221,9 @@ def _reading_notes(rows: Sequence[Row], headline: Sequence[str], compared: str, 
     if any(row.users and row.users < len(row.cases) for row in rows):
         notes.append("Some users have several cases; intervals and tests take these as independent.")
     if any(row.difference for row in rows):
+        better = "" if higher_is_better(compared) else " (below zero is better)"
         notes.append(
-            f"Δ {metric_label(compared)}: paired bootstrap against the untuned row of the same backbone, p "
+            f"Δ {metric_label(compared)}{better}: paired bootstrap against the untuned row of the same backbone, p "
             f"corrected by Holm over {sum(row.difference is not None for row in rows)} comparisons."
         )
     if run.num_candidates and cutoff >= run.num_candidates:

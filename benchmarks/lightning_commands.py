@@ -74,7 +74,7 @@ def _fail(message: str, code: int) -> int:
     line = " ".join(message.split())
     if cli.current_run is not None:
         with suppress(OSError):  # a full disk takes no record of it either; the line and the exit code say it
-            cli.current_run.write_end("failed", line)
+            cli.current_run.write_end("failed", line, code)
     print(f"instructrec: {line}", file=sys.stderr)
     return code
 

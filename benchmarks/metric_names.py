@@ -38,3 +38,15 @@ def metric_base(name: str) -> str:
     'ndcg'
     """
     return name.split("@")[0]
+
+
+def higher_is_better(name: str) -> bool:
+    """Whether more of a metric is better, by its definition; stages such as `val/` are ignored.
+
+    Args:
+        name: of a metric, or `quality`, which always rises.
+
+    >>> higher_is_better("ndcg@10"), higher_is_better("val/rmse"), higher_is_better("quality")
+    (True, False, True)
+    """
+    return "lower is better" not in DEFINITIONS.get(metric_base(name.rpartition("/")[2]), "")

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.audit import Finding, numeric_ids
+from benchmarks.counted import counted
+from datamodules.audit import numeric_ids
+from datamodules.finding import Finding
 from datamodules.protocol import Protocol, Sequences
 from datamodules.seeded_bits import generator
 from recmodels import metrics
@@ -93,7 +95,7 @@ def memorisation(titles: Sequence[str], likelihood: LogLikelihood, *, seed: int 
     if len(others) < 10 or not len(order):
         raise ValueError("the catalogue has too few titles of several words")
     right = 0.0
-    for place in order.tolist():
+    for place in counted(order.tolist(), len(order), "titles"):
         start, end = halves[place]
         wrong = [o for o in (others[r % len(others)] for r in bits.random_raw(60).tolist()) if o != end]
         score = np.array(likelihood(start, [end, *list(dict.fromkeys(wrong))[:9]]))
@@ -136,7 +138,7 @@ def model_likelihood(backbone: str) -> LogLikelihood:
         width = max(map(len, tails))
         rows = torch.tensor([[*head, *tail, *[tokenizer.pad_token_id] * (width - len(tail))] for tail in tails])
         with torch.inference_mode():  # padding stands behind everything, where a causal model does not look
-            logits = model(input_ids=rows).logits[:, len(head) - 1 : -1].log_softmax(-1)
+            logits = model(input_ids=rows, logits_to_keep=width + 1).logits[:, -width - 1 : -1].log_softmax(-1)
         told = logits.gather(2, rows[:, len(head) :, None])[:, :, 0]
         return [float(row[: len(tail)].mean()) for row, tail in zip(told, tails, strict=True)]
 

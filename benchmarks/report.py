@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.beyond_accuracy import beyond
+from benchmarks.cost_section import cost_section
 from benchmarks.latex import render_latex
 from benchmarks.leaderboard import build_tables
 from benchmarks.ledger import write_atomic
@@ -62,7 +63,10 @@ def write_report(directory: Path) -> ReportPaths:
     suite = read_suite(directory)
     tables, problems = build_tables(suite)
     found = [beyond(table) for table in tables]
-    below = [sections(table, made) for table, made in zip(tables, found, strict=True)]
+    below = [
+        [*filter(None, [cost_section(table)]), *sections(table, made)]
+        for table, made in zip(tables, found, strict=True)
+    ]
     text = render_markdown(suite, tables, problems, [render_sections(made) for made in below])
     (directory / "figures").mkdir(exist_ok=True)
     paths = ReportPaths(

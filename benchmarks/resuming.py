@@ -23,6 +23,7 @@ FREE = (
     "config",
     "ckpt_path",
     "resume",
+    "search",
     "trainer.default_root_dir",
     "trainer.logger",
     "trainer.enable_",

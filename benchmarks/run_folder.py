@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
+from torch import Tensor
 
 from benchmarks.facts import fact_arrays
-from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TrainingGuard
+from callbacks import CostMeter, Resume, SampleTable, ScoreLog, TimeBudget, TrainingGuard
 from callbacks.durable_checkpoint import read_checkpoint, remove_checkpoint
 from datamodules.base import InstructionDataModule
 from recmodels import metrics
@@ -48,11 +50,13 @@ class RunFolder:
         path: the folder; its name is the cell's id.
         config: the whole resolved config.
         name: of the row in tables.
+        search: how the run's settings were chosen; empty where nobody searched.
     """
 
     path: Path
     config: dict[str, Any]
     name: str
+    search: dict[str, Any] = field(default_factory=dict)
 
     def write_record(
         self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: dict[str, Any]
@@ -87,6 +91,7 @@ class RunFolder:
             "guards": (guard.findings if guard else {})
             | findings
             | ({"truncated_prompts": meter.truncated} if meter else {})
+            | (clock.findings() if (clock := callback_of(trainer, TimeBudget)) and model.trains else {})
             | ({"resumed_at_steps": resume.resumed_at} if resume and resume.resumed_at else {}),
             "samples": samples.samples if samples else [],
         }
@@ -108,6 +113,7 @@ class RunFolder:
             "data": {"class": data["class_path"].rsplit(".", 1)[-1]},
             "seed": self.config.get("seed_everything"),
             "config": json.loads(json.dumps(self.config, default=str)),
+            **({"search": self.search} if self.search else {}),
             "versions": installed_versions(),
             **checkout_state(),
         }
@@ -124,10 +130,11 @@ class RunFolder:
             for name in ("best.ckpt", "last.ckpt"):
                 remove_checkpoint(self.path / "checkpoints" / name)
 
-    def write_end(self, status: str, error: str) -> None:
+    def write_end(self, status: str, error: str, exit_code: int | None = None) -> None:
         """Records that the run has ended without a result (`failed` or `interrupted`), and why."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "record.json", self.header() | {"status": status, "error": error})
+        ended = {"status": status, "error": error} | ({} if exit_code is None else {"exit_code": exit_code})
+        write_json(self.path / "record.json", self.header() | ended)
 
     def _costs(self, trainer: L.Trainer) -> dict[str, Any]:
         meter = callback_of(trainer, CostMeter)
@@ -141,30 +148,57 @@ class RunFolder:
 
 
 def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:
-    """Flat columns of all scores, every metric by user, and what the cases are about."""
+    """Flat columns of all scores that were kept, every metric by user, and what the cases are about."""
     columns = log.columns()
-    starts = columns["case_start"]
-    owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
-    table, mask = pad_branches(columns["score"], owner, len(starts) - 1, 0.0)
-    relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
     arrays: dict[str, Any] = {name: value.numpy() for name, value in columns.items() if name != "case"}
     arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
     listed = columns["item"].numpy() if log.answers == "candidates" else np.empty(0, dtype=np.int64)
     arrays |= fact_arrays(data, columns["case"].numpy(), listed)
+    starts = columns["case_start"]
+    owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
+    if log.answers == "candidates":
+        measured = log.measured() or user_metrics(owner, columns, cutoffs)
+        return arrays | {name: value.numpy() for name, value in measured.items()}
+    table, _ = pad_branches(columns["score"], owner, len(starts) - 1, 0.0)
+    relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
     if log.answers == "fixed":
         arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
         arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
         return arrays
-    if log.answers == "ratings":
-        value, _ = pad_branches(rating_values(columns["item"]), owner, len(starts) - 1, 0.0)
-        difference = ((table.double().softmax(1) * value).sum(1) - (relevance * value).sum(1)).numpy()
-        return arrays | {"mse": difference**2, "mae": np.abs(difference)}
+    value, _ = pad_branches(rating_values(columns["item"]), owner, len(starts) - 1, 0.0)
+    difference = ((table.double().softmax(1) * value).sum(1) - (relevance * value).sum(1)).numpy()
+    return arrays | {"mse": difference**2, "mae": np.abs(difference)}
+
+
+def user_metrics(owner: Tensor, columns: Mapping[str, Tensor], cutoffs: tuple[int, ...]) -> dict[str, Tensor]:
+    """Every rank metric of every case, `[U]`.
+
+    Args:
+        owner: `[B]` case of each branch, from 0 and in order.
+        columns: `score` and `relevance` `[B]`, `candidates` and `total_relevant` `[U]`.
+        cutoffs: the k of HR@k and NDCG@k.
+
+    Example:
+        >>> columns = {"score": torch.tensor([3.0, 2.0]), "relevance": torch.tensor([0.0, 1.0])}
+        >>> columns |= {"candidates": torch.tensor([2]), "total_relevant": torch.tensor([1])}
+        >>> user_metrics(torch.tensor([0, 0]), columns, (1,))["mrr"].tolist()
+        [0.5]
+    """
     total = columns["total_relevant"]  # with those that retrieval missed
+    table, mask = pad_branches(columns["score"], owner, len(total), 0.0)
+    relevance, _ = pad_branches(columns["relevance"], owner, len(total), 0.0)
+    found: dict[str, Tensor] = {}
     for k in metrics.informative_cutoffs(cutoffs, int(columns["candidates"].max())):
-        arrays[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total).numpy()
-        arrays[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask, total).numpy()
-    arrays["mrr"] = metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total).numpy()
-    return arrays
+        found[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total)
+        found[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask, total)
+    return found | {"mrr": metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total)}
+
+
+def measure_long_lists(trainer: L.Trainer, model: Recommender) -> None:
+    """Has the score log take what the model has just measured where lists are too long to be kept."""
+    if log := callback_of(trainer, ScoreLog):
+        told = model.test_ranking
+        log.measure = lambda _: {n: v.cpu() for n, v in told.latest.items() if n not in ("tie_rate", "users")}
 
 
 def write_json(path: Path, value: Any) -> None:

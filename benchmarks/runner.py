@@ -13,6 +13,8 @@ from benchmarks.grid import MAX_CELLS, Cell, expand
 from benchmarks.launchers import Launcher, Summary
 from benchmarks.ledger import Ledger, State, write_atomic
 from benchmarks.progress import GridProgress
+from benchmarks.search import chosen_cells, print_search, run_studies
+from benchmarks.studies import make_studies
 from benchmarks.suite import Suite, load_suite
 
 __all__ = ["run_benchmark"]
@@ -58,15 +60,23 @@ def run_benchmark(
                   not predicted: no model is named
     """
     suite = load_suite(suite_path)
-    cells = expand(suite, out, max_cells=max_cells, plugins=plugins)
+    grid = expand(suite, out, max_cells=max_cells, plugins=plugins)
+    studies = make_studies(suite.search, grid, out)
     with Ledger(out.absolute()) as ledger:
         ledger.check_suite(suite.name)
-        states = {cell.name: ledger.state(cell.name) for cell in cells}
+        cells, unsearched = chosen_cells(grid, studies, out)
+        states = {cell.name: "waiting" if cell.name in unsearched else ledger.state(cell.name) for cell in cells}
         _print_plan(suite, states, retry_failed=retry_failed)
         if dry_run:
+            print_search(studies, unsearched)
             _print_cells(cells, states, ledger)
             return 0
         ledger.adopt_suite(suite.name, suite.text)
+        if unsearched:
+            summary = run_studies(studies, out, launcher, retry_failed=retry_failed)
+            cells, unsearched = chosen_cells(grid, studies, out)
+            if unsearched:
+                return _search_stopped(suite, out, summary)
         _write_cells(suite, cells, ledger)
         progress = GridProgress(len(cells), sys.stderr, processes=launcher.processes or 1)
         try:
@@ -120,8 +130,20 @@ def _write_cells(suite: Suite, cells: Sequence[Cell], ledger: Ledger) -> None:
         print(f"{len(others)} run folders in {runs} are of an earlier version of this suite, such as {example}")
 
 
+def _search_stopped(suite: Suite, out: Path, summary: Summary) -> int:
+    why = "stopped" if summary.stopped_by is None else f"stopped by signal {summary.stopped_by}"
+    print(f"search {why}; finished trials are kept. Continue with: {_again(suite, out)}")
+    if summary.changed:
+        print("next: configs were edited meanwhile; trials of the configs as they are now are trials of a new search")
+    return 1
+
+
+def _again(suite: Suite, out: Path) -> str:
+    return f"instructrec benchmark {shlex.quote(str(suite.path))} --out {shlex.quote(str(out))}"
+
+
 def _finish(suite: Suite, out: Path, cells: Sequence[Cell], ledger: Ledger, summary: Summary) -> int:
-    again = f"instructrec benchmark {shlex.quote(str(suite.path))} --out {shlex.quote(str(out))}"
+    again = _again(suite, out)
     if summary.stopped_by is not None:
         print(f"stopped by signal {summary.stopped_by}; finished runs are kept. Continue with: {again}")
         if summary.left_running:

@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.plain_yaml import nearest_hint as _nearest
 from benchmarks.plain_yaml import neighbours as _neighbours
 from benchmarks.plain_yaml import read_yaml
+from benchmarks.search_space import Search, read_search
 from datamodules.sources import InputError
 
 __all__ = ["CHECKOUT", "AxisValue", "Pair", "Rule", "Suite", "load_suite", "printed_path", "read_yaml"]
@@ -23,7 +24,7 @@ Pair = tuple[str, str]
 Rule = tuple[tuple[str, frozenset[str]], ...]
 """Labels wanted on some axes: a cell matches when its label on each of them is among those wanted."""
 
-_SUITE_KEYS = ("name", "description", "configs", "axes", "overrides", "exclude", "include_overrides")
+_SUITE_KEYS = ("name", "description", "configs", "axes", "overrides", "exclude", "include_overrides", "search")
 _VALUE_KEYS = ("name", "config", "overrides")
 _NOT_FOR_SUITES = ("c", "config", "out", "allow-import")  # a file must not widen what files may name
 _DOTTED_KEY = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*\+?")
@@ -60,6 +61,7 @@ class Suite:
         overrides: Overrides of every cell; those of the axes come later and win.
         exclude: A cell that matches any of these is dropped.
         include_overrides: Overrides of the cells that match; they win over all others.
+        search: What is searched on validation before the cells run.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Suite:
     overrides: tuple[Pair, ...]
     exclude: tuple[Rule, ...]
     include_overrides: tuple[tuple[Rule, tuple[Pair, ...]], ...]
+    search: Search | None = None
 
 
 def load_suite(path: Path) -> Suite:
@@ -114,6 +117,7 @@ def load_suite(path: Path) -> Suite:
         overrides=_overrides(content.get("overrides"), f"{path}: overrides"),
         exclude=tuple(_rule(entry, values, f"{path}: exclude[{index}]") for index, entry in rules),
         include_overrides=_include_overrides(content.get("include_overrides"), values, path),
+        search=read_search(content.get("search"), f"{path}: search", lambda entry, where: _rule(entry, values, where)),
     )
 
 

@@ -14,9 +14,9 @@ from benchmarks.leaderboard import Table
 from benchmarks.metric_names import DEFINITIONS, metric_base, metric_label
 from benchmarks.records import Problem, Suite
 from benchmarks.rows import Difference, Row
+from benchmarks.search_budget import is_any_searched, search_text, trials_of
 
 EMPTY = "–"
-COSTS = ("trainable_parameters", "train_seconds", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,10 @@ def columns(table: Table) -> dict[str, list[Cell]]:
     }
     result |= {metric_label(name): [_measured(row, name) for row in rows] for name in table.headline[1:]}
     result[f"Δ {metric_label(table.compared)} to zero-shot"] = [_difference_cell(row.difference) for row in rows]
-    for title, key in zip(("trainable", "train time", "peak memory"), COSTS, strict=True):
-        result[title] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
+    key = "trainable_parameters"
+    result["trainable"] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
+    if is_any_searched(rows):
+        result["search"] = [Cell(search_text(row), trials_of(row)) for row in rows]
     result["users"] = [Cell(EMPTY if row.users is None else f"{row.users:,}", row.users) for row in rows]
     result["seeds"] = [Cell(_seeds_text(row), len(row.runs)) for row in rows]
     return result
@@ -97,6 +99,8 @@ def cost_text(name: str, value: float | None) -> str:
         return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
     if name.endswith("_parameters"):
         return _scaled(value, 1000, ("", "K", "M", "B", "T"))
+    if name.endswith("_flops"):
+        return _scaled(value, 1000, ("", "K", "M", "G", "T", "P", "E"))
     if name.endswith("_per_second"):
         return f"{value:,.1f}/s"
     if name.endswith("_seconds"):
@@ -234,6 +238,8 @@ def _csv_line(table: Table, row: Row) -> dict[str, str]:
         f"{table.main}_seed_sd": row.spread,
         **row.metrics,
         **row.costs,
+        "search_trials": trials_of(row),
+        "search": search_text(row),
     }
     for name, (low, high) in row.intervals.items():
         known |= {f"{name}_low": low, f"{name}_high": high}

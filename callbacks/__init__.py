@@ -6,6 +6,16 @@ from callbacks.progress_log import ProgressLog
 from callbacks.resume import Resume
 from callbacks.sample_table import SampleTable
 from callbacks.score_log import ScoreLog
+from callbacks.time_budget import TimeBudget
 from callbacks.training_guard import TrainingGuard
 
-__all__ = ["CostMeter", "PredictionWriter", "ProgressLog", "Resume", "SampleTable", "ScoreLog", "TrainingGuard"]
+__all__ = [
+    "CostMeter",
+    "PredictionWriter",
+    "ProgressLog",
+    "Resume",
+    "SampleTable",
+    "ScoreLog",
+    "TimeBudget",
+    "TrainingGuard",
+]

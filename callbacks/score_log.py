@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 
+Measure = Callable[[Any], dict[str, Tensor]]
+"""Every metric of each case of a batch, `[U]` in the order of its `case`."""
+
 
 class ScoreLog(L.Callback):
-    """Collects what `test_step` returns as columns; `columns()` gives them in case order."""
+    """Collects what `test_step` returns as columns; `columns()` gives them in case order.
 
-    def __init__(self) -> None:
+    All scores of a large catalogue for many users fill the memory. Of longer lists only the best are kept, and the
+    metrics are measured while the batch is whole.
+
+    Args:
+        longest: longest list that is kept whole; of a longer one the best are kept, so many as `kept`.
+        kept: see there.
+    """
+
+    def __init__(self, longest: int = 4096, kept: int = 100) -> None:
+        self.longest, self.kept = longest, kept
+        self.measure: Measure | None = None
+        """Set by who knows the metrics; without it all lists are kept whole."""
         self._parts: list[Any] = []
+        self._measured: list[tuple[Tensor, dict[str, Tensor]]] = []
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets an earlier test."""
-        self._parts = []
+        self._parts, self._measured = [], []
 
     def on_test_batch_end(
         self,
@@ -28,13 +45,25 @@ class ScoreLog(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps a batch's scores."""
+        """Keeps a batch's scores, or of long lists the best and the metrics."""
+        long = int(torch.bincount(outputs.branch_case).max()) > self.longest and outputs.answers == "candidates"
+        if long and self.measure is not None:
+            self._measured.append((outputs.case, self.measure(outputs)))
+            outputs = best_branches(outputs, self.kept)
         self._parts.append(outputs)
 
     @property
     def answers(self) -> str | None:
         """`candidates`, `fixed`, or None before a test."""
         return self._parts[0].answers if self._parts else None
+
+    def measured(self) -> dict[str, Tensor] | None:
+        """Metrics `[U]` in case order where lists were too long to keep, else None."""
+        if not self._measured:
+            return None
+        order = torch.cat([case for case, _ in self._measured]).argsort(stable=True)
+        names = self._measured[0][1]
+        return {name: torch.cat([values[name] for _, values in self._measured])[order] for name in names}
 
     def columns(self) -> dict[str, Tensor]:
         """Flat columns over all cases, ordered by case, branches in the order the case lists them.
@@ -56,3 +85,28 @@ class ScoreLog(L.Callback):
             "score": torch.cat([part.score for part in self._parts])[order],
             "relevance": torch.cat([part.relevance for part in self._parts])[order],
         }
+
+
+def best_branches(scored: Any, kept: int) -> Any:
+    """A batch's scores with the best branches of each case alone, best first; totals still tell of all.
+
+    Args:
+        scored: columns as `recmodels.base.CaseScores`.
+        kept: branches a case.
+
+    Example:
+        >>> from recmodels.base import CaseScores
+        >>> one = torch.ones(1, dtype=torch.long)
+        >>> score, item = torch.tensor([1.0, 3.0, 2.0]), torch.tensor([7, 8, 9])
+        >>> columns = (one, torch.zeros(3, dtype=torch.long), item, score, torch.zeros(3), 3 * one, one)
+        >>> best_branches(CaseScores(*columns, answers="candidates", tokens=0), 2).branch_item.tolist()
+        [8, 9]
+    """
+    count = torch.bincount(scored.branch_case, minlength=len(scored.case))
+    start = count.cumsum(0) - count
+    table = torch.full((len(count), int(count.max())), -torch.inf)
+    table[scored.branch_case, torch.arange(len(scored.score)) - start[scored.branch_case]] = scored.score
+    value, place = table.topk(min(kept, table.shape[1]), dim=1)
+    best = (start[:, None] + place)[value > -torch.inf]
+    columns = ("branch_case", "branch_item", "score", "relevance")
+    return replace(scored, **{name: getattr(scored, name)[best] for name in columns})

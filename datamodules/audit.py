@@ -6,48 +6,22 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from datamodules.retrieval import words
+from datamodules.audit_titles import duplicate_titles, near_duplicates, target_title_in_history
+from datamodules.finding import Finding, Verdict, verdict_of
 from datamodules.rules import Protocol
 from datamodules.sequences import Cases, Sequences
 
 Ints = NDArray[np.int64]
-Verdict = Literal["ok", "note", "warning", "leak"]
+_ROWS = 50_000  # lists looked at together
 ALARM = 1e-5
 """Chance of a false alarm of each statistical check."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Attributes:
-        check: its name.
-        verdict: `ok`; `note`, true of the rules and no fault; `warning` or `leak`, which make the audit fail.
-        count: how many.
-        of: out of how many.
-        told: what was counted.
-        remedy: what to do next; empty where nothing is to be done.
-    """
-
-    check: str
-    verdict: Verdict
-    count: int
-    of: int
-    told: str
-    remedy: str = ""
-
-    @property
-    def alarms(self) -> bool:
-        """Whether the audit fails."""
-        return self.verdict in ("warning", "leak")
 
 
 def audit(made: Sequences, protocol: Protocol) -> list[Finding]:
@@ -73,42 +47,44 @@ def audit(made: Sequences, protocol: Protocol) -> list[Finding]:
     ]
 
 
-def _verdict(count: int, bad: Verdict, remedy: str) -> tuple[Verdict, str]:
-    return (bad, remedy) if count else ("ok", "")
-
-
 def trained_test_items(made: Sequences) -> Finding:
     """Held-out events that training sees, themselves or as a copy with the same user, item and time."""
-    trained = made.trained
-    count = 0
-    for cases in (made.test, made.validation):
-        if len(cases) == 0:
-            continue
-        rows = np.stack([made.owner, made.item], axis=1)
-        time = made.timestamp if len(made.timestamp) else np.arange(len(made.item), dtype=np.float64)
-        seen = set(zip(*rows[trained].T.tolist(), time[trained].tolist(), strict=True)) if len(rows) else set()
-        for place in cases.target.tolist():
-            copy = (int(rows[place, 0]), int(rows[place, 1]), float(time[place]))
-            count += bool(trained[place]) or copy in seen
-    of = len(made.test) + len(made.validation)
-    verdict, remedy = _verdict(count, "leak", "remove repeated rows, or cut the split before the held-out events")
-    return Finding("test items in training prompts", verdict, count, of, "held-out events that training sees", remedy)
+    trained, held = made.trained, np.concatenate((made.test.target, made.validation.target))
+    time = made.timestamp if len(made.timestamp) else np.arange(len(made.item), dtype=np.float64)
+    events = pl.DataFrame({"user": made.owner, "item": made.item, "time": time})
+    seen = trained[held]
+    copies = events[held].with_row_index().join(events.filter(pl.Series(trained)), on=events.columns, how="semi")
+    seen[copies["index"].to_numpy()] = True
+    count = int(seen.sum())
+    verdict, remedy = verdict_of(count, "leak", "remove repeated rows, or cut the split before the held-out events")
+    return Finding(
+        "test items in training prompts", verdict, count, len(held), "held-out events that training sees", remedy
+    )
 
 
-def _shown(made: Sequences, cases: Cases, case: int) -> slice:
-    return slice(int(made.start[cases.user[case]]), int(cases.shown[case]))
+def _largest(values: NDArray[Any], made: Sequences, cases: Cases) -> NDArray[Any]:
+    """`[S]` the largest of the `[E]` values among what each case may show; the last value again where that is nothing."""
+    spans = np.stack((made.start[cases.user], cases.shown), axis=1).ravel()
+    found: NDArray[Any] = np.fmax.reduceat(np.append(values, values[-1:]), spans)[::2] if len(spans) else values[:0]
+    return found
+
+
+def _has_history(made: Sequences, cases: Cases) -> NDArray[np.bool_]:
+    return np.asarray(cases.shown > made.start[cases.user])
 
 
 def validation_in_test_history(made: Sequences) -> Finding:
     """Validation events that a test prompt may show: by convention under leave-one-out, if they are earlier."""
-    validation = dict(zip(made.validation.target.tolist(), made.validation.user.tolist(), strict=True))
-    shown = wrong = 0
-    for case, target in enumerate(made.test.target.tolist()):
-        span = _shown(made, made.test, case)
-        inside = [place for place in range(span.start, span.stop) if place in validation]
-        shown += bool(inside)
-        if len(made.timestamp):
-            wrong += any(made.timestamp[place] > made.timestamp[target] for place in inside)
+    test = made.test
+    before = np.zeros(len(made.item) + 1, dtype=np.int64)
+    before[made.validation.target + 1] = 1
+    before = np.cumsum(before)
+    inside = before[test.shown] > before[made.start[test.user]]
+    shown, wrong = int(inside.sum()), 0
+    if len(made.timestamp):
+        time = np.full(len(made.item), -np.inf)
+        time[made.validation.target] = made.timestamp[made.validation.target]
+        wrong = int((inside & (_largest(time, made, test) > made.timestamp[test.target])).sum())
     remedy = "show a test prompt only what is earlier than its target"
     verdict: Verdict = "leak" if wrong else "note" if shown else "ok"
     told = (
@@ -125,11 +101,12 @@ def future_in_history(made: Sequences) -> Finding:
     """Cases whose prompt may show an event later than the target, or the target itself."""
     count = 0
     for cases in (made.validation, made.test):
-        for case, target in enumerate(cases.target.tolist()):
-            span = _shown(made, cases, case)
-            late = len(made.timestamp) and (made.timestamp[span] > made.timestamp[target]).any()
-            count += bool(late) or span.start <= target < span.stop
-    verdict, remedy = _verdict(count, "leak", "sort by time as numbers, and end each history before its target")
+        wrong = (made.start[cases.user] <= cases.target) & (cases.target < cases.shown)
+        if len(made.timestamp):
+            late = _largest(made.timestamp, made, cases) > made.timestamp[cases.target]
+            wrong |= late & _has_history(made, cases)
+        count += int(wrong.sum())
+    verdict, remedy = verdict_of(count, "leak", "sort by time as numbers, and end each history before its target")
     of = len(made.validation) + len(made.test)
     return Finding("future interactions", verdict, count, of, "cases whose history is later than the target", remedy)
 
@@ -142,7 +119,7 @@ def training_after_test(made: Sequences, protocol: Protocol) -> Finding:
     count = int((time > made.timestamp[made.test.target].min()).sum())
     told = "training events later than the first test event"
     if protocol.split == "temporal":
-        verdict, remedy = _verdict(count, "leak", "cut all users at one time")
+        verdict, remedy = verdict_of(count, "leak", "cut all users at one time")
         return Finding("training after test", verdict, count, len(time), told, remedy)
     told += f" (inherent to {protocol.split}; protocol.split temporal has none)"
     return Finding("training after test", "note" if count else "ok", count, len(time), told)
@@ -150,15 +127,11 @@ def training_after_test(made: Sequences, protocol: Protocol) -> Finding:
 
 def order_in_ids(made: Sequences) -> Finding:
     """Targets whose id is the largest of the history plus one: ids handed out along the sequences (P5's leak)."""
-    ids = numeric_ids(made.item_ids)
-    count = of = 0
-    chance = 0.0
-    for case, target in enumerate(made.test.target.tolist()):
-        history = ids[made.item[_shown(made, made.test, case)]]
-        if len(history):
-            of += 1
-            count += bool(ids[made.item[target]] == history.max() + 1)
-            chance += 1 / len(ids)
+    ids, test = numeric_ids(made.item_ids), made.test
+    asked = _has_history(made, test)
+    next_to = ids[made.item[test.target]] == _largest(ids[made.item], made, test) + 1
+    count, of = int((next_to & asked).sum()), int(asked.sum())
+    chance = of / len(ids)
     # At least a twentieth: what neighbours in a catalogue (parts of a series) have in common is no leak.
     leak = count > max(0.05 * of, chance + 5 * math.sqrt(chance + 1))
     told = f"test targets whose id is the history's largest plus one ({chance:.1f} by chance)"
@@ -184,7 +157,7 @@ def users_in_two_splits(made: Sequences, protocol: Protocol) -> Finding:
     both = np.isin(test, trained) | np.isin(test, made.validation.user)
     told = "test users with events in another part"
     if protocol.split in ("k_fold", "user_cold_start"):
-        verdict, remedy = _verdict(int(both.sum()), "leak", "deal out users, not events, to the parts")
+        verdict, remedy = verdict_of(int(both.sum()), "leak", "deal out users, not events, to the parts")
         return Finding("users in two splits", verdict, int(both.sum()), len(test), told, remedy)
     told += f" (as {protocol.split} means it)"
     return Finding("users in two splits", "note" if both.any() else "ok", int(both.sum()), len(test), told)
@@ -192,18 +165,25 @@ def users_in_two_splits(made: Sequences, protocol: Protocol) -> Finding:
 
 def positives_among_negatives(made: Sequences, protocol: Protocol) -> Finding:
     """Candidate lists that lack the true item, hold an item twice, or offer others of the user's own items."""
+    own = np.sort(made.owner * len(made.item_ids) + made.item)
+    kept_apart = protocol.exclude_seen and protocol.candidates != "published"
     count = of = 0
     for cases in (made.validation, made.test):
         if cases.candidates is None:
             continue
         of += len(cases)
-        for case, target in enumerate(cases.target.tolist()):
-            user, true = int(cases.user[case]), int(made.item[target])
-            row = made.candidate_items(cases, case, protocol.exclude_seen)
-            own = set(made.item[made.start[user] : made.start[user + 1]].tolist()) - {true}
-            mixed = protocol.exclude_seen and protocol.candidates != "published" and not own.isdisjoint(row.tolist())
-            count += mixed or len(np.unique(row)) != len(row) or int((row == true).sum()) != 1
-    verdict, remedy = _verdict(count, "leak", "draw negatives from items that the user never chose, each once")
+        for begin in range(0, len(cases), _ROWS):
+            rows = slice(begin, begin + _ROWS)
+            offered, true = np.asarray(cases.candidates[rows]), made.item[cases.target[rows]][:, None]
+            ordered = np.sort(offered, axis=1)
+            wrong = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(axis=1)
+            wrong |= (offered == true).sum(axis=1) != 1
+            if kept_apart:
+                pair = cases.user[rows][:, None] * len(made.item_ids) + offered
+                mine = own[np.minimum(np.searchsorted(own, pair), len(own) - 1)] == pair
+                wrong |= (mine & (offered != true) & (offered >= 0)).any(axis=1)
+            count += int(wrong.sum())
+    verdict, remedy = verdict_of(count, "leak", "draw negatives from items that the user never chose, each once")
     told = "lists without the true item exactly once, with repeats, or with another item of the user"
     return Finding("positives among negatives", verdict, count, of, told, remedy)
 
@@ -235,55 +215,6 @@ def chi_square_tail(value: float, freedom: int) -> float:
     """
     spread = 2 / (9 * freedom)
     return 0.5 * math.erfc(((value / freedom) ** (1 / 3) - 1 + spread) / math.sqrt(2 * spread))
-
-
-def plain(title: str) -> str:
-    """A title without case, punctuation, articles and the year in brackets.
-
-    Example:
-        >>> plain("The Matrix (1999)") == plain("Matrix, The"), plain("!!!")
-        (True, '!!!')
-    """
-    found = words(title)
-    if len(found) > 1 and title.rstrip().endswith(")") and found[-1].isdigit() and len(found[-1]) == 4:
-        found = found[:-1]
-    kept = sorted(word for word in found if word not in ("the", "a", "an")) or found
-    return " ".join(kept) or title.strip()
-
-
-def duplicate_titles(made: Sequences) -> Finding:
-    """Items that share their title with another: a model that answers in titles cannot tell them apart."""
-    counts = Counter(title.strip() for title in made.titles)
-    count = sum(n for n in counts.values() if n > 1)
-    verdict, remedy = _verdict(
-        count, "warning", "add what tells them apart (a year, a creator) to the title, or merge them"
-    )
-    return Finding("duplicate titles", verdict, count, len(made.titles), "items that share a title", remedy)
-
-
-def target_title_in_history(made: Sequences) -> Finding:
-    """Test targets whose very title stands in the prompt's history through another item."""
-    count = 0
-    for case, target in enumerate(made.test.target.tolist()):
-        span, true = _shown(made, made.test, case), int(made.item[target])
-        near = made.item[max(span.start, span.stop - made.history) : span.stop].tolist()
-        count += any(item != true and made.titles[item].strip() == made.titles[true].strip() for item in near)
-    verdict, remedy = _verdict(count, "leak", "merge items of equal titles")
-    told = "test prompts that show the target's title as another item"
-    return Finding("target title in the history", verdict, count, len(made.test), told, remedy)
-
-
-def near_duplicates(made: Sequences) -> Finding:
-    """Test targets whose title is all but equal to that of another item in training."""
-    key = [plain(title) for title in made.titles]
-    trained: dict[str, set[int]] = {}
-    for item in np.unique(made.item[made.trained]).tolist():
-        trained.setdefault(key[item], set()).add(item)
-    targets = made.item[made.test.target].tolist()
-    count = sum(bool(trained.get(key[item], set()) - {item}) for item in targets)
-    verdict, remedy = _verdict(count, "warning", "merge editions of one item before the split")
-    told = "test targets with a twin in training (equal but for case, punctuation, articles, year)"
-    return Finding("near-duplicate items across splits", verdict, count, len(targets), told, remedy)
 
 
 def tied_timestamps(made: Sequences) -> Finding:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -17,7 +18,19 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.uint32]
 
 
-def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict[str, Any], Codes]:
+class Coded(NamedTuple):
+    """Names as whole numbers, equal exactly for equal names; in no order.
+
+    Attributes:
+        user: `[E]` of the users.
+        item: `[E]` of the items.
+    """
+
+    user: Codes
+    item: Codes
+
+
+def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict[str, Any], Coded]:
     """Removes low ratings, then users and items with too few events until none is left to remove.
 
     Items are removed from the catalogue as well, or candidates would be items that nobody chose.
@@ -27,8 +40,8 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
         protocol: `min_rating`, `user_core` and `item_core` are used.
 
     Returns:
-        The remaining tables; counts before and after with what was removed, empty where no filter is set; and `[E]` codes
-        that are equal exactly for equal users.
+        The remaining tables; counts before and after with what was removed, empty where no filter is set; and the codes
+        of what remains.
 
     Raises:
         InputError: nothing remains, or ratings are missing.
@@ -41,7 +54,7 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
         (['a', 'a'], 1)
     """
     if protocol.min_rating is None and protocol.user_core == protocol.item_core == 1:
-        return data, {}, codes_of(data.interactions["user"])
+        return data, {}, coded(data)
     events = data.interactions
     if protocol.min_rating is None:
         row = np.arange(len(events))
@@ -50,7 +63,7 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
             raise InputError(f"protocol.min_rating is {protocol.min_rating}, and {missing} events have no rating")
         row = (events["rating"] >= protocol.min_rating).arg_true().to_numpy()
     # Codes: counting strings over and over would cost more than everything else.
-    user, item = codes_of(events["user"]), codes_of(events["item"])
+    user, item = coded(data)
     before = _counts(user, item) | {"items": len(data.items)}
     row, rounds = _core(user, item, row, protocol.user_core, protocol.item_core)
     if len(row) == 0:
@@ -67,20 +80,36 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
     return (
         replace(data, interactions=events, items=items, files=()),  # lines no longer match rows
         {"before": before, "after": after, "removed": removed, "rounds": rounds},
-        user[row],
+        Coded(user[row], item[row]),
     )
 
 
-def codes_of(names: pl.Series) -> Codes:
-    """`[E]` whole numbers, equal exactly for equal names; in no order.
+def coded(data: Interactions) -> Coded:
+    """Codes of all events' users and items.
 
     Example:
-        >>> a, b, c = codes_of(pl.Series(["x", "y", "x"]))
-        >>> bool(a == c), bool(a == b)
-        (True, False)
+        >>> events = {"user": list("aab"), "item": list("xyx"), "rating": [5.0] * 3, "timestamp": [1.0, 2.0, 3.0]}
+        >>> items = pl.DataFrame({"item": ["x", "y"], "title": ["X", "Y"]})
+        >>> user, item = coded(Interactions(pl.DataFrame(events), items, "sum"))
+        >>> bool(user[0] == user[1]), bool(user[0] == user[2]), bool(item[0] == item[2])
+        (True, False, True)
     """
-    codes: Codes = names.cast(pl.Categorical).to_physical().to_numpy()
-    return codes
+    columns = [data.interactions[name] for name in ("user", "item")]
+    with ThreadPoolExecutor(2) as threads:  # polars works outside the interpreter's lock
+        return Coded(*threads.map(_codes, columns))
+
+
+def _codes(names: pl.Series) -> Codes:
+    """Ranks of the names' hashes, four times as fast as a table of names; a second hash tells whether two names met."""
+    code: Codes = (_hashed(names, 0).rank("dense") - 1).to_numpy()
+    second = _hashed(names, 1).to_numpy()
+    one_of_each = np.empty(int(code.max()) + 1, dtype=second.dtype)
+    one_of_each[code] = second
+    return code if (one_of_each[code] == second).all() else names.cast(pl.Categorical).to_physical().to_numpy()
+
+
+def _hashed(names: pl.Series, seed: int) -> pl.Series:
+    return names.hash(seed=seed)
 
 
 def _core(user: Codes, item: Codes, row: Ints, users: int, items: int) -> tuple[Ints, int]:

@@ -178,10 +178,10 @@ def clean_title(title: str) -> str:
         >>> clean_title("Up\n<|im_end|>\u202e x")
         'Up <|im_end|> x'
     """
-    if title.isascii() and title.isprintable():
+    if title.isprintable():  # then all its white space is the space itself
         return " ".join(title.split()) if "  " in title or title[:1] == " " or title[-1:] == " " else title
-    plain = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in title)
-    return " ".join(plain.split())
+    odd = {c for c in set(title) if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs")}
+    return " ".join(title.translate(dict.fromkeys(map(ord, odd), " ")).split())
 
 
 @cache

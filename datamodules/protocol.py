@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from datamodules.candidates import Wanted, by_weight, draw, published_lists, shuffled_lists, uniform
 from datamodules.few_shot import choose_shots
-from datamodules.filters import Codes, filtered, say_counts
+from datamodules.filters import filtered, say_counts
 from datamodules.interactions import Interactions
+from datamodules.ordering import ordered_events
 from datamodules.retrieval import BM25, TwoTower, nearest, title_embeddings
 from datamodules.rules import Protocol, Ties
 from datamodules.seeded_bits import generator
@@ -59,10 +60,10 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
     Raises:
         InputError: the data has not what the rules need: events to test on, a column, enough items.
     """
-    data, counts, users = filtered(data, protocol)
+    data, counts, codes = filtered(data, protocol)
     if counts:
         say(say_counts(counts))
-    events = _ordered_events(data, protocol, users)
+    events = ordered_events(data, protocol, codes)
     statistics = _statistics(events, len(data.items))  # of the order in time
     parts = parts_of(events, protocol)
     events, parts, shown = _arranged(events, parts, protocol)
@@ -77,7 +78,7 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
     rating = events.table["rating"].fill_null(np.nan).to_numpy()
     context = events.table["context"].to_numpy() if "context" in events.table.columns else None
     shots = choose_shots(events.start, train_end, rating >= protocol.like_threshold, protocol, context)
-    statistics |= {"test_users": len(np.unique(test.user)), "eligible_users": eligible}
+    statistics |= {"test_users": len(_distinct(test.user)), "eligible_users": eligible}
     titles = dict(zip(data.items["item"], data.items["title"], strict=True))
     return Sequences(
         user_ids=events.user_ids,
@@ -96,47 +97,6 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
         history=protocol.history,
         row=events.table["row"].to_numpy().astype(np.int64) if "row" in events.table.columns else np.empty(0, np.int64),
     )
-
-
-def _ordered_events(data: Interactions, protocol: Protocol, category: Codes) -> Events:
-    """Codes users in order of first appearance and items in catalogue order, then sorts events by user and time."""
-    rows = np.arange(len(data.interactions))
-    item_ids = data.items["item"].to_list()
-    item = data.interactions["item"].cast(pl.Enum(data.items["item"])).to_physical().to_numpy().astype(np.int64)
-    first = np.full(int(category.max()) + 1, len(rows))
-    first[category[::-1]] = rows[::-1]  # the earliest row of each is written last
-    order = np.argsort(first, kind="stable")
-    order = order[first[order] < len(rows)]
-    code = np.empty(len(first), dtype=np.int64)
-    code[order] = np.arange(len(order))
-    user = code[category]
-    place = _sorted_rows(user, data.interactions, protocol)
-    return Events(
-        user_ids=data.interactions["user"].gather(pl.Series(first[order])).to_list(),
-        item_ids=item_ids,
-        item=item[place],
-        start=np.concatenate(([0], np.cumsum(np.bincount(user)))).astype(np.int64),
-        table=data.interactions.drop("user", "item")[place],
-    )
-
-
-def _sorted_rows(user: Ints, interactions: pl.DataFrame, protocol: Protocol) -> Ints:
-    """`[E]` rows by user, time, the rule for ties and at last their place in the file."""
-    rows, time = np.arange(len(user)), interactions["timestamp"].fill_null(np.nan).to_numpy()
-    span = time.max() - time.min() + 1
-    if protocol.ties == "file_order" and float(span) * (int(user.max()) + 1) < 2**52 and not (time % 1).any():
-        # User and time in one number: sorting by it is six times as fast, and whole numbers below 2^53 are exact.
-        key = user * int(span) + (time - time.min()).astype(np.int64)
-        return pl.DataFrame({"key": key, "row": rows}).sort("key", maintain_order=True)["row"].to_numpy()
-    by_tie: dict[Ties, list[pl.Series]] = {
-        "file_order": [],
-        "reversed_file_order": [pl.Series(-rows)],
-        "item_id": [interactions["item"].cast(pl.Int64, strict=False), interactions["item"]],
-        "shuffle": [pl.Series(np.random.PCG64(protocol.seed).random_raw(len(rows)), dtype=pl.UInt64)],
-    }
-    by = [pl.Series(user), interactions["timestamp"], *by_tie[protocol.ties], pl.Series(rows)]
-    keys = pl.DataFrame([series.alias(str(number)) for number, series in enumerate(by)])
-    return keys.sort(keys.columns, nulls_last=True)[keys.columns[-1]].to_numpy()
 
 
 def _arranged(events: Events, parts: Parts, protocol: Protocol) -> tuple[Events, Parts, Ints]:
@@ -184,7 +144,7 @@ def _cases(
     if "query" in events.table.columns:
         keep |= events.table["query"].is_not_null().to_numpy()[places]
     places, owner = places[keep], owner[keep]
-    users = np.unique(owner)
+    users = _distinct(owner)
     count = protocol.test_users if part == TEST else protocol.validation_users
     if count is not None and count < len(users):
         first = users[hash_order([events.user_ids[u] for u in users.tolist()], protocol.seed)[:count]]
@@ -196,6 +156,12 @@ def _cases(
     return Cases(user=owner, target=places, candidates=candidates, history_end=wanted.shown if late else None), len(
         users
     )
+
+
+def _distinct(ascending: Ints) -> Ints:
+    """Each of ascending numbers once; `numpy.unique` would hash or sort them first."""
+    distinct: Ints = ascending[np.r_[True, ascending[1:] != ascending[:-1]][: len(ascending)]]
+    return distinct
 
 
 def _candidates(wanted: Wanted, events: Events, parts: Parts, protocol: Protocol, data: Interactions) -> Ints | None:

@@ -9,6 +9,7 @@ from recmodels.ease import EASE
 from recmodels.full import FullTuning
 from recmodels.item_knn import ItemKNN
 from recmodels.lora import LoRATuning
+from recmodels.next_id import NextId
 from recmodels.partial import PartialTuning
 from recmodels.peft import PeftTuning
 from recmodels.popularity import Popularity
@@ -29,6 +30,7 @@ __all__ = [  # noqa: RUF022  # plain order, as the tests hold it
     "FullTuning",
     "ItemKNN",
     "LoRATuning",
+    "NextId",
     "PartialTuning",
     "PeftTuning",
     "Popularity",

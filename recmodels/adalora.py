@@ -64,7 +64,7 @@ class AdaLoRATuning(InstructionRecommender):
             total_step=1,  # until the trainer knows
             orth_reg_weight=self.orthogonal,
         )
-        check_targets(config, backbone)
+        check_targets(config, backbone, "model.targets", "model.target_r")
         self._tuner = (AdaLoraModel(backbone.body, config, "default"),)
 
     def on_train_start(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
+from recmodels.quantization import Quantization, four_bits, is_quantised
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -130,6 +131,8 @@ def widths(module: nn.Module) -> tuple[int, int]:
         >>> widths(nn.Linear(3, 4)), widths(nn.ReLU())
         ((3, 4), (0, 0))
     """
+    if is_quantised(module):
+        return int(cast(Any, module).in_features), int(cast(Any, module).out_features)
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or isinstance(module, nn.Embedding):
         return 0, 0
@@ -152,7 +155,13 @@ def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
 
 
 def load_model(
-    auto_class: Any, kind: str, name: str, precision: Precision, dropout: float | None, attention: str
+    auto_class: Any,
+    kind: str,
+    name: str,
+    precision: Precision,
+    dropout: float | None,
+    attention: str,
+    quantization: Quantization | None = None,
 ) -> Any:
     """Loads a language model of transformers.
 
@@ -163,13 +172,15 @@ def load_model(
         precision: of the weights.
         dropout: probability for every dropout of the architecture; None leaves its own.
         attention: name of a registered attention.
+        quantization: how the linear layers are held; None leaves them in the precision.
 
     Raises:
-        InputError: the folder holds no model of the kind, or its weights are unreadable.
+        InputError: the folder holds no model of the kind, or its weights are unreadable, or cannot be quantised here.
     """
     from transformers import AutoConfig
 
-    folder = pretrained_folder(name)
+    folder, dtype = pretrained_folder(name), getattr(torch, precision)
+    options = {"quantization_config": four_bits(dtype)} if quantization else {}
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:
@@ -177,9 +188,10 @@ def load_model(
         model = auto_class.from_pretrained(
             folder,
             config=config,
-            dtype=getattr(torch, precision),
+            dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=False,
+            **options,
         )
     except (OSError, ValueError, UnpicklingError) as error:
         raise InputError(f"backbone {name!r} cannot be loaded as {kind}: {why_not_loaded(error)}") from error
@@ -190,6 +202,8 @@ def load_model(
             f"backbone {name!r} ({config.model_type}) cannot be loaded: it attends in a way of its own, not through"
             " transformers' attention interface"
         ) from error
+    if quantization:
+        model.base_model.is_loaded_in_4bit = True  # PEFT asks what it tunes, which is the body
     # Generation settings of a checkpoint (sampling, temperature) are never inherited.
     model.generation_config = type(model.generation_config)()
     return model

@@ -19,7 +19,7 @@ from datamodules.batch import Batch, BatchFormat, Columns
 from datamodules.sources import InputError
 from recmodels.metrics import BinaryMetrics, RankingMetrics
 from recmodels.rating import RatingMetrics, rating_values
-from recmodels.training import Schedule, grouped_optimizer, learning_rate_factor, pad_branches
+from recmodels.training import OWN_CONFIG, Schedule, grouped_optimizer, learning_rate_factor, pad_branches
 
 Kind = Literal["reference", "untuned", "tuned"]
 
@@ -284,17 +284,17 @@ class Recommender(L.LightningModule, ABC):
         if not made:
             raise InputError("the checkpoint was not written by instructrec")
         if made["model"] != type(self).__name__:
-            raise InputError(f"the checkpoint is of {made['model']}, the configured model is {type(self).__name__}")
+            raise InputError(f"the checkpoint is of {made['model']}, not {type(self).__name__}: {OWN_CONFIG}")
         self.configure_model()
         if made["base_checksum"] != self.base_checksum:
             raise InputError(
                 f"the checkpoint was trained on backbone weights {made['base_checksum'][:12]},"
-                f" the configured backbone is {self.base_checksum[:12]}"
+                f" the configured backbone is {self.base_checksum[:12]}: {OWN_CONFIG}"
             )
         state = self.state_dict()
         expected = {name: tuple(state[name].shape) for name in self.kept_state()}
         found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
         if expected != found:
-            name, shape = sorted(set(expected.items()) ^ set(found.items()))[0]
+            name, shape = min(set(expected.items()) ^ set(found.items()))
             side = "the model" if name in expected and expected[name] == shape else "the checkpoint"
-            raise InputError(f"the checkpoint does not fit: {name} of shape {shape} is in {side} only")
+            raise InputError(f"the checkpoint does not fit: {name} {shape} is in {side} only: {OWN_CONFIG}")

@@ -77,14 +77,29 @@ def nearest_size(count: Callable[[int], int], wanted: int) -> int:
 def count_trained(tune: Callable[[Backbone], None], backbone: Backbone) -> int:
     """Parameters that a method would train, without a weight being made: on a copy on the meta device.
 
+    A method that looks at the weights to make its own gets a copy of zeros.
+
     Args:
         tune: the method's hook.
         backbone: as `meta_copy` makes it; it is left as it is.
+
+    Raises:
+        InputError: the method does not fit the backbone at this size.
     """
-    made = replace(backbone, model=copy.deepcopy(backbone.model))
-    with torch.random.fork_rng(devices=()), torch.device("meta"):
-        tune(made)
-    return sum(value.numel() for value in made.model.parameters() if value.requires_grad)
+    with torch.random.fork_rng(devices=()):
+        try:
+            with torch.device("meta"):
+                return _count(tune, copy.deepcopy(backbone.model), backbone)
+        except (InputError, NotImplementedError, RuntimeError):
+            hollow = copy.deepcopy(backbone.model).to_empty(device="cpu")
+            for value in (*hollow.parameters(), *hollow.buffers()):
+                value.data.zero_()
+            return _count(tune, hollow, backbone)
+
+
+def _count(tune: Callable[[Backbone], None], model: Any, backbone: Backbone) -> int:
+    tune(replace(backbone, model=model))
+    return sum(value.numel() for value in model.parameters() if value.requires_grad)
 
 
 def meta_copy(backbone: Backbone) -> Backbone:

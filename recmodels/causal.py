@@ -16,6 +16,7 @@ from datamodules.batch import PromptTreeBatch
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone, Precision, block_list, check_agreement, load_model
 from recmodels.prompt_tree import branch_scores, label_log_probabilities
+from recmodels.quantization import Quantization
 from recmodels.tree_attention import ATTENTION, Forest, bucket
 
 
@@ -103,20 +104,23 @@ class CausalBackbone(Backbone):
         return {"inputs_embeds": torch.cat([ahead.expand(len(token), -1, -1), words], 1)}
 
 
-def load_causal(name: str, precision: Precision, dropout: float | None = None) -> CausalBackbone:
+def load_causal(
+    name: str, precision: Precision, dropout: float | None = None, quantization: Quantization | None = None
+) -> CausalBackbone:
     """Loads a causal backbone with the prompt-tree attention, and proves on a small tree that it is exact.
 
     Args:
         name: packaged name, folder or hub id.
         precision: of the weights.
         dropout: probability for every dropout of the architecture; None leaves its own.
+        quantization: how the linear layers are held.
 
     Raises:
         InputError: the folder is no causal model, its weights are unreadable, or it does not honour trees.
     """
     from transformers import AutoModelForCausalLM
 
-    model = load_model(AutoModelForCausalLM, "a causal model", name, precision, dropout, ATTENTION)
+    model = load_model(AutoModelForCausalLM, "a causal model", name, precision, dropout, ATTENTION, quantization)
     backbone = CausalBackbone(model=model, name=name)
     prove_tree_attention(backbone)
     return backbone
@@ -134,6 +138,8 @@ def prove_tree_attention(backbone: CausalBackbone) -> None:
         InputError: the scores differ, so the architecture does not take custom masks or positions.
     """
     model = backbone.model
+    if next(model.parameters()).is_meta:  # a copy that is only counted computes nothing
+        return
     token = PROBE % model.config.get_text_config().vocab_size
     prompt, answers = token[[0, 1, 3, 4]], (token[5:7], token[7:9])
     training = model.training

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -15,8 +16,10 @@ from datamodules.batch import EventBatch, InteractionBatch
 from datamodules.sources import InputError
 from recmodels.closed_form import ClosedForm, history_counts, user_item_matrix
 
-MOST_ITEMS = 16_384
-"""A square float64 matrix of so many items takes 2 GiB; the inverse takes as much again."""
+MOST_DOUBLE = 16_384
+"""Items up to which the matrix is inverted in float64 (2 GiB a square), and above which in float32."""
+SQUARES = 4
+"""Squares of numbers that are there at once at the peak: counts, factor, inverse, and LAPACK's copy."""
 
 
 class EASE(ClosedForm):
@@ -43,13 +46,9 @@ class EASE(ClosedForm):
         """Solves the regressions.
 
         Raises:
-            InputError: the catalogue's square does not fit the memory that a row may take.
+            InputError: the catalogue's square does not fit the memory that is free.
         """
-        if events.items > MOST_ITEMS:
-            raise InputError(
-                f"EASE inverts an items x items matrix: {events.items:,} items need {events.items**2 * 8 / 2**30:.1f} GiB"
-                f" for it, the limit is {MOST_ITEMS:,} items (2 GiB); ItemKNN takes catalogues of any size"
-            )
+        check_square(events.items, psutil.virtual_memory().available)
         matrix = user_item_matrix(events)
         counts = torch.sparse.mm(matrix.t().coalesce(), matrix).to_dense()
         return {"weight": ease_weights(counts, self.regularization)}
@@ -60,12 +59,39 @@ class EASE(ClosedForm):
         return (seen @ self.weight)[batch.branch_case, batch.branch_item]
 
 
-def ease_weights(counts: Tensor, regularization: float) -> Tensor:
+def check_square(items: int, free: int) -> None:
+    """Refuses a catalogue whose item-item matrices are larger than the memory.
+
+    Args:
+        items: size of the catalogue.
+        free: bytes that may be used.
+
+    Raises:
+        InputError: they are.
+
+    Example:
+        >>> check_square(16_859, 8 * 2**30)
+        >>> check_square(16_859, 4 * 2**30)
+        Traceback (most recent call last):
+        datamodules.sources.InputError: EASE inverts an items x items matrix: 16,859 items need 4.2 GiB of memory and 4.0 GiB are free; ItemKNN takes catalogues of any size
+    """
+    need = SQUARES * items**2 * (8 if items <= MOST_DOUBLE else 4)
+    if need > free:
+        raise InputError(
+            f"EASE inverts an items x items matrix: {items:,} items need {need / 2**30:.1f} GiB of memory and"
+            f" {free / 2**30:.1f} GiB are free; ItemKNN takes catalogues of any size"
+        )
+
+
+def ease_weights(counts: Tensor, regularization: float, most_double: int = MOST_DOUBLE) -> Tensor:
     """Item-item weights with a zero diagonal.
+
+    The precision depends on the size alone, so that the same data give the same weights whatever memory is free.
 
     Args:
         counts: `[I, I]` users that two items share.
         regularization: lambda.
+        most_double: items up to which float64 is used.
 
     Returns:
         `[I, I]` float32.
@@ -74,9 +100,9 @@ def ease_weights(counts: Tensor, regularization: float) -> Tensor:
         >>> ease_weights(torch.tensor([[1.0, 1.0], [1.0, 2.0]]), 1.0).tolist()
         [[0.0, 0.5], [0.3333333432674408, 0.0]]
     """
-    gram = counts.double()
+    gram = counts.to(torch.float64 if len(counts) <= most_double else torch.float32, copy=True)
     gram.diagonal().add_(regularization)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    weight = -inverse / inverse.diagonal()
-    weight.fill_diagonal_(0.0)
-    return weight.float()
+    gram = torch.linalg.cholesky(gram)  # one name, so that each square goes when the next is there
+    gram = torch.cholesky_inverse(gram)
+    gram.div_(-gram.diagonal().clone())
+    return gram.fill_diagonal_(0.0).float()

@@ -28,6 +28,7 @@ from recmodels.backbone import Backbone, Precision, block_list, check_agreement,
 from recmodels.causal import CausalBackbone, load_causal
 from recmodels.encoder import segment_mask
 from recmodels.prompt_tree import branch_scores, label_log_probabilities, tree_mask
+from recmodels.quantization import Quantization
 
 ATTENTION = "answer_tree"
 """Name under which the attention is registered with transformers."""
@@ -192,7 +193,7 @@ class EncoderDecoderBackbone(Backbone):
 
 
 def load_backbone(
-    name: str, precision: Precision, dropout: float | None = None
+    name: str, precision: Precision, dropout: float | None = None, quantization: Quantization | None = None
 ) -> CausalBackbone | EncoderDecoderBackbone:
     """Loads a causal or an encoder-decoder backbone, as its configuration says.
 
@@ -200,16 +201,17 @@ def load_backbone(
         name: packaged name, folder or hub id.
         precision: of the weights.
         dropout: probability for every dropout of the architecture; None leaves its own.
+        quantization: how the linear layers are held.
 
     Raises:
         InputError: the weights are unreadable, or the architecture does not honour the layout of our batches.
     """
     if not is_encoder_decoder(name):
-        return load_causal(name, precision, dropout)
+        return load_causal(name, precision, dropout, quantization)
     from transformers import AutoModelForSeq2SeqLM
 
     kind = "an encoder-decoder model"
-    model = load_model(AutoModelForSeq2SeqLM, kind, name, precision, dropout, ATTENTION)
+    model = load_model(AutoModelForSeq2SeqLM, kind, name, precision, dropout, ATTENTION, quantization)
     if getattr(model.config, "decoder_start_token_id", None) is None:
         raise InputError(f"backbone {name!r} cannot be loaded as {kind}: its config.json has no decoder_start_token_id")
     backbone = EncoderDecoderBackbone(model=model, name=name)

@@ -25,6 +25,7 @@ from recmodels.causal import CausalBackbone
 from recmodels.encoder_decoder import load_backbone
 from recmodels.objectives import Objective, training_loss
 from recmodels.peft_parts import TOLERANCE, adapter_parts, merged
+from recmodels.quantization import Quantization, check_quantization
 from recmodels.rating import rating_values
 from recmodels.training import checksum_parameters
 
@@ -35,7 +36,7 @@ class InstructionRecommender(Recommender):
     A variant overrides `tune`, which marks what is trained; everything else is frozen.
 
     Args:
-        backbone: packaged name, folder with a Hugging Face model, or hub id `owner/name[@revision]`.
+        backbone: packaged name, folder with a Hugging Face model, GGUF file, or hub id `owner/name[@revision]`.
         objective: `likelihood` of the right answer, `listwise` softmax over a case's answers, `yes_no`
             (binary cross-entropy on Yes against No), or `rating` (squared error of the expected one).
         length_normalised: score an answer by its mean log-probability a token instead of the sum.
@@ -47,6 +48,7 @@ class InstructionRecommender(Recommender):
             bottleneck, prefix length): the size nearest to it is taken, and what it trains is recorded.
         gradient_checkpointing: forget what blocks compute and compute it again for the gradient: slower, less memory,
             the same numbers.
+        quantization: `4bit` holds the frozen backbone's linear layers as NF4 (QLoRA); null leaves them in full.
         **kwargs: of `Recommender`.
     """
 
@@ -66,10 +68,13 @@ class InstructionRecommender(Recommender):
         beams: int = 20,
         budget: str | None = None,
         gradient_checkpointing: bool = False,
+        quantization: Quantization | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.gradient_checkpointing = gradient_checkpointing
+        self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
+        if quantization:
+            check_quantization(type(self).__name__, self.trains_backbone)
         self.budget = None if budget is None else parse_budget(budget)
         if self.budget is not None and not self.size_field:
             raise InputError(f"model.budget: {type(self).__name__} has no size that a budget could set; leave it out")
@@ -126,8 +131,8 @@ class InstructionRecommender(Recommender):
                 value.data = value.data.float()
 
     def _keep_to_budget(self, backbone: Backbone, share: float) -> None:
-        wanted = round(share * sum(value.numel() for value in backbone.model.parameters()))
         meta = meta_copy(backbone)
+        wanted = round(share * sum(value.numel() for value in meta.model.parameters()))  # four bits pack theirs
 
         def count(size: int) -> int:
             self.resize(size)
@@ -142,7 +147,7 @@ class InstructionRecommender(Recommender):
             return
         mixed = self._trainer is not None and str(self._trainer.precision).startswith("bf16")
         precision: Precision = "bfloat16" if mixed and not self.trains_backbone else "float32"
-        self.backbone = load_backbone(self.backbone_name, precision, self.dropout)
+        self.backbone = load_backbone(self.backbone_name, precision, self.dropout, self.quantization)
         if self.retrieval == "beam":
             _ = self._causal  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())

@@ -12,6 +12,8 @@ from datamodules.sources import InputError
 from recmodels.backbone import Backbone
 from recmodels.instruction import InstructionRecommender
 from recmodels.lora_linear import LowRankLinear
+from recmodels.peft_methods import check_targets
+from recmodels.quantization import holds_four_bits
 
 
 class LoRATuning(InstructionRecommender):
@@ -48,17 +50,10 @@ class LoRATuning(InstructionRecommender):
         """Adds A and B beside the targets.
 
         Raises:
-            InputError: no layer of the backbone has a target's name, or the rank exceeds a layer's width.
+            InputError: no layer has a target's name, or the rank exceeds a layer's width.
         """
         linear = backbone.linear_layers()
-        names = sorted({name.rsplit(".", 1)[-1] for name in linear})
-        targets = list(self.targets or names)
-        for target in targets:
-            if target not in names:
-                raise InputError(f"model.targets names {target!r}; the backbone's linear layers are {', '.join(names)}")
-        narrowest = min(min(linear[n].weight.shape) for n in linear if n.rsplit(".", 1)[-1] in targets)
-        if self.r > narrowest:
-            raise InputError(f"model.r is {self.r}, above the width {narrowest} of the narrowest target; lower it")
+        targets = list(self.targets or sorted({name.rsplit(".", 1)[-1] for name in linear}))
         config = LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
@@ -66,12 +61,12 @@ class LoRATuning(InstructionRecommender):
             target_modules=targets,
             fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
         )
-        config._register_custom_module({nn.Linear: LowRankLinear})
+        check_targets(config, backbone, "model.targets", "model.r")
+        if not holds_four_bits(backbone.model):
+            config._register_custom_module({nn.Linear: LowRankLinear})
         self._tuner = (LoraModel(backbone.body, config, "default"),)
         for module in backbone.body.modules():
-            if hasattr(
-                module, "cast_input_dtype_enabled"
-            ):  # autocast does it; PEFT's own cast doubles the memory traffic
+            if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it; PEFT's own cast doubles the traffic
                 setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule
 
     def rates(self) -> dict[str, float]:

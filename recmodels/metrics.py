@@ -246,6 +246,8 @@ class RankingMetrics(Metric):
         self.cutoffs = tuple(sorted(set(cutoffs)))
         self.names = [f"{name}@{k}" for name in ("hr", "ndcg") for k in self.cutoffs]
         self.names += ["mrr", "tie_rate", "users"]
+        self.latest: dict[str, Tensor] = {}
+        """Values `[U]` of the users that were added last, NaN for those that are skipped."""
         for state, size in (("sums", len(self.names)), ("longer", len(self.cutoffs)), ("skipped", 1)):
             self.add_state(state, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -267,6 +269,7 @@ class RankingMetrics(Metric):
         `candidates`, `[U]`, says how many each list was retrieved from; without it lists are whole.
         """
         values = per_user(self._measure, scores, relevance, mask, total_relevant)  # [U, M]
+        self.latest = dict(zip(self.names, values.unbind(1), strict=True))
         counted = values[~values.isnan().any(1)]
         self.sums += counted.sum(0).to(self.sums.device)
         self.skipped += len(values) - len(counted)

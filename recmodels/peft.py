@@ -14,11 +14,22 @@ from torch import Tensor, nn
 
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone
+from recmodels.budget import parse_budget
 from recmodels.causal import CausalBackbone, prove_tree_attention
 from recmodels.instruction import InstructionRecommender
 from recmodels.lora_linear import LowRankLinear
-from recmodels.peft_methods import check_config, check_targets, keeps_weights, promises_identity
+from recmodels.peft_methods import (
+    check_config,
+    check_layers,
+    check_targets,
+    fill_targets,
+    keeps_weights,
+    promises_identity,
+    why_not,
+)
 from recmodels.peft_parts import prompt_parts
+from recmodels.peft_sizes import check_sized, set_size, size_of
+from recmodels.quantization import check_quantised_layers, check_quantization, holds_four_bits
 from recmodels.training import checksum_parameters
 from recmodels.virtual_tokens import add_virtual_tokens, is_virtual
 
@@ -33,17 +44,25 @@ class PeftTuning(InstructionRecommender):
 
     Args:
         peft_config: configuration class of the method with its options, such as `IA3Config`. Where it has target
-            modules and names none, PEFT's own choice for the architecture is taken; `all-linear` takes all.
+            modules and names none, PEFT's own choice for the architecture is taken, or else what makes queries, keys
+            and values; `all-linear` takes all.
+        budget: share of the backbone's parameters to train, such as `0.1%`, in place of the configuration's own size
+            (rank, virtual tokens, frequencies); what it trains is recorded.
         **kwargs: of `InstructionRecommender`.
     """
 
-    def __init__(self, peft_config: PeftConfig, **kwargs: Any) -> None:
+    def __init__(self, peft_config: PeftConfig, budget: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_config(peft_config)
-        self.peft_config = peft_config
+        if budget is not None:
+            check_sized(peft_config)
+            self.budget = parse_budget(budget)
+        self.peft_config = copy.deepcopy(peft_config)  # a budget changes it
         self._completed: Any = None  # the configuration of virtual tokens with what the backbone says
         self.identity_at_start = promises_identity(peft_config)  # type: ignore[misc]  # the method's, not the class's
         self.trains_backbone = not keeps_weights(peft_config)  # type: ignore[misc]
+        if self.quantization:
+            check_quantization(self.method, self.trains_backbone)
 
     def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """What a PEFT adapter folder holds; of virtual tokens, what their encoder made."""
@@ -56,6 +75,16 @@ class PeftTuning(InstructionRecommender):
     def method(self) -> str:
         """The method's name in PEFT."""
         return str(PeftType(self.peft_config.peft_type).value)
+
+    def resize(self, size: int) -> None:
+        """Takes the size of a number, of those that the method can have."""
+        set_size(self.peft_config, size)
+
+    def apply_to(self, backbone: Backbone) -> None:
+        """Tunes within the budget, and records the size as the method's own option has it."""
+        super().apply_to(backbone)
+        if self.budget is not None:
+            self.findings["budget_size"] = size_of(self.peft_config)
 
     def tune(self, backbone: Backbone) -> None:
         """Puts the method's layers or virtual tokens into the backbone.
@@ -77,8 +106,15 @@ class PeftTuning(InstructionRecommender):
                 else:
                     self._put_in(backbone, config)
             except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise InputError(f"{self.method} does not fit backbone {backbone.name!r}: {reason}") from error
+                raise InputError(
+                    f"{self.method} does not fit backbone {backbone.name!r} ({backbone.family}): {why_not(error)};"
+                    " LoraConfig with target_modules=all-linear fits every family"
+                ) from error
+        if not any(value.requires_grad for value in backbone.model.parameters()):
+            raise InputError(
+                f"{self.method} does not fit backbone {backbone.name!r} ({backbone.family}): it finds no layer that it"
+                " could train; LoraConfig with target_modules=all-linear fits every family"
+            )
         for warning in told:
             log.info("%s: %s", self.method, warning.message)
         self.drawn = checksum_parameters(_drawn(backbone.model, own))
@@ -101,13 +137,18 @@ class PeftTuning(InstructionRecommender):
             )
 
     def _put_in(self, backbone: Backbone, config: Any) -> None:
-        check_targets(config, backbone)
-        if config.peft_type == PeftType.LORA:
-            config._register_custom_module({nn.Linear: LowRankLinear})
         made = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+        check_targets(config, backbone)
+        check_layers(config, backbone)
+        fill_targets(config, backbone, made)
+        if config.peft_type == PeftType.LORA and not holds_four_bits(backbone.model):
+            config._register_custom_module({nn.Linear: LowRankLinear})
         given = {"default": config} if config.peft_type == PeftType.ADAPTION_PROMPT else config
-        self._tuner = (made(backbone.body, given, "default"),)
-        for module in backbone.body.modules():
+        # Of tokens, a head that is tied to the embeddings is a part.
+        changed = backbone.model if config.peft_type == PeftType.TRAINABLE_TOKENS else backbone.body
+        self._tuner = (made(changed, given, "default"),)
+        check_quantised_layers(backbone.model, self.method)
+        for module in backbone.model.modules():
             if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it
                 setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule
         if isinstance(backbone, CausalBackbone):

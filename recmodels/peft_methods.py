@@ -6,9 +6,10 @@ import difflib
 from typing import Any
 
 from peft import PeftConfig, PeftType
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
 
 from datamodules.sources import InputError
-from recmodels.backbone import Backbone
+from recmodels.backbone import Backbone, widths
 
 REFUSED = {
     PeftType.ADALORA: "its budget follows the training steps; use AdaLoRATuning",
@@ -88,12 +89,96 @@ def keeps_weights(config: PeftConfig) -> bool:
     return not (config.peft_type in SPLIT or (isinstance(init, str) and init.startswith(FACTORED)))
 
 
-def check_targets(config: Any, backbone: Backbone) -> None:
-    """Refuses target names that no module of the backbone has, and ranks above a target's width.
+def fill_targets(config: Any, backbone: Backbone, tuner: Any) -> None:
+    """Names the layers that a method changes, where neither the user nor PEFT does so for the architecture.
+
+    Args:
+        config: of the method; changed.
+        backbone: whose layers are named: those that make queries, keys and values, or for LN tuning the norms.
+        tuner: PEFT's class of the method.
+    """
+    if getattr(config, "target_modules", "") is not None:
+        return
+    known = IA3_TARGETS if config.peft_type == PeftType.IA3 else getattr(tuner, "target_module_mapping", None)
+    if not known or backbone.family in known:  # where there is no table, PEFT finds the layers by itself
+        return
+    if config.peft_type == PeftType.LN_TUNING:
+        modules = backbone.body.named_modules()
+        config.target_modules = [name for name, module in modules if "norm" in type(module).__name__.lower()]
+        return
+    config.target_modules = attention_inputs(backbone)
+    if config.peft_type == PeftType.IA3:
+        config.feedforward_modules = set()
+
+
+def attention_inputs(backbone: Backbone) -> set[str]:
+    """Last names of the linear layers that read a block's hidden states in its attention.
 
     Raises:
-        InputError: with the nearest name, or the width.
+        InputError: the architecture names its layers otherwise.
     """
+    found = set()
+    for layer in backbone.layers():
+        last = backbone.output_layer(layer, "attention")[1]
+        names = [n.rpartition(".") for n, module in layer.named_modules() if widths(module)[0] == backbone.width]
+        found |= {name for parent, _, name in names if "att" in parent.lower() and name != last}
+    return found
+
+
+def check_layers(config: Any, backbone: Backbone) -> None:
+    """Tells PEFT of layers whose weights lie the other way round (GPT-2's), and refuses what does not mind it.
+
+    Raises:
+        InputError: the method would factor such weights as if they lay as usual.
+    """
+    if not any(type(layer).__name__ == "Conv1D" for layer in backbone.linear_layers().values()):
+        return
+    if hasattr(config, "fan_in_fan_out"):
+        config.fan_in_fan_out = True
+    if getattr(config, "init_lora_weights", None) in ("olora", "orthogonal"):
+        raise InputError(
+            f"model.peft_config.init_lora_weights is {config.init_lora_weights!r}, which PEFT does for plain linear"
+            f" layers only, and those of backbone {backbone.name!r} ({backbone.family}) are Conv1D; use 'pissa'"
+        )
+
+
+def why_not(error: Exception) -> str:
+    """PEFT's reason for refusing a backbone, in few words.
+
+    Example:
+        >>> why_not(ValueError("Target module Conv1D(nf=96, nx=32) is not supported."))
+        'its linear layers are Conv1D, which PEFT does not take here'
+    """
+    reason = " ".join(str(error).split())
+    if "Conv1D" in reason:  # GPT-2's
+        return "its linear layers are Conv1D, which PEFT does not take here"
+    return reason[:300].rstrip(".")
+
+
+def check_targets(
+    config: Any,
+    backbone: Backbone,
+    names_option: str = "model.peft_config.target_modules",
+    rank_option: str = "model.peft_config.r",
+) -> None:
+    """Refuses target names that no module of the backbone has, tokens beyond its words, ranks above a target's width.
+
+    Args:
+        config: of PEFT.
+        backbone: as yet untuned.
+        names_option: the option that gave the names, for messages.
+        rank_option: the option that gave the rank.
+
+    Raises:
+        InputError: with the nearest name, the number of words, or the width.
+    """
+    words = backbone.model.get_input_embeddings().weight.shape[0]
+    strange = [token for token in getattr(config, "token_indices", ()) if not 0 <= token < words]
+    if strange:
+        raise InputError(
+            f"model.peft_config.token_indices names {strange[0]}; the tokens of backbone {backbone.name!r} are 0 to"
+            f" {words - 1}"
+        )
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, str) or not targets:
         return
@@ -103,18 +188,19 @@ def check_targets(config: Any, backbone: Backbone) -> None:
         if not any(name == target or name.endswith(f".{target}") for name in modules):
             near = difflib.get_close_matches(target, last, n=1, cutoff=0)[0]
             raise InputError(
-                f"model.peft_config.target_modules names {target!r}, which matches nothing in backbone"
+                f"{names_option} names {target!r}, which matches nothing in backbone"
                 f" {backbone.name!r}; the nearest is {near!r}"
             )
     rank = getattr(config, "r", None)
     if not isinstance(rank, int) or config.peft_type in (PeftType.OFT, PeftType.MISS):
         return
-    widths = [
-        min(module.weight.shape)
+    narrow = [
+        min(widths(module))
         for name, module in backbone.linear_layers().items()
         if any(name == target or name.endswith(f".{target}") for target in targets)
     ]
-    if widths and rank > min(widths):
+    if narrow and rank > min(narrow):
         raise InputError(
-            f"model.peft_config.r is {rank}, above the width {min(widths)} of the narrowest target; lower it"
+            f"{rank_option} is {rank}, above the width {min(narrow)} of the narrowest target; at most"
+            f" {min(narrow)} works"
         )

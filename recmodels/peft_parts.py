@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone
 from recmodels.causal import CausalBackbone
+from recmodels.quantization import holds_four_bits
 from recmodels.virtual_tokens import VirtualTokens
 
 TOLERANCE = 1e-4
@@ -51,6 +52,11 @@ def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
         InputError: PEFT cannot merge the method, or merging changes the scores.
     """
     kind = type(tuner).__name__.removesuffix("Model")
+    if holds_four_bits(backbone.model):
+        raise InputError(
+            f"{kind} cannot be merged into the backbone: it is held in four bits, to which the sum would be rounded; keep"
+            " it beside"
+        )
     expected = backbone.probe()
     model, own = copy.deepcopy((backbone.model, tuner))  # together, so that both hold the same copy
     model.requires_grad_(False)
@@ -76,11 +82,11 @@ def adapter_parts(backbone: Backbone, tuner: Any) -> tuple[PeftConfig, dict[str,
 
     Args:
         backbone: as tuned.
-        tuner: PEFT's, over the backbone's body.
+        tuner: PEFT's, over the backbone's body, or over the whole model.
     """
     wrapped = _Wrapped(tuner)
     state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
-    inside = "" if backbone.body is backbone.model else f"{backbone.model.base_model_prefix}."
+    inside = "" if tuner.model is backbone.model else f"{backbone.model.base_model_prefix}."
     start = "base_model.model."  # the body there, the whole model in the folder
     state = {f"{start}{inside}{n[len(start) :]}" if n.startswith(start) else n: v for n, v in state.items()}
     return _finished(backbone, wrapped.peft_config["default"]), _plain(state)

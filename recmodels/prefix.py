@@ -42,7 +42,9 @@ class PrefixTuning(InstructionRecommender):
         config = backbone.model.config.get_text_config()
         context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
         if context is not None and self.length >= context:
-            raise InputError(f"model.length is {self.length}, the backbone's context {context}; lower it")
+            raise InputError(
+                f"model.length is {self.length}, the backbone's context {context}; at most {context - 1} works"
+            )
         before = None
         if isinstance(backbone, TextEncoder):
             before = None if backbone.model.device.type == "meta" else backbone.probe()

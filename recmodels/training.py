@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 Schedule = Literal["constant", "linear", "cosine"]
+OWN_CONFIG = "use its run's own config.yaml"
+"""What helps where a checkpoint does not fit."""
 
 
 def learning_rate_factor(schedule: Schedule, warmup: float, steps: int) -> Callable[[int], float]:

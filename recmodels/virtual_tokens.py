@@ -91,7 +91,8 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     """
     if not isinstance(backbone, CausalBackbone):
         raise InputError(
-            f"{type(config).__name__} needs a causal backbone; {backbone.name!r} is an {backbone.family} without one"
+            f"{type(config).__name__} needs a causal backbone, and {backbone.name!r} ({backbone.family}) is none; use"
+            " PrefixTuning, which reaches encoders and decoders"
         )
     text = backbone.model.config.get_text_config()
     context = getattr(text, "max_position_embeddings", None)
@@ -99,12 +100,15 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
         raise InputError(f"model.peft_config.num_virtual_tokens is {config.num_virtual_tokens}, must be at least 1")
     if context is not None and config.num_virtual_tokens >= context:
         raise InputError(
-            f"model.peft_config.num_virtual_tokens is {config.num_virtual_tokens}, the backbone's context {context}"
+            f"model.peft_config.num_virtual_tokens is {config.num_virtual_tokens}, the backbone's context {context};"
+            f" at most {context - 1} works"
         )
     config.num_transformer_submodules = 1
+    embedding = backbone.model.get_input_embeddings()
+    if config.peft_type != PeftType.PREFIX_TUNING and config.token_dim is None:
+        config.token_dim = embedding.weight.shape[1]  # which OPT may project to another width
     config = _prepare_prompt_learning_config(config, text)
     made: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
-    embedding = backbone.model.get_input_embeddings()
     takes_words = config.peft_type in (PeftType.PROMPT_TUNING, PeftType.MULTITASK_PROMPT_TUNING)
     encoder = (made(config, embedding) if takes_words else made(config)).to(embedding.weight.device)
     if config.peft_type != PeftType.PREFIX_TUNING:

@@ -22,6 +22,7 @@ BEHIND_LEAVES = {
     "datamodules.archives",
     "datamodules.downloads",
     "datamodules.hostile_backbones",
+    "datamodules.packaged",
 }
 TUNING_METHODS = {"AdapterTuning", "FullTuning", "LoRATuning", "PrefixTuning"}
 NO_PAPER = {"ZeroShot", "Random", "Popularity"}  # there is none to cite

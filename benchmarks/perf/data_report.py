@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import COLORS, GREY
+from benchmarks.figure_parts import COLORS, GREY
 from benchmarks.ledger import write_atomic
 from benchmarks.perf.data import COMPARED, MEMORY_TARGET, SIZES, TARGET, run_data
 from benchmarks.perf.report import MIB, cpu_name, verdict

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.figures import COLORS, GREY
+from benchmarks.figure_parts import COLORS, GREY
 from benchmarks.perf.profile import GROUPS
 
 

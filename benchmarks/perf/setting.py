@@ -67,7 +67,7 @@ class Setting:
 
     def apply(self) -> None:
         """Sets this process up; called once on every side."""
-        from benchmarks.cli import quieten
+        from benchmarks.quiet import quieten
 
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core of tokenising is one core
         quieten()

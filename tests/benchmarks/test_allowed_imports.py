@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.__main__ import main
 from benchmarks.allowed_imports import class_named
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
 
@@ -163,3 +167,29 @@ def test_a_grid_hands_plug_ins_on_to_its_cells(plugin: str, tmp_path: Path, caps
 )
 def test_names_are_judged_by_place_and_kind(path: str, allowed: bool) -> None:
     assert (class_named(path) is not None) == allowed
+
+
+def test_a_bare_name_means_what_may_be_named_whatever_else_is_installed(
+    mini_data: Path, tiny_causal: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """bitsandbytes has an AdamW, too, and PEFT imports it where it is installed."""
+    other = type("AdamW", (torch.optim.Optimizer,), {"__module__": "elsewhere", "__qualname__": "AdamW"})
+    module = types.ModuleType("elsewhere")
+    module.AdamW = other  # type: ignore[attr-defined]
+    sys.modules["elsewhere"] = module
+    try:
+        words = [
+            "-c",
+            str(CONFIGS / "model/lora.yaml"),
+            "-c",
+            str(CONFIGS / "data/ml_100k.yaml"),
+            f"--model.backbone={tiny_causal}",
+        ]
+        out = tmp_path / "run"
+        fast = ["--trainer.max_steps=1", "--trainer.logger=false", "--data.protocol.negatives=6", f"--out={out}"]
+        code, err = run(["fit", *words, *fast], capsys)
+        assert code == 0, err
+        assert "torch.optim.AdamW" in (out / "config.yaml").read_text()
+    finally:
+        del sys.modules["elsewhere"], module, other
+        gc.collect()

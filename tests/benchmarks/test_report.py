@@ -23,9 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from benchmarks.cost_section import cost_section
 from benchmarks.figures import pareto_front, spread_apart
 from benchmarks.latex import render_latex
 from benchmarks.leaderboard import Table, build_tables
+from benchmarks.metric_names import higher_is_better
 from benchmarks.records import Suite, read_suite
 from benchmarks.report import replace_between_markers, write_report
 from benchmarks.statistics import bootstrap_interval, holm, paired_bootstrap
@@ -182,7 +184,7 @@ def test_unequal_fingerprints_share_no_table(full: Grid) -> None:
         assert "uniform, 1 + 19, seed 42" in block
         assert "- HR@5: 1 if any relevant item has rank at most k" in block
     latex = render_latex([first, second])
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 2
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == 4  # each with its costs
     assert r"zero\_shot" in latex
 
 
@@ -423,6 +425,130 @@ def test_no_best_mark_without_a_reason(
     assert not any(row.best for row in table.rows)
     assert reason in table.notes[0]
     assert table.notes[0].startswith("No row is marked best")
+
+
+def searched(trials: int, **chosen: str) -> Edit:
+    return lambda record: record.update(search={"trials": trials, "chosen": chosen, "metric": "val/quality"})
+
+
+def test_the_table_prints_the_trials_and_what_they_chose(grid: Grid) -> None:
+    for seed in (1, 2):
+        grid.add("lora", seed, 2, edit=searched(6, **{"model.optimizer.lr": "0.0012"}))
+    grid.add("zero_shot", 1, 12, kind="untuned")
+    grid.add("popularity", 1, 9, kind="reference", backbone=None, learning_rate=None)
+    (table,) = tables_of(grid)
+    told = {"lora": "6 trials: optimizer.lr 0.0012", "zero_shot": "–", "popularity": "–"}
+    assert column(table, "search") == told
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(render_csv([table])))}
+    assert rows["lora"]["search_trials"] == "6"
+
+
+def test_methods_are_not_compared_over_unequal_searches(grid: Grid) -> None:
+    for seed in (1, 2):
+        grid.add("lora", seed, 2, edit=searched(6))
+        grid.add("full", seed, 12, edit=searched(4))
+    (table,) = tables_of(grid)
+    assert "unequal numbers of trials were searched: full 4, lora 6" in table.notes[0]
+    assert not table.rows[0].best
+
+
+@pytest.mark.parametrize("trials", [None, 6])
+def test_a_baseline_whose_options_nobody_searched_takes_the_mark_away(grid: Grid, trials: int | None) -> None:
+    for seed in (1, 2):
+        grid.add("lora", seed, 2, edit=searched(6))
+    closed = {"kind": "reference", "backbone": None, "learning_rate": None}
+
+    def edit(record: dict[str, Any]) -> None:
+        record["model"]["class"] = "ItemKNN"
+        if trials:
+            searched(trials)(record)
+
+    grid.add("item_knn", 1, 12, edit=edit, **closed)  # type: ignore[arg-type]
+    (table,) = tables_of(grid)
+    assert table.rows[0].best == (trials is not None)
+    assert column(table, "search")[table.rows[1].name] == ("none" if trials is None else "6 trials")
+    if trials is None:
+        assert "untuned baselines, no search is recorded for item_knn" in table.notes[0]
+
+
+def test_costs_have_a_table_of_their_own_in_every_form(grid: Grid) -> None:
+    def measured(record: dict[str, Any]) -> None:
+        record["costs"] |= {
+            "best_validation_seconds": 41.2,
+            "optimizer_state_bytes": 3_686_400,
+            "train_flops": 2.5e14,
+            "train_tokens_per_second": 1234.5,
+            "latency_seconds": 0.21,
+            "merged_latency_seconds": 0.18,
+            "checkpoint_bytes": 1_900_000,
+            "perplexity_before": 20.0,
+            "perplexity_after": 22.0,
+        }
+
+    grid.add("lora", edit=measured)
+    grid.add("zero_shot", 1, 12, kind="untuned")
+    (table,) = tables_of(grid)
+    section = cost_section(table)
+    assert section is not None
+    told = {title: cells[0].text for title, cells in section.columns.items()}
+    assert told == {
+        "method": "lora",
+        "train time": "69 s",
+        "to best validation": "41 s",
+        "training FLOPs": "250.0 T",
+        "tokens/s": "1,234.5/s",
+        "peak memory": "1.2 GiB",
+        "optimizer state": "3.5 MiB",
+        "checkpoint": "1.8 MiB",
+        "latency": "0.21 s",
+        "latency, merged": "0.18 s",
+        "perplexity": "20 → 22 (+10.0%)",
+    }
+    assert section.columns["train time"][1].text == "–"
+    assert not {"train time", "peak memory"} & set(columns(table))
+    paths = write_report(grid.directory)
+    assert "| lora | 69 s | 41 s | 250.0 T |" in paths.text
+    assert "Costs" in paths.html.read_text()
+    assert r"20 $\to$ 22 (+10.0\%)" in paths.latex.read_text()
+    rows = {row["method"]: row for row in csv.DictReader(io.StringIO(paths.csv.read_text()))}
+    assert rows["lora"]["merged_latency_seconds"] == "0.18"
+
+
+def test_costs_that_nobody_recorded_have_no_column(grid: Grid) -> None:
+    grid.add("lora", edit=lambda record: record.update(costs={}))
+    assert cost_section(tables_of(grid)[0]) is None
+
+
+def rated(rmse: float) -> Edit:
+    def edit(record: dict[str, Any]) -> None:
+        record["protocol"]["task"] = "rating"
+        record["metrics"] = {"test/rmse": rmse, "test/mae": rmse - 0.1}
+
+    return edit
+
+
+def test_the_smallest_error_comes_first_and_on_the_front(grid: Grid) -> None:
+    for name, rmse, parameters in (("lora", 0.8, 500_000.0), ("full", 0.9, 900_000.0), ("prefix", 0.95, 100_000.0)):
+        grid.add(name, edit=rated(rmse), scores=False, parameters=parameters)
+    (table,) = tables_of(grid)
+    assert [row.name for row in table.rows] == ["lora", "full", "prefix"]
+    points = [(row.costs["trainable_parameters"], row.metrics["rmse"]) for row in table.rows]
+    assert pareto_front(points, higher_is_better(table.main)) == [(100_000.0, 0.95), (500_000.0, 0.8)]
+    assert pareto_front(points) == [(100_000.0, 0.95)]  # what it would be if more error were better
+
+
+@pytest.mark.parametrize(("first", "second", "better"), [(2.0, 12.0, True), (12.0, 2.0, False)])
+def test_the_mark_follows_the_direction_of_the_metric(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch, first: float, second: float, better: bool
+) -> None:
+    """A per-user metric of which less is better does not exist in a table yet: HR@5 is declared one."""
+    monkeypatch.setattr("benchmarks.leaderboard.higher_is_better", lambda _: False)
+    for seed in (1, 2):
+        grid.add("lora", seed, first, edit=searched(6))
+        grid.add("full", seed, second, edit=searched(6))
+    (table,) = tables_of(grid)
+    assert table.rows[0].name == ("full" if better else "lora")  # the smaller value
+    assert table.rows[0].best
 
 
 def test_chance_is_the_mean_over_all_ranks(grid: Grid) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.__main__ import main
+from benchmarks.run_folder import user_metrics
 from callbacks import ScoreLog
+from callbacks.score_log import best_branches
+from recmodels.base import CaseScores
+from recmodels.metrics import RankingMetrics
+from recmodels.training import pad_branches
 
 
 @given(
@@ -39,3 +48,80 @@ def test_columns_are_in_case_order(order: list[int], cut: int, sizes: list[int])
     assert columns["relevance"].sum() == 7
     assert columns["candidates"].tolist() == list(range(100, 107))
     assert columns["total_relevant"].tolist() == list(range(1, 8))
+
+
+def long_lists(seed: int) -> CaseScores:
+    """Three lists of 5, 7 and 6 branches with equal scores among them; one relevant branch each."""
+    owner = torch.tensor([0] * 5 + [1] * 7 + [2] * 6)
+    generator = torch.Generator().manual_seed(seed)
+    relevance = torch.zeros(18)
+    relevance[[3, 8, 12]] = 1.0
+    return CaseScores(
+        case=torch.tensor([2, 0, 1]),
+        branch_case=owner,
+        branch_item=torch.arange(18),
+        score=torch.randint(4, (18,), generator=generator).float(),
+        relevance=relevance,
+        candidates=torch.bincount(owner),
+        total_relevant=torch.ones(3, dtype=torch.long),
+        answers="candidates",
+        tokens=0,
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_long_lists_are_measured_whole_and_kept_in_part(seed: int) -> None:
+    scored = long_lists(seed)
+    whole, short = ScoreLog(), ScoreLog(longest=6, kept=2)
+    short.measure = lambda batch: user_metrics(batch.branch_case, vars(batch), (1, 3))
+    for log in (whole, short):
+        log.on_test_batch_end(None, None, scored, None, 0)  # type: ignore[arg-type]
+    columns = whole.columns()
+    owner = torch.arange(3).repeat_interleave(columns["case_start"].diff())
+    measured = short.measured()
+    assert measured is not None
+    assert whole.measured() is None
+    for name, value in user_metrics(owner, columns, (1, 3)).items():
+        assert torch.equal(measured[name], value), name
+    kept = short.columns()
+    assert kept["case_start"].tolist() == [0, 2, 4, 6]
+    assert kept["candidates"].tolist() == columns["candidates"].tolist()
+    for case in range(3):
+        best = columns["score"][columns["case_start"][case] : columns["case_start"][case + 1]].sort(descending=True)
+        assert kept["score"][2 * case : 2 * case + 2].tolist() == best.values[:2].tolist()
+
+
+def test_no_list_is_shorter_than_it_was() -> None:
+    kept = best_branches(long_lists(1), 6)
+    assert torch.bincount(kept.branch_case).tolist() == [5, 6, 6]
+
+
+def test_what_the_model_measured_last_is_what_the_scores_give() -> None:
+    scored = long_lists(2)
+    table, mask = pad_branches(scored.score, scored.branch_case, 3, 0.0)
+    relevance, _ = pad_branches(scored.relevance, scored.branch_case, 3, 0.0)
+    metric = RankingMetrics((1, 3))
+    for _ in range(2):  # of the last batch alone
+        metric.update(table, relevance, mask, scored.total_relevant, scored.candidates)
+    for name, value in user_metrics(scored.branch_case, vars(scored), (1, 3)).items():
+        assert torch.equal(metric.latest[name], value), name
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_with_long_lists_stores_the_same_metrics(mini_data: Path, tmp_path: Path) -> None:
+    """The same run with its lists kept whole and kept in part."""
+    configs, stored = Path(__file__).parents[2] / "configs", {}
+    sheets = [configs / "model" / "popularity.yaml", configs / "data" / "ml_100k_full.yaml"]
+    for name in ("whole", "part"):
+        words = [word for sheet in sheets for word in ("-c", str(sheet))]
+        assert main(["fit", *words, "--trainer.logger=false", "--out", str(tmp_path / name)]) == 0
+        with np.load(tmp_path / name / "scores.npz") as archive:
+            stored[name] = {key: archive[key] for key in archive.files}
+        told = (tmp_path / name / "config.yaml").read_text()
+        sheets = [tmp_path / "shorter.yaml"]
+        sheets[0].write_text(told.replace("longest: 4096", "longest: 5").replace("kept: 100", "kept: 3"))
+    whole, part = stored["whole"], stored["part"]
+    for name in ("user", "hr@1", "hr@10", "ndcg@5", "mrr", "candidates", "total_relevant"):
+        np.testing.assert_array_equal(whole[name], part[name], err_msg=name)
+    assert (np.diff(part["case_start"]) == 3).all()
+    assert len(whole["score"]) > len(part["score"])

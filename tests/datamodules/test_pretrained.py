@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -291,6 +293,50 @@ def test_whatever_decides_a_conversion_makes_a_new_one(
     assert after != before
     assert conversion.converted == (1 if field == "code" else 2)
     assert (before / "model.safetensors").read_bytes() == b"weights"
+
+
+CONVERT = """
+import fcntl, sys, time
+from pathlib import Path
+sys.path.append({root!r})
+from datamodules import pretrained
+from datamodules.sources import PackageArchive
+fcntl.flock = fcntl.lockf = lambda *a: None  # as on file systems where locks do nothing
+archive = PackageArchive("tiny", "1.0", "tiny-1.0-py3-none-any.whl", "ab" * 32, members=("tiny/*",))
+pretrained.PACKAGED["tiny"] = pretrained.PackagedBackbone(archive, gguf="tiny.gguf", licence="MIT")
+pretrained.fetch = lambda source: Path({package!r})
+def convert(source, filename, target):
+    for name in ("config.json", "model.safetensors"):
+        (target / name).write_bytes(b"half")
+        time.sleep(0.1)
+        (target / name).write_bytes(b"weights")
+pretrained._convert_gguf = convert
+pretrained._conversion_key = lambda packaged: "00000000"
+folder = pretrained.pretrained_folder("tiny")
+print(folder, (folder / "model.safetensors").read_text())
+"""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_eight_processes_that_convert_agree_without_locks(
+    conversion: Conversion, tmp_path: Path, damaged: bool
+) -> None:
+    code = CONVERT.format(root=str(Path(__file__).parents[2]), package=str(conversion.package))
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    if damaged:
+        out, _ = start().communicate()
+        (Path(out.split()[0]) / "model.safetensors").write_bytes(b"w3ights")
+    children = [start() for _ in range(8)]
+    answers = [child.communicate(timeout=120) for child in children]
+
+    assert [child.returncode for child in children] == [0] * 8, answers
+    [answer] = {out for out, _ in answers}
+    assert answer.endswith(" weights\n")
+    folder = Path(answer.split()[0])
+    assert list(folder.parent.iterdir()) == [folder]  # no partial folder stays
 
 
 def test_what_a_killed_conversion_left_is_removed(conversion: Conversion) -> None:

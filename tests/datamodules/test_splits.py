@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoModel, AutoTokenizer
 
+from datamodules import filters, frozen
+from datamodules import protocol as protocol_module
 from datamodules.collate import training_events
 from datamodules.few_shot import choose_shots
 from datamodules.filters import filtered
 from datamodules.frozen import frozen_sequences
 from datamodules.interactions import Interactions
 from datamodules.protocol import Cases, Protocol, Sequences, apply_protocol
+from datamodules.retrieval import title_embeddings
 from datamodules.seeded_bits import Streams, generator, key_digests
 from datamodules.slates import SlateMaker, make_windows
 from datamodules.sources import InputError
@@ -282,6 +289,21 @@ def test_a_filter_is_told_and_recorded(capsys: pytest.CaptureFixture[str]) -> No
     assert np.diff(made.start).min() >= 5
 
 
+@pytest.mark.parametrize("bits", [64, 6, 0])
+def test_names_whose_hashes_meet_keep_codes_of_their_own(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = filters._hashed
+    kept = pl.lit((1 << bits) - 1, dtype=pl.UInt64)
+    monkeypatch.setattr(
+        filters,
+        "_hashed",
+        lambda names, seed: pl.select(hashed(names, 0) & kept).to_series() if seed == 0 else hashed(names, seed),
+    )
+    data = crowd(users=200, items=90)
+    for name, codes in zip(("user", "item"), filters.coded(data), strict=True):
+        pairs = set(zip(data.interactions[name].to_list(), codes.tolist(), strict=True))
+        assert len(pairs) == len({one for one, _ in pairs}) == len({code for _, code in pairs})
+
+
 # --- candidates -----------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +356,34 @@ def test_bm25_finds_the_items_that_share_words() -> None:
     nearest = {titles[i] for i in negatives_of(made, made.test)[0].tolist()}
 
     assert nearest == {"Star Six", "Star Ten"}  # history: Star One, Star Two; the target is none of them
+
+
+def test_two_towers_find_the_items_whose_titles_have_near_encodings(
+    tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against each title encoded alone, without padding, and sorted by plain Python."""
+    monkeypatch.setattr(protocol_module, "title_embeddings", partial(title_embeddings, encoder=str(tiny_encoder)))
+    data = crowd(users=12, items=30)
+    longer = [f"{chr(97 + n)} {'story ' * (n % 4)}of {n}" for n in range(30)]
+    data = replace(data, items=data.items.with_columns(title=pl.Series(longer)))
+    made = apply_protocol(data, Protocol(candidates="two_tower", negatives=5, history=3))
+
+    tokenizer, model = AutoTokenizer.from_pretrained(tiny_encoder), AutoModel.from_pretrained(tiny_encoder).eval()
+    towers = []
+    for title in made.titles:
+        with torch.inference_mode():
+            mean = model(**tokenizer(title, return_tensors="pt")).last_hidden_state[0].mean(0)
+        towers.append([round(1000 * x) for x in (mean / mean.norm()).tolist()])
+    for case, (user, target) in enumerate(zip(made.test.user.tolist(), made.test.target.tolist(), strict=True)):
+        history = made.item[max(made.start[user], target - 3) : target].tolist()
+        near = {
+            item: sum(a * b for read in history for a, b in zip(towers[item], towers[read], strict=True))
+            for item in set(range(30)) - set(made.item[made.start[user] : made.start[user + 1]].tolist())
+        }
+        least = sorted(near.values())[-5]
+        offered = negatives_of(made, made.test)[case].tolist()
+        assert all(near[item] >= least - 5_000 for item in offered)  # a unit of rounding in each of 32 dimensions
+        assert len(set(offered)) == 5
 
 
 def test_published_lists_may_differ_in_length() -> None:
@@ -395,6 +445,57 @@ def test_a_frozen_file_gives_the_same_and_is_found_by_nothing_else(
                     )
     other = replace(data, items=data.items.with_columns(title=pl.col("title") + "!"))
     assert frozen_sequences(other, protocols[0], least=1).titles[0].endswith("!")  # same sum, read in another way
+
+
+OTHERWISE: dict[str, Any] = {
+    "ties": "item_id",
+    "candidates": "popularity",
+    "negatives": 7,
+    "exclude_seen": False,
+    "history": 3,
+    "like_threshold": 3.0,
+    "test_users": 5,
+    "validation_users": 5,
+    "fit_on_validation": True,
+    "seed": 3,
+    "split": "ratio",
+    "validation_share": 0.2,
+    "test_share": 0.2,
+    "folds": 4,
+    "fold": 1,
+    "targets": "all",
+    "shots": 5,
+    "history_order": "shuffled",
+    "user_core": 2,
+    "item_core": 2,
+    "min_rating": 2.0,
+}
+
+
+def test_a_change_of_any_setting_the_data_or_the_rules_draws_anew(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INSTRUCTREC_CACHE", str(tmp_path))
+    data, plain = crowd(), Protocol(negatives=9)
+    drawn: list[str] = []
+    apply = frozen.apply_protocol
+    monkeypatch.setattr(frozen, "apply_protocol", lambda *given: (drawn.append("again"), apply(*given))[1])
+
+    def draws(data: Interactions, protocol: Protocol) -> int:
+        before = len(drawn)
+        frozen.frozen_sequences(data, protocol, least=1)
+        return len(drawn) - before
+
+    assert (draws(data, plain), draws(data, plain)) == (1, 0)
+    assert {*OTHERWISE} == {field.name for field in fields(Protocol)}
+    for name, value in OTHERWISE.items():
+        assert draws(data, replace(plain, **{name: value})) == 1, name
+    raised = data.interactions.with_columns(rating=pl.col("rating") + 1)
+    assert draws(replace(data, interactions=raised), plain) == 1
+    assert draws(replace(data, items=data.items.with_columns(title=pl.col("title") + "?")), plain) == 1
+    assert draws(replace(data, checksum="another"), plain) == 1
+    monkeypatch.setattr(frozen, "PROTOCOL_VERSION", "another")
+    assert draws(data, plain) == 1
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------

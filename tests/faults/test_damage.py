@@ -206,7 +206,7 @@ def test_damage_is_met_at_every_command(runs: Runs, tmp_path: Path) -> None:
     best = out / "checkpoints" / "best.ckpt"
     lora = runs.command("lora", tmp_path / "again", f"--ckpt_path={best}")
     assert refusal(runs, log, ["test", *lora[1:]], best) == (
-        "the checkpoint is of AdapterTuning, the configured model is LoRATuning"
+        "the checkpoint is of AdapterTuning, not LoRATuning: use its run's own config.yaml"
     )
     flip(best)
     users = tmp_path / "users.jsonl"

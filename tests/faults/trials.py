@@ -27,8 +27,17 @@ VARIANTS = {
     "listwise": ["lora", "ml_100k", "--model.objective=listwise", "--data.train_negatives=3"],
     "encoder_decoder": ["lora", "ml_100k", "--model.dropout=0.1"],
     "yes_no": ["lora", "ml_100k_like", "--model.objective=yes_no", "--model.dropout=0.1"],
+    "mixture": ["lora", "ml_100k_mixture", "--model.lora_dropout=0.1"],
+    "gradual": ["partial/gradual", "ml_100k", "--model.dropout=0.1"],
+    "lora_plus": ["lora_plus", "ml_100k", "--model.lora_dropout=0.1"],
+    "sasrec": ["sasrec", "ml_100k", "--model.dimensions=8"],
+    "sasrec_bce": ["sasrec_bce", "ml_100k", "--model.dimensions=8"],
+    "bert4rec": ["bert4rec", "ml_100k", "--model.dimensions=8"],
+    "bpr": ["bpr", "ml_100k", "--model.dimensions=8"],
 }
 """Model file, data file, options; dropout is on wherever the architecture has one."""
+SEQUENCES = ("sasrec", "sasrec_bce", "bert4rec", "bpr")
+"""Those that read item codes, and no backbone."""
 
 
 @dataclass
@@ -54,7 +63,7 @@ class Runs:
         """A fit of the variant."""
         model, data, *options = VARIANTS[variant]
         special = {"token_classification": self.encoder, "encoder_decoder": self.t5}
-        backbone = special.get(variant, self.causal)
+        backbone = [] if variant in SEQUENCES else [f"--model.backbone={special.get(variant, self.causal)}"]
         return [
             "fit",
             *(
@@ -65,7 +74,7 @@ class Runs:
                 "--out",
                 str(out),
             ),
-            f"--model.backbone={backbone}",
+            *backbone,
             *options,
             *("--trainer.precision=32-true", "--trainer.deterministic=true", "--trainer.log_every_n_steps=1"),
             *(f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={VALIDATE}"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
 from datamodules.sources import InputError
 from recmodels.bm25 import index_titles, terms
-from recmodels.ease import MOST_ITEMS, ease_weights
+from recmodels.ease import ease_weights
 from recmodels.item_knn import nearest_items
 from recmodels.sentence_encoder import embed
 from recmodels.sequential import ItemTransformer
@@ -92,10 +93,25 @@ def test_ease_solves_each_items_ridge_regression(strength: float) -> None:
         assert got[item, item] == 0
 
 
-def test_ease_says_when_the_catalogue_is_too_large() -> None:
-    events = EventBatch(torch.tensor([0]), torch.tensor([0]), 1, MOST_ITEMS + 1)
-    with pytest.raises(InputError, match="16,385 items need 2.0 GiB.*ItemKNN"):
+def test_ease_says_when_the_catalogue_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recmodels.ease.psutil.virtual_memory", lambda: SimpleNamespace(available=2 * 2**30))
+    events = EventBatch(torch.tensor([0]), torch.tensor([0]), 1, 16_859)
+    with pytest.raises(InputError, match=r"16,859 items need 4.2 GiB of memory and 2.0 GiB are free.*ItemKNN"):
         recmodels.EASE().solve(events)
+
+
+def test_ease_in_single_precision_is_that_in_double() -> None:
+    """Above `MOST_DOUBLE` items; counts as skewed as a catalogue's, so that the matrix is as badly conditioned."""
+    rng = np.random.default_rng(3)
+    weight = 1 / np.arange(1, 201)
+    matrix = (rng.random((5_000, 200)) < np.minimum(0.9, 3 * weight)).astype(np.float32)
+    counts = torch.from_numpy(matrix.T @ matrix)
+    before = counts.clone()
+    single, double = ease_weights(counts, 500.0, most_double=100), ease_weights(counts, 500.0)
+    assert torch.equal(counts, before), "the caller's counts stay as they are"
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single, double, atol=2e-6, rtol=1e-4)
+    assert not torch.equal(single, double)
 
 
 def test_bm25_is_the_formula() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import peft
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 import recmodels
 from datamodules.sources import InputError
+from recmodels import PeftTuning
 from recmodels.budget import nearest_size, parse_budget
 from recmodels.instruction import InstructionRecommender
+from recmodels.peft_sizes import set_size, size_of
 
 SIZED = [n for n in recmodels.__all__ if getattr(getattr(recmodels, n), "size_field", "")]
 
@@ -86,3 +91,46 @@ def test_a_budget_beside_a_size_is_refused(name: str) -> None:
 def test_a_method_without_a_size_takes_no_budget(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} has no size"):
         getattr(recmodels, name)(budget="1%")
+
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs/model/peft"
+UNSIZED = {
+    "adamss",
+    "beft",
+    "c3a",
+    "frod",
+    "ia3",
+    "ln_tuning",
+    "osf",
+    "randlora",
+    "road",
+    "supertuning",
+    "trainable_tokens",
+}
+
+
+def peft_config(method: str) -> Any:
+    given = yaml.safe_load((FOLDER / f"{method}.yaml").read_text())["model"]["init_args"]["peft_config"]
+    return getattr(peft, given["class_path"])(**given.get("init_args", {}))
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own words about its defaults
+@pytest.mark.parametrize("method", sorted(path.stem for path in FOLDER.rglob("*.yaml")))
+def test_every_method_of_peft_keeps_to_a_budget_or_says_that_it_has_no_size(method: str, tiny_causal: Path) -> None:
+    if method in UNSIZED:
+        with pytest.raises(InputError, match=r"^model\.budget: \w+ (has no size|trains (less|a number))"):
+            PeftTuning(peft_config(method), backbone=str(tiny_causal), budget="10%")
+        return
+    model = PeftTuning(peft_config(method), backbone=str(tiny_causal), budget="10%")
+    model.configure_model()
+    assert model.findings["budget_trained"] == trained(model)
+    assert model.findings["budget_size"] == size_of(model.peft_config)
+    size, wanted = size_of(model.peft_config), model.findings["budget_parameters"]
+    if method in ("dora", "prompt_tuning", "vera"):  # all sizes of these are one apart
+        assert size > 1
+        for other in (size - 1, size + 1):
+            config = peft_config(method)
+            set_size(config, other)
+            near = PeftTuning(config, backbone=str(tiny_causal))
+            near.configure_model()
+            assert abs(trained(near) - wanted) >= abs(trained(model) - wanted)

@@ -231,7 +231,7 @@ def test_blocks_wait_for_their_turn(make: Make, family: str, pace: str) -> None:
         ("llama", "pfeiffer", {"bottleneck": 4}, "both set the size"),
         ("llama", "pfeiffer", {"budget": "1%"}, "both set the size"),
         ("llama", "houlsby", {"adapter_dropout": 1.0}, "0 to below 1"),
-        ("bart", "prefix", {"length": 512}, "model.length is 512, the backbone's context 512; lower it"),
+        ("bart", "prefix", {"length": 512}, "model.length is 512, the backbone's context 512; at most 511 works"),
         ("llama", "prefix", {"reparameterisation": -1}, "at least 0"),
         ("llama", "gradual", {"budget": "1%"}, "no size that a budget could set"),
     ],

@@ -205,7 +205,7 @@ def save(model: Recommender, path: Path) -> Path:
 def test_foreign_checkpoints_are_refused(make: Make, name: str, tmp_path: Path) -> None:
     model = make(name)
     other = make("TokenClassification")
-    with pytest.raises(InputError, match=f"is of TokenClassification, the configured model is {name}"):
+    with pytest.raises(InputError, match=f"is of TokenClassification, not {name}: use its run's own config.yaml"):
         load_trained(model, save(other, tmp_path / "other.ckpt"))
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     with pytest.raises(InputError, match="not written by instructrec"):
@@ -281,7 +281,11 @@ def test_non_finite_scores_stop(make: Make, batches: Any, name: str) -> None:
     [
         ("LoRATuning", {"r": 0}, "at least 1"),
         ("LoRATuning", {"r": 17}, "above the width 16"),
-        ("LoRATuning", {"targets": ["query"]}, "linear layers are .*q_proj"),
+        (
+            "LoRATuning",
+            {"targets": ["query"]},
+            "model.targets names 'query', which matches nothing in backbone .*; the nearest is ",
+        ),
         ("AdapterTuning", {"bottleneck": 0}, "at least 1"),
         ("PrefixTuning", {"length": 0}, "at least 1"),
         ("PrefixTuning", {"length": 512}, "context 512"),
