@@ -1,8 +1,7 @@
-"""What a cell will take, before it runs: peak memory and time, from the backbone's shape and the number of tokens.
+"""What a cell will take on a CPU: peak memory and time, from the backbone's shape and the number of tokens.
 
-A rough prediction for a CPU, by counting: weights, gradients, two moments of the optimiser, what the checks keep, and the
-activations of a step; time is multiplications over the machine's rate. The constants below were chosen on the committed
-quickstart run; `benchmarks/README.md` says how far off it is. Cells of the same folder that have finished correct the time.
+The constants below were chosen on the committed quickstart run; `benchmarks/README.md` says how far off it is. Cells of
+the same folder that have finished correct the time.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def choose_shots(
         start: `[U + 1]` where each user's events begin.
         train_end: `[U]` where each user's training events end.
         liked: `[E]` the label of each event.
-        protocol: `shots` and `seed` are used.
+        protocol: `shots`, `train_share` and `seed` are used.
         context: `[E]` events that are shown and never asked for; None where there are no such events.
 
     Raises:
@@ -40,16 +40,19 @@ def choose_shots(
         >>> int(liked[few].sum()), set(few) <= set(choose_shots(np.array([0, 10]), np.array([10]), liked, Protocol(shots=8)))
         (2, True)
     """
-    if protocol.shots is None and context is None:
+    if protocol.shots is None and protocol.train_share is None and context is None:
         return None
     owner = np.repeat(np.arange(len(train_end)), np.diff(start))
     place = np.arange(len(owner))
     # A user's first event is asked for only where data of single cases says so: a request alone is a prompt.
     asked = place > start[owner] if context is None else ~context
     target = place[asked & (place < train_end[owner])]
-    if protocol.shots is None:
+    wanted = protocol.shots
+    if protocol.train_share is not None:
+        wanted = max(1, round(protocol.train_share * len(target)))
+    if wanted is None:
         return target
-    if protocol.shots > len(target):
+    if protocol.shots is not None and protocol.shots > len(target):
         raise InputError(f"protocol.shots is {protocol.shots}, and there are only {len(target)} training examples")
     key = generator(protocol.seed, "shots").random_raw(len(owner))[target]
     quantile = np.empty(len(target))
@@ -57,4 +60,4 @@ def choose_shots(
         mine = np.flatnonzero(liked[target] == label)
         order = mine[np.argsort(key[mine], kind="stable")]
         quantile[order] = (np.arange(len(order)) + 0.5) / max(1, len(order))
-    return np.sort(target[np.lexsort((key, quantile))[: protocol.shots]])
+    return np.sort(target[np.lexsort((key, quantile))[:wanted]])

@@ -54,6 +54,7 @@ class Protocol:
         targets: `next` evaluates a user's first event of a split, `all` every one. Under `leave_one_out`, `k_fold` and
             `user_cold_start` there is one; `published` evaluates all that are published.
         shots: train on this many examples only, stratified by like, smaller samples inside larger; null takes all.
+        train_share: train on this share of the examples only, drawn as `shots` are; null takes all.
         history_order: `time`; `shuffled` is the control whose training order and histories tell nothing of time.
         user_core: before the split, users with fewer events are removed, to a fixpoint with `item_core`.
         item_core: likewise items.
@@ -81,12 +82,14 @@ class Protocol:
     user_core: int = 1
     item_core: int = 1
     min_rating: float | None = None
+    train_share: float | None = None
 
     def __post_init__(self) -> None:
         """Refuses impossible rules.
 
         Raises:
-            InputError: a count is below one, a share is not inside (0, 1), a fold does not exist, the seed is negative.
+            InputError: a count is below one, a share is not inside (0, 1), two say how much to train on, a fold does not
+                exist, the seed is negative.
         """
         for name in ("negatives", "history", "test_users", "validation_users", "shots", "user_core", "item_core"):
             value = getattr(self, name)
@@ -97,6 +100,10 @@ class Protocol:
         for name in ("validation_share", "test_share"):
             if not 0 < getattr(self, name) < 1:
                 raise InputError(f"protocol.{name} is {getattr(self, name)}, must be between 0 and 1")
+        if self.train_share is not None and not 0 < self.train_share <= 1:
+            raise InputError(f"protocol.train_share is {self.train_share}, must be above 0, to 1")
+        if self.train_share is not None and self.shots is not None:
+            raise InputError("protocol.shots and protocol.train_share both say how much to train on; keep one")
         if self.validation_share + self.test_share >= 1:
             raise InputError(
                 f"protocol.validation_share {self.validation_share} and protocol.test_share {self.test_share} leave"

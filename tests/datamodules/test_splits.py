@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 from datamodules import filters, frozen
 from datamodules import protocol as protocol_module
 from datamodules.collate import training_events
+from datamodules.few_shot import choose_shots
 from datamodules.filters import filtered
 from datamodules.frozen import frozen_sequences
 from datamodules.interactions import Interactions
@@ -531,3 +532,20 @@ def test_rules_that_the_data_cannot_serve_are_refused() -> None:
     ):
         with pytest.raises(InputError, match=told):
             apply_protocol(table(same, 30), protocol)
+
+
+def test_a_share_of_the_examples_is_as_many_shots() -> None:
+    liked = np.array([True, False] * 50)
+    start, end = np.array([0, 100]), np.array([100])  # 99 targets: a user's first event asks nothing
+    for share, count in ((0.1, 10), (0.5, 50), (1.0, 99), (0.001, 1)):
+        some = choose_shots(start, end, liked, Protocol(train_share=share))
+        same = choose_shots(start, end, liked, Protocol(shots=count))
+        assert some is not None
+        assert np.array_equal(some, same), share
+    assert choose_shots(start, end, liked, Protocol()) is None
+    with pytest.raises(InputError, match="both say how much"):
+        Protocol(train_share=0.5, shots=3)
+    with pytest.raises(InputError, match="above 0, to 1"):
+        Protocol(train_share=1.5)
+    assert "train_share" not in Protocol().settings()
+    assert Protocol(train_share=0.5).settings()["train_share"] == 0.5
