@@ -222,6 +222,17 @@ def test_every_cell_of_every_suite_runs(run: Run, tmp_path: Path, suite: Path, m
         assert record(tmp_path / "grid" / "runs" / cell.name)["cell"] == cell.name
 
 
+@pytest.mark.parametrize("name", ["bpr", "sasrec", "sasrec_bce", "bert4rec"])
+def test_adam_takes_no_weight_decay_over_from_the_default_optimizer(run: Run, tmp_path: Path, name: str) -> None:
+    """AdamW's 0.01, kept when the class is switched, is a penalty in Adam: all weights of SASRec went to zero."""
+    words = ["-c", ROOT / f"configs/model/{name}.yaml", "-c", ROOT / "configs/data/ml_100k_full.yaml"]
+    code, err = run("fit", *words, "--out", tmp_path / "run", *FAST, *QUIET)
+    assert code == 0, err
+    optimizer = record(tmp_path / "run")["config"]["model"]["init_args"]["optimizer"]
+    assert optimizer["class_path"] == "torch.optim.Adam"
+    assert optimizer["init_args"]["weight_decay"] == 0
+
+
 def test_later_configs_and_options_win(run: Run, tmp_path: Path) -> None:
     model = ROOT / "configs/model/lora.yaml"
     out = tmp_path / "run"
