@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.figure_parts import GREY, Style, draw_legend, handle, is_flat, parts_of, save, style_rows, tidy
 from benchmarks.leaderboard import Table
@@ -171,7 +171,9 @@ def _cost_axis(axes: Any, cost: str, values: Sequence[float]) -> None:
         plain = LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0))
         axes.xaxis.set_major_locator(LogLocator(base=2) if cost.endswith("_bytes") else plain)
     else:
-        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
+        axes.text(0.5, 0.95, "no tuned row recorded it", transform=axes.transAxes, ha="center", va="top", color=GREY)
+        axes.xaxis.set_major_locator(NullLocator())
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost_text(cost, value).replace(".0 ", " ")))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
