@@ -35,7 +35,7 @@ test-minimum test-newest: test-%:
 	    --resolution $(if $(filter minimum,$*),lowest-direct,highest) pyproject.toml
 	.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python --requirement .venv-$*/versions.txt
 	.venv-$*/bin/uv pip install --quiet --python .venv-$*/bin/python --no-deps --editable .
-	.venv-$*/bin/pytest -q -m "not slow and not faults and not integration"
+	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -q -n 2 -m "not slow and not faults and not integration"
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -182,7 +182,8 @@ def check_targets(
     targets = getattr(config, "target_modules", None)
     if isinstance(targets, str) or not targets:
         return
-    modules = dict(backbone.body.named_modules())
+    head = backbone.model.get_output_embeddings()  # logits are computed from its weight, past any layer around it
+    modules = {name: module for name, module in backbone.body.named_modules() if head is None or module is not head}
     last = sorted({name.rsplit(".", 1)[-1] for name in modules if name and not name.rsplit(".", 1)[-1].isdigit()})
     for target in sorted(targets):
         if not any(name == target or name.endswith(f".{target}") for name in modules):

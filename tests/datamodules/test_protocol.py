@@ -352,6 +352,7 @@ OTHER_SETTINGS: dict[str, Any] = {
     "user_core": 2,
     "item_core": 2,
     "min_rating": 2.0,
+    "train_share": 0.5,
 }
 
 
