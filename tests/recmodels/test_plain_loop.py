@@ -44,6 +44,8 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
 @pytest.mark.filterwarnings("ignore:.*in eval mode", "ignore:.*batch_size", "ignore:.*`train_dataloader`")
 @pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec", "ignore:.*has no .logger. configured")
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+# PEFT's own prefix, the oracle here, calls transformers 5.24 by an older name.
+@pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("method", ["lora", "ia3", "prefix"])
 def test_losses_equal_those_of_a_plain_loop(tiny_causal: Path, method: str, tmp_path: Path) -> None:
     torch.manual_seed(3)

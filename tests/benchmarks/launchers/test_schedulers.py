@@ -198,7 +198,9 @@ def test_a_queued_job_is_found_again_and_the_script_asks_for_what_was_asked(root
     runner = start(root, "slurm", {"a": ()}, **environment)
     wait_for(lambda: (root / "asked").exists())
     (root / "runs" / "a").mkdir(parents=True)  # the job's turn: SLURM goes on saying that it waits
-    (root / "runs" / "a" / "record.json").write_text('{"format": 1, "status": "finished", "error": null}')
+    whole = root / "runs" / "a" / "whole.json"  # as runs do: nobody may read half a record
+    whole.write_text('{"format": 1, "status": "finished", "error": null}')
+    whole.replace(whole.with_name("record.json"))
     assert summary_of(runner)["finished"] == ["a"]
     scripts = list(root.glob("script-*"))
     assert len(scripts) == 1, "a queued cell was submitted again"
