@@ -271,6 +271,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.integration
+@pytest.mark.slow  # nine runs of the whole data set
 def test_popularity_on_movielens_matches_to_the_last_digit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nine real runs and 27 numbers; resumed, nothing runs again."""
     out = tmp_path / "grid"
