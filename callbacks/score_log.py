@@ -17,11 +17,12 @@ Measure = Callable[[Any], dict[str, Tensor]]
 class ScoreLog(L.Callback):
     """Collects what `test_step` returns as columns; `columns()` gives them in case order.
 
-    All scores of a large catalogue for many users fill the memory. Of longer lists only the best are kept, and the
-    metrics are measured while the batch is whole.
+    All scores of a large catalogue for many users fill the memory. Of long lists only the best are kept, and the
+    metrics are measured while the batch is whole. The first batch decides it for all, so that no case goes without its
+    metrics where lists differ in length.
 
     Args:
-        longest: longest list that is kept whole; of a longer one the best are kept, so many as `kept`.
+        longest: longest list that is kept whole; of longer ones the best are kept, so many as `kept`.
         kept: see there.
     """
 
@@ -29,6 +30,7 @@ class ScoreLog(L.Callback):
         self.longest, self.kept = longest, kept
         self.measure: Measure | None = None
         """Set by who knows the metrics; without it all lists are kept whole."""
+        self._long = False
         self._parts: list[Any] = []
         self._measured: list[tuple[Tensor, dict[str, Tensor]]] = []
 
@@ -46,8 +48,10 @@ class ScoreLog(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps a batch's scores, or of long lists the best and the metrics."""
-        long = int(torch.bincount(outputs.branch_case).max()) > self.longest and outputs.answers == "candidates"
-        if long and self.measure is not None:
+        if not self._parts:
+            longest = int(torch.bincount(outputs.branch_case).max())
+            self._long = longest > self.longest and outputs.answers == "candidates"
+        if self._long and self.measure is not None:
             self._measured.append((outputs.case, self.measure(outputs)))
             outputs = best_branches(outputs, self.kept)
         self._parts.append(outputs)

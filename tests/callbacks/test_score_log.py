@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,6 +90,25 @@ def test_long_lists_are_measured_whole_and_kept_in_part(seed: int) -> None:
     for case in range(3):
         best = columns["score"][columns["case_start"][case] : columns["case_start"][case + 1]].sort(descending=True)
         assert kept["score"][2 * case : 2 * case + 2].tolist() == best.values[:2].tolist()
+
+
+@pytest.mark.parametrize("first", ["long", "short"])
+def test_where_lists_differ_in_length_every_case_has_its_metrics(first: str) -> None:
+    """As in a catalogue of just the limit's size, of which users have seen more or less."""
+    batches = {"long": long_lists(3), "short": best_branches(long_lists(4), 4)}
+    batches["short"] = replace(batches["short"], case=torch.tensor([5, 3, 4]))
+    log = ScoreLog(longest=6, kept=2)
+    log.measure = lambda batch: user_metrics(batch.branch_case, vars(batch), (1, 3))
+    for name in (first, *(set(batches) - {first})):
+        log.on_test_batch_end(None, None, batches[name], None, 0)  # type: ignore[arg-type]
+    measured = log.measured()
+    if first == "short":  # then all are kept
+        assert measured is None
+        assert log.columns()["case_start"].tolist() == [0, 7, 13, 18, 22, 26, 30]
+    else:
+        assert measured is not None
+        assert {len(values) for values in measured.values()} == {6}
+        assert log.columns()["case_start"].tolist() == [0, 2, 4, 6, 8, 10, 12]
 
 
 def test_no_list_is_shorter_than_it_was() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from datamodules.retrieval import title_embeddings
 from datamodules.seeded_bits import Streams, generator, key_digests
 from datamodules.slates import SlateMaker, make_windows
 from datamodules.sources import InputError
+from tests.datamodules.test_protocol import OTHER_SETTINGS
 
 Event = tuple[str, str, float | None, float]
 
@@ -447,32 +448,6 @@ def test_a_frozen_file_gives_the_same_and_is_found_by_nothing_else(
     assert frozen_sequences(other, protocols[0], least=1).titles[0].endswith("!")  # same sum, read in another way
 
 
-OTHERWISE: dict[str, Any] = {
-    "ties": "item_id",
-    "candidates": "popularity",
-    "negatives": 7,
-    "exclude_seen": False,
-    "history": 3,
-    "like_threshold": 3.0,
-    "test_users": 5,
-    "validation_users": 5,
-    "fit_on_validation": True,
-    "seed": 3,
-    "split": "ratio",
-    "validation_share": 0.2,
-    "test_share": 0.2,
-    "folds": 4,
-    "fold": 1,
-    "targets": "all",
-    "shots": 5,
-    "history_order": "shuffled",
-    "user_core": 2,
-    "item_core": 2,
-    "min_rating": 2.0,
-    "train_share": 0.5,
-}
-
-
 def test_a_change_of_any_setting_the_data_or_the_rules_draws_anew(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,8 +463,7 @@ def test_a_change_of_any_setting_the_data_or_the_rules_draws_anew(
         return len(drawn) - before
 
     assert (draws(data, plain), draws(data, plain)) == (1, 0)
-    assert {*OTHERWISE} == {field.name for field in fields(Protocol)}
-    for name, value in OTHERWISE.items():
+    for name, value in OTHER_SETTINGS.items():
         assert draws(data, replace(plain, **{name: value})) == 1, name
     raised = data.interactions.with_columns(rating=pl.col("rating") + 1)
     assert draws(replace(data, interactions=raised), plain) == 1
