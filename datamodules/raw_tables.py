@@ -74,6 +74,7 @@ def read_delimited(
                 separator=mark,
                 quote_char='"' if quoted else None,
                 glob=False,
+                raise_if_empty=False,
             )
             .select(
                 *(pl.col(str(place)).alias(name) for name, place in places.items()), last=pl.col(str(len(fields) - 1))
