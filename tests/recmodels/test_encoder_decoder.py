@@ -68,13 +68,17 @@ AttentionMaskInterface.register("by_hand", eager_mask)
 @contextmanager
 def plain_attention(model: Any) -> Iterator[None]:
     """transformers' own eager attention, so that nothing of ours takes part in the oracle."""
+    # Module by module: transformers 5.17 leaves a stack of T5, whose configuration is a copy, as it was.
+    configs = {id(one): one for module in model.modules() if (one := getattr(module, "config", None)) is not None}
     ours = model.config._attn_implementation
     prefixed = any(".prefix." in name for name, _ in model.named_parameters())
-    model.set_attn_implementation("by_hand" if prefixed else "eager")
+    for one in configs.values():
+        one._attn_implementation = "by_hand" if prefixed else "eager"
     try:
         yield
     finally:
-        model.set_attn_implementation(ours)
+        for one in configs.values():
+            one._attn_implementation = ours
 
 
 def separate_scores(backbone: Any, cases: list[Case], extra: int = 0) -> torch.Tensor:
