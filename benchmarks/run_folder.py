@@ -235,6 +235,7 @@ def _report_to_loggers(trainer: L.Trainer, record: dict[str, Any]) -> None:
             logger.experiment.summary.update({f"cost/{k}": v for k, v in record["costs"].items()})
             logger.experiment.summary["record"] = json.dumps({k: v for k, v in record.items() if k != "samples"})
             logger.experiment.summary["protocol"] = record["protocol"]["fingerprint"]
+            logger.experiment.finish()  # an offline run's file is whole before the run says that it is done
 
 
 def _device(trainer: L.Trainer) -> dict[str, Any]:
