@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from implicit.nearest_neighbours import CosineRecommender
+from scipy.sparse import csr_matrix
 from sklearn.metrics.pairwise import cosine_similarity
 
 import recmodels
@@ -69,6 +71,28 @@ def test_item_knn_is_scikit_learns_cosine(seed: int) -> None:
     expected = np.stack([kept[:, [i for i in row if i >= 0]].sum(1) for row in HISTORY])
     got = solve("ItemKNN", events, neighbours=4)(full_batch(HISTORY, 17)).reshape(3, 17)
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Method expects CSR input")
+@pytest.mark.parametrize("neighbours", [10, 59])
+def test_item_knn_is_that_of_implicit(neighbours: int) -> None:
+    """A library of its own: the same similarities, and with all neighbours the same list for every user."""
+    matrix, events = dense_events(4, users=300, items=60)
+    theirs = CosineRecommender(K=neighbours + 1, num_threads=1)  # an item is its own nearest one there
+    theirs.fit(csr_matrix(matrix), show_progress=False)
+    near = theirs.similarity.toarray()
+    np.fill_diagonal(near, 0)
+    ours = nearest_items(torch.from_numpy(matrix).float().to_sparse(), neighbours)[1]
+    np.testing.assert_allclose(ours, -np.sort(-near, axis=1)[:, :neighbours], atol=1e-6)
+    if neighbours < 59:
+        return  # which of equally near items is kept differs
+    history = [row.nonzero()[0].tolist() for row in matrix]
+    longest = max(map(len, history))
+    batch = full_batch([[-1] * (longest - len(row)) + row for row in history], 60)
+    table = solve("ItemKNN", events, neighbours=neighbours)(batch).reshape(300, 60).numpy()
+    item, score = theirs.recommend(np.arange(300), csr_matrix(matrix), N=10, filter_already_liked_items=True)
+    np.testing.assert_allclose(np.take_along_axis(table, item, 1), score, rtol=1e-5)
+    np.testing.assert_allclose(-np.sort(-np.where(matrix > 0, -np.inf, table), axis=1)[:, :10], score, rtol=1e-5)
 
 
 def test_stripes_change_no_neighbour(monkeypatch: pytest.MonkeyPatch) -> None:
