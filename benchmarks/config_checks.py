@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,15 +64,18 @@ def _own(found: type) -> bool:
 
 
 def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
-    """Refuses an output folder or a checkpoint that cannot be used, before anything is loaded.
+    """Refuses an output folder, a checkpoint or an earlier run that cannot be used, before anything is loaded.
 
     Args:
         config: of the command.
         fitting: whether `last` is a checkpoint too.
 
     Raises:
-        InputError: the checkpoint is not there or the folder is not writable.
+        InputError: the checkpoint or the earlier run is not there, or the folder is not writable.
     """
+    below = (config.model.get("init_args") or Namespace()).get("stack_on")
+    if fitting and below is not None and not Path(os.path.expanduser(below)).exists():
+        raise InputError(f"model.stack_on {below}: there is no such run, checkpoint or exported folder")
     checkpoint = config.get("ckpt_path")
     if checkpoint and not Path(checkpoint).is_file() and not (fitting and checkpoint == "last"):
         raise InputError(f"--ckpt_path {checkpoint}: there is no such file")

@@ -74,7 +74,7 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
         if whole:
             made.save_pretrained(folder, safe_serialization=True)
         elif own is not None:
-            card += write_own(folder, *own, model.backbone)
+            card += write_own(folder, *own, model.backbone, model.base_checksum)
         else:
             from safetensors.torch import save_file
 

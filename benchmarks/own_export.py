@@ -7,29 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.pretrained import PACKAGED, pretrained_folder
+from recmodels.own_parts import SETTINGS, TENSORS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from recmodels.backbone import Backbone
 
-SETTINGS, TENSORS = "instructrec_adapter.json", "instructrec_adapter.safetensors"
-
 ADAPTER = """import json, torch
 from safetensors.torch import load_file
 from transformers import {auto}
 model = {auto}.from_pretrained({base}, dtype=torch.float32).eval()
-told, parts, seen = json.load(open(f"{{folder}}/{settings}")), load_file(f"{{folder}}/{tensors}"), {{}}
-for name in sorted({{key.rsplit(".", 2)[0] for key in parts if key.endswith("down.weight")}}):
-    def add(layer, args, output, name=name, linear=torch.nn.functional.linear):
-        w, read = lambda part: parts[f"{{name}}.{{part}}"], seen.get(name, output)
+levels, seen = json.load(open(f"{{folder}}/{settings}"))["levels"], {{}}
+parts = load_file(f"{{folder}}/{tensors}")
+keys = [key.removesuffix(".down.weight") for key in parts if key.endswith(".down.weight")]
+for key in sorted(keys, key=lambda key: int(key.split(".")[0])):  # the hooks of lower levels run first
+    def add(layer, args, output, key=key, told=levels[int(key.split(".")[0])], linear=torch.nn.functional.linear):
+        w, read = lambda part: parts[f"{{key}}.{{part}}"], seen.get(key, output)
         inner = getattr(torch.nn.functional, told["activation"])(linear(read, w("down.weight"), w("down.bias")))
-        scaling = parts.get(f"{{name}}.scaling", told["scaling"])
+        scaling = parts.get(f"{{key}}.scaling", told["scaling"])
         return output + scaling * linear(inner, w("up.weight"), w("up.bias"))
+    number, name = key.split(".", 1)
     model.get_submodule(name).register_forward_hook(add)
-    if name in told["reads"]:
-        first = model.get_submodule(told["reads"][name])
-        first.register_forward_pre_hook(lambda layer, args, name=name: seen.update({{name: args[0]}}))
+    if name in levels[int(number)]["reads"]:
+        first = model.get_submodule(levels[int(number)]["reads"][name])
+        first.register_forward_pre_hook(lambda layer, args, key=key: seen.update({{key: args[0]}}))
 logits = model(**inputs).logits
 """
 
@@ -47,7 +49,9 @@ logits = model(**{{**inputs, "attention_mask": seen}}, past_key_values=cache, po
 """
 
 
-def write_own(folder: Path, settings: dict[str, Any], state: dict[str, Tensor], backbone: Backbone) -> str:
+def write_own(
+    folder: Path, settings: dict[str, Any], state: dict[str, Tensor], backbone: Backbone, base_checksum: str
+) -> str:
     """Writes settings and tensors.
 
     Args:
@@ -55,6 +59,7 @@ def write_own(folder: Path, settings: dict[str, Any], state: dict[str, Tensor], 
         settings: as `recmodels.own_parts` gives them.
         state: tensors by name.
         backbone: that was tuned.
+        base_checksum: of its untuned weights.
 
     Returns:
         What the card says of loading them.
@@ -63,7 +68,8 @@ def write_own(folder: Path, settings: dict[str, Any], state: dict[str, Tensor], 
 
     name = backbone.name
     base = str(pretrained_folder(name)) if name in PACKAGED or name.endswith(".gguf") else name
-    (folder / SETTINGS).write_text(json.dumps(settings | {"base_model": name}, indent=1) + "\n", encoding="utf-8")
+    told = settings | {"base_model": name, "base_checksum": base_checksum}
+    (folder / SETTINGS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     save_file(state, str(folder / TENSORS), metadata={"format": "pt"})
     lines = loading_lines(settings, base, backbone.model.config.is_encoder_decoder)
     return f"\n## How to load it\n\n```python\n{lines}```\n"

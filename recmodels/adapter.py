@@ -9,11 +9,11 @@ from torch import nn
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone
 from recmodels.bottleneck import Activation, Adapted
-from recmodels.instruction import InstructionRecommender
+from recmodels.stacked import StackedTuning
 
 
-class AdapterTuning(InstructionRecommender):
-    """Bottleneck adapters in every transformer block.
+class AdapterTuning(StackedTuning):
+    """Bottleneck adapters in every transformer block, on the backbone or on those of an earlier run.
 
     Args:
         bottleneck: width of the adapters; null is 32, or what the budget or the reduction factor gives.
@@ -24,7 +24,7 @@ class AdapterTuning(InstructionRecommender):
         activation: between the two layers.
         scaling: factor on what an adapter adds; `learned` trains one for each, from 1.
         adapter_dropout: before the second layer.
-        **kwargs: of `InstructionRecommender`.
+        **kwargs: of `StackedTuning`.
     """
 
     identity_at_start: ClassVar[bool] = True
@@ -74,5 +74,6 @@ class AdapterTuning(InstructionRecommender):
                     dropout=self.adapter_dropout,
                     scaling=self.scaling,
                     first=first,
+                    level=self.level,
                 )
                 setattr(parent, name, made.to(next(inner.parameters()).device))

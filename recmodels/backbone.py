@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
+from recmodels.bottleneck import Adapted
 from recmodels.quantization import Quantization, four_bits, is_quantised
 
 Precision = Literal["float32", "bfloat16"]
@@ -131,6 +132,8 @@ def widths(module: nn.Module) -> tuple[int, int]:
         >>> widths(nn.Linear(3, 4)), widths(nn.ReLU())
         ((3, 4), (0, 0))
     """
+    if isinstance(module, Adapted):
+        return widths(module.layer)
     if is_quantised(module):
         return int(cast(Any, module).in_features), int(cast(Any, module).out_features)
     weight = getattr(module, "weight", None)

@@ -28,6 +28,7 @@ class Adapted(nn.Module):
         dropout: before `up`.
         scaling: s; None trains it, from 1.
         first: the feed-forward's first layer, whose input is read; None reads the output layer's own output.
+        level: how many adapters of earlier runs may stand below: `layer` is then such an adapter itself.
 
     Example:
         >>> Adapted(nn.Identity(), 4, 2, "relu", dropout=0.0, scaling=1.0)(torch.ones(1, 4)).tolist()
@@ -44,8 +45,10 @@ class Adapted(nn.Module):
         dropout: float,
         scaling: float | None,
         first: nn.Module | None = None,
+        level: int = 0,
     ) -> None:
         super().__init__()
+        self.level = level
         self.layer, self.activation, self.dropout = layer, ACTIVATIONS[activation](), nn.Dropout(dropout)
         self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
         self.scaling = nn.Parameter(torch.ones(1)) if scaling is None else scaling
@@ -61,6 +64,16 @@ class Adapted(nn.Module):
     def weight(self) -> Any:
         """The layer's weight: T5 asks for its type."""
         return self.layer.weight
+
+    def parts(self) -> dict[str, Tensor]:
+        """Its own tensors by name, without those of the layer."""
+        return {name: value for name, value in self.named_parameters() if not name.startswith("layer.")}
+
+    @torch.no_grad()
+    def load_parts(self, parts: dict[str, Tensor]) -> None:
+        """Takes tensors, as `parts` names them."""
+        for name, value in self.parts().items():
+            value.copy_(parts[name])
 
     def _remember(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._read = args[0]

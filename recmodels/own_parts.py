@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.sources import InputError
+from recmodels.adapter_levels import Level, levels_of
 from recmodels.backbone import Backbone
-from recmodels.bottleneck import ACTIVATIONS, Adapted
 from recmodels.causal import CausalBackbone
 from recmodels.prefix_states import Prefix
+
+SETTINGS, TENSORS = "instructrec_adapter.json", "instructrec_adapter.safetensors"
+"""The files of such a folder."""
 
 
 def own_parts(backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Settings and tensors of adapters or prefixes; None where a backbone has neither.
 
-    Adapters go by the name of the layer that they stand behind, in the untuned model; prefixes by the number of theirs.
+    Adapters go by the number of their level, from the lowest, and the name of the layer that they stand behind, in the
+    untuned model; prefixes by the number of theirs.
 
     Args:
         backbone: as tuned.
@@ -24,30 +28,16 @@ def own_parts(backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     Raises:
         InputError: plain transformers has no place for the prefix.
     """
-    adapters = {name: one for name, one in backbone.model.named_modules() if isinstance(one, Adapted)}
-    if adapters:
-        return _adapters(backbone, adapters)
+    if levels := levels_of(backbone):
+        return _adapters(levels)
     prefixes = [one for one in backbone.model.modules() if isinstance(one, Prefix)]
     return _prefixes(backbone, prefixes) if prefixes else None
 
 
-def _adapters(backbone: Backbone, adapters: dict[str, Adapted]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    names = {module: name for name, module in backbone.model.named_modules()}
-    reads: dict[str, str] = {}
-    state: dict[str, Tensor] = {}
-    for name, one in adapters.items():
-        parts = {"down.weight": one.down.weight, "down.bias": one.down.bias}
-        parts |= {"up.weight": one.up.weight, "up.bias": one.up.bias}
-        if isinstance(one.scaling, Tensor):
-            parts["scaling"] = one.scaling
-        state |= {f"{name}.{part}": plain(value) for part, value in parts.items()}
-        if one.beside:
-            block: nn.Module = next(layer for layer in backbone.layers() if one in layer.modules())
-            reads[name] = names[backbone.input_layer(block)]
-    first = next(iter(adapters.values()))
-    activation = next(name for name, kind in ACTIVATIONS.items() if isinstance(first.activation, kind))
-    scaling = None if isinstance(first.scaling, Tensor) else first.scaling
-    return {"method": "adapter", "activation": activation, "scaling": scaling, "reads": reads}, state
+def _adapters(levels: list[Level]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    state = {f"{number}.{name}": value for number, level in enumerate(levels) for name, value in level.state.items()}
+    settings = {"method": "adapter", "levels": [level.settings() for level in levels]}
+    return settings, {name: plain(value) for name, value in state.items()}
 
 
 def _prefixes(backbone: Backbone, prefixes: list[Prefix]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -156,7 +156,7 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
     """Passes a tuning method on that has no training step of its own.
 
     Raises:
-        InputError: it tunes nothing, wants four bits, or trains in a way that a tagger's loop does not.
+        InputError: it tunes nothing, wants four bits, stands on another run, or trains in a way that a tagger's loop does not.
     """
     name = type(tuning).__name__
     if not tuning.trains:
@@ -165,6 +165,10 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
         )
     if tuning.quantization:
         raise InputError("model.tuning.quantization is '4bit', which encoders are too small to need; leave it out")
+    if getattr(tuning, "stack_on", None) is not None:
+        raise InputError(
+            "model.tuning.stack_on is set, and a tagger's adapters stand on its encoder only; leave it out"
+        )
     own = [each for each in ("training_step", "optimizer_step") if each in vars(type(tuning))]
     if own:
         raise InputError(f"model.tuning is {name}, which has a {own[0]} of its own; use LoRATuning, or it as the model")

@@ -127,7 +127,11 @@ def _pairs() -> Iterator[Any]:
 
 
 def _refusal(model: Path, options: dict[str, Any]) -> str:
-    """Why a model cannot answer what a data config asks; empty where it can."""
+    """Why a model cannot answer what a data config asks, or tune the tiny backbone; empty where it can."""
+    if model.parent.name == "partial" and model.stem == "bias":
+        return (
+            "model.part is 'bias', and backbone"  # a Llama, which has none; the table of families has those that have
+        )
     form = str(options.get("task") or options.get("cell", "").rpartition(",")[2])
     read = class_of(model).batch_format
     if form in ("like", "rating", "T0") and read != "prompt_tree":

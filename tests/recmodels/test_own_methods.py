@@ -1,4 +1,4 @@
-"""The methods that are ours on every family of backbones: what trains, what moves, what a checkpoint gives back."""
+"""The methods that are ours on every family of backbones: what trains by name, and what the table of families lacks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from callbacks.training_guard import load_trained
 from datamodules.sources import InputError
 from recmodels import AdapterTuning, FullTuning, LoRATuning, PartialTuning, PrefixTuning
+from recmodels.backbone import checkpoint_blocks
 from recmodels.causal import CausalBackbone
 from recmodels.instruction import InstructionRecommender
 from tests.recmodels import test_encoder_decoder as pairs
@@ -35,6 +36,8 @@ METHODS: dict[str, tuple[type[InstructionRecommender], dict[str, Any]]] = {
     **{part: (PartialTuning, {"part": part, "layers": 1}) for part in ("top_layers", "head", "embeddings")},
     **{part: (PartialTuning, {"part": part}) for part in ("bias", "norms", "gradual")},
 }
+# What no file of configs/model sets, so that no cell of the table of families (test_support_matrix.py) holds it.
+BESIDE_THE_TABLE = {"parallel", "prefix_mlp"}
 # Where a family's layers are decides over these; the other methods know no layers.
 EVERYWHERE = {"houlsby", "parallel", "prefix", "head", "norms", "bias"}
 PAIRS = [
@@ -106,7 +109,10 @@ def names_of(model: InstructionRecommender, method: str) -> set[str]:
 
 
 @every_pair
-def test_exactly_the_declared_parameters_train_and_move(make: Make, family: str, method: str) -> None:
+def test_exactly_the_declared_parameters_train_and_the_start_is_the_untuned_backbone(
+    make: Make, family: str, method: str
+) -> None:
+    """By their names; that these move, and no others, is a cell of the table of families."""
     model = make(family, method)
     trained = set(model.trained())
     shared = dict(model.named_parameters())  # a tied head goes by the name of the embeddings
@@ -115,24 +121,27 @@ def test_exactly_the_declared_parameters_train_and_move(make: Make, family: str,
         assert model.trained().popitem()[1] is model.backbone.model.get_input_embeddings().weight
     else:
         assert trained == names_of(model, method) & set(shared)
-    away(model).train()
-    before = {n: p.detach().clone() for n, p in shared.items()}
-    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.01)
-    model.training_step(batch_for(model), 0).backward()
-    optimizer.step()
-    assert {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} == trained
+    assert model.findings == ({} if method.startswith("prefix") else {"step0_score_difference": 0.0})
 
 
-@every_pair
-def test_a_checkpoint_holds_what_trains_and_gives_the_scores_back(
+@pytest.mark.parametrize(("family", "method"), [pair for pair in PAIRS if pair[1] in BESIDE_THE_TABLE])
+def test_what_is_in_no_config_moves_alone_and_comes_back_from_a_checkpoint(
     make: Make, family: str, method: str, tmp_path: Path
 ) -> None:
-    model = away(make(family, method)).eval()
-    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    """A trained scaling and a prefix from an MLP; the methods of configs/model are held to this in the table of families."""
+    model = away(make(family, method)).train()
+    batch = batch_for(model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.01)
+    model.training_step(batch, 0).backward()
+    optimizer.step()
+    assert {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} == set(model.trained())
+
+    checkpoint: dict[str, Any] = {"state_dict": model.eval().state_dict()}
     model.on_save_checkpoint(checkpoint)
     assert set(checkpoint["state_dict"]) == set(model.trained())
     torch.save(checkpoint, tmp_path / "a.ckpt")
-    fresh, batch = make(family, method).eval(), batch_for(model)
+    fresh = make(family, method).eval()
     with torch.no_grad():
         assert not torch.equal(fresh.score(batch), model.score(batch))
         load_trained(fresh, tmp_path / "a.ckpt")
@@ -141,27 +150,32 @@ def test_a_checkpoint_holds_what_trains_and_gives_the_scores_back(
 
 @every_pair
 def test_gradient_checkpointing_changes_no_number(make: Make, family: str, method: str) -> None:
+    model = away(make(family, method)).train()
+    batch = batch_for(model)
+    calls: list[int] = []
+    inside = next(m for m in model.backbone.layers()[-1].modules() if not list(m.children()))
+    inside.register_forward_hook(lambda *_: calls.append(1))
     found = []
-    for gradient_checkpointing in (False, True):
-        model = away(make(family, method, gradient_checkpointing=gradient_checkpointing)).train()
-        calls: list[int] = []
-        inside = next(m for m in model.backbone.layers()[-1].modules() if not list(m.children()))
-        inside.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        loss = model.training_step(batch_for(model), 0)
+    for again in (False, True):
+        if again:
+            checkpoint_blocks(model.backbone)  # as `gradient_checkpointing` does when a model is built
+        model.zero_grad()
+        calls.clear()
+        loss = model.training_step(batch, 0)
         loss.backward()
         gradients = torch.cat([p.grad.flatten() for p in model.trained().values() if p.grad is not None])
         found.append((loss.detach(), gradients, len(calls)))
-    (plain, one, once), (again, other, twice) = found
-    assert float((plain - again).abs()) <= 1e-6
+    (plain, one, once), (recomputed, other, twice) = found
+    assert float((plain - recomputed).abs()) <= 1e-6
     assert float((one - other).norm()) <= 1e-6 * float(one.norm())
     assert twice == 2 * once, "blocks were not computed again"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("method", [m for m in METHODS if not m.startswith("prefix")])
-def test_the_start_is_the_untuned_backbone(make: Make, family: str, method: str) -> None:
-    if (family, method) in PAIRS:
-        assert make(family, method).findings == {"step0_score_difference": 0.0}
+@pytest.mark.parametrize("asked", [False, True])
+def test_gradient_checkpointing_is_what_the_option_asks_for(make: Make, asked: bool) -> None:
+    model = make("llama", "lora", gradient_checkpointing=asked)
+    found = [getattr(module, "gradient_checkpointing", None) for module in model.backbone.layers()]
+    assert found == [asked] * 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

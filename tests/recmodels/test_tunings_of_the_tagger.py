@@ -1,4 +1,4 @@
-"""The tagger is tuned by every method: what trains, where it starts, what a checkpoint gives back, who is refused."""
+"""The tagger is tuned by every method: what trains, where it starts, who is refused."""
 
 from __future__ import annotations
 
@@ -73,34 +73,12 @@ def batch(mini_data: Path, tiny_encoder: Path) -> Any:
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
-def test_the_tagger_and_what_the_method_declares_train_and_move(make: Any, batch: Any, tuning: str) -> None:
+def test_the_tagger_and_what_the_method_declares_train_and_the_encoder_starts_as_it_was(make: Any, tuning: str) -> None:
+    """By their names; that these move, and come back from a checkpoint, is a cell of the table of families."""
     model = make(tuning)
     trained, everything = set(model.trained()), dict(model.named_parameters())
     assert trained == TAGGER | {n for n in everything if any(part in n for part in TUNINGS[tuning][1])}
-    away(model).train()
-    before = {n: p.detach().clone() for n, p in everything.items()}
-    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.01)
-    model.training_step(batch, 0).backward()
-    optimizer.step()
-    assert {n for n, p in everything.items() if not torch.equal(p, before[n])} == trained
-
-
-@pytest.mark.parametrize("tuning", TUNINGS)
-def test_the_encoder_starts_as_it_was_and_a_checkpoint_gives_the_scores_back(
-    make: Any, batch: Any, tuning: str, tmp_path: Path
-) -> None:
-    model = make(tuning)
     assert model.findings.get("step0_score_difference", 1.0) == (1.0 if tuning == "prefix" else 0.0)
-    away(model).eval()
-    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
-    model.on_save_checkpoint(checkpoint)
-    assert set(checkpoint["state_dict"]) == set(model.trained())
-    torch.save(checkpoint, tmp_path / "a.ckpt")
-    fresh = make(tuning).eval()
-    with torch.no_grad():
-        assert not torch.equal(fresh.score(batch), model.score(batch))
-        load_trained(fresh, tmp_path / "a.ckpt")
-        assert torch.equal(fresh.score(batch), model.score(batch))
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
