@@ -176,13 +176,7 @@ def _converted(name: str, digest: str, gguf: str, source: Callable[[], Path]) ->
             for file in fresh.iterdir():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
-            if folder.exists() and not _matches_manifest(folder):
-                shutil.rmtree(folder)
-            try:
-                os.replace(fresh, folder)
-            except OSError:  # another process was first; its folder must be whole
-                if not _matches_manifest(folder):
-                    raise
+            _place(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
@@ -191,6 +185,19 @@ def _converted(name: str, digest: str, gguf: str, source: Callable[[], Path]) ->
             " INSTRUCTREC_CACHE to another folder"
         ) from error
     return folder
+
+
+def _place(fresh: Path, folder: Path) -> None:
+    """Puts a whole folder in its place, beside other processes that do the same with the same files."""
+    try:
+        os.replace(fresh, folder)
+    except OSError:  # something is there: another process's folder, or a damaged one, which is mended file by file,
+        for file in sorted(fresh.iterdir(), key=lambda one: one.name == "manifest.json"):  # so that none is missing
+            if _matches_manifest(folder):
+                return
+            os.replace(file, folder / file.name)
+        if not _matches_manifest(folder):
+            raise
 
 
 def _conversion_key(gguf: str) -> str:

@@ -339,6 +339,14 @@ def test_eight_processes_that_convert_agree_without_locks(
     assert list(folder.parent.iterdir()) == [folder]  # no partial folder stays
 
 
+def test_a_slower_process_leaves_a_whole_folder_alone(conversion: Conversion, tmp_path: Path) -> None:
+    folder = pretrained_folder("tiny")
+    before = {file.name: file.stat().st_ino for file in folder.iterdir()}
+    fresh = Path(shutil.copytree(folder, tmp_path / "fresh"))
+    pretrained._place(fresh, folder)
+    assert {file.name: file.stat().st_ino for file in folder.iterdir()} == before
+
+
 def test_what_a_killed_conversion_left_is_removed(conversion: Conversion) -> None:
     folder = pretrained_folder("tiny")
     left = folder.with_name(f"{folder.name}.free.1.0.tmp")
