@@ -64,7 +64,7 @@ def start(root: Path, launcher: str, options: dict[str, tuple[str, ...]], **envi
 
 
 def summary_of(runner: subprocess.Popen[str]) -> dict[str, list[str]]:
-    out, _ = runner.communicate(timeout=60)
+    out, _ = runner.communicate(timeout=120)
     return json.loads(out.splitlines()[-1])
 
 
