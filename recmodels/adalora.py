@@ -19,8 +19,8 @@ class AdaLoRATuning(InstructionRecommender):
     """Adaptive budget allocation (Zhang et al. 2023, arXiv 2303.10512): W x + (alpha / r) P E Q x, E zero at the start.
 
     Args:
-        init_r: rank of every update at the start.
-        target_r: mean rank that is left at the end.
+        init_r: rank of every update at the start; null is 12, or what the budget gives, which is held at the start.
+        target_r: mean rank that is left at the end; null is two thirds of the first.
         alpha: scale of the update is alpha / init_r.
         lora_dropout: dropout before Q.
         targets: names of the linear layers to adapt, by their last part; null takes every linear layer but the head.
@@ -31,11 +31,12 @@ class AdaLoRATuning(InstructionRecommender):
     """
 
     identity_at_start: ClassVar[bool] = True
+    size_field: ClassVar[str] = "init_r"
 
     def __init__(
         self,
-        init_r: int = 12,
-        target_r: int = 8,
+        init_r: int | None = None,
+        target_r: int | None = None,
         alpha: int = 16,
         lora_dropout: float = 0.0,
         targets: Sequence[str] | None = None,
@@ -45,11 +46,14 @@ class AdaLoRATuning(InstructionRecommender):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 1 <= target_r <= init_r:
-            raise InputError(f"model.target_r is {target_r}, must be 1 to model.init_r, {init_r}")
+        self.init_r, self.target_r = self.size(init_r, 12), target_r
+        if target_r is not None and self.budget is not None:
+            raise InputError("model.budget sets both ranks; leave model.target_r out")
+        if target_r is not None and not 1 <= target_r <= self.init_r:
+            raise InputError(f"model.target_r is {target_r}, must be 1 to model.init_r, {self.init_r}")
         if min(warm, settle) < 0 or warm + settle >= 1:
             raise InputError(f"model.warm and model.settle are {warm} and {settle}; together they must be below 1")
-        self.init_r, self.target_r, self.alpha, self.lora_dropout = init_r, target_r, alpha, lora_dropout
+        self.alpha, self.lora_dropout = alpha, lora_dropout
         self.targets, self.warm, self.settle, self.orthogonal = targets, warm, settle, orthogonal
 
     def tune(self, backbone: Backbone) -> None:
@@ -57,7 +61,7 @@ class AdaLoRATuning(InstructionRecommender):
         names = sorted({name.rsplit(".", 1)[-1] for name in backbone.linear_layers()})
         config = AdaLoraConfig(
             init_r=self.init_r,
-            target_r=self.target_r,
+            target_r=self.target_r or max(1, round(self.init_r * 2 / 3)),
             lora_alpha=self.alpha,
             lora_dropout=self.lora_dropout,
             target_modules=list(self.targets or names),
