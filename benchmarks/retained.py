@@ -1,7 +1,8 @@
 """What a tuned model has kept of its language: perplexity on general text, before and after.
 
-The text (`texts/general.txt`) is in the public domain: Lincoln 1863, Austen 1813, Darwin 1859, Melville 1851. Models have
-met these lines in pretraining, so the number says nothing by itself; only its change says what tuning has cost.
+The text (`texts/general.txt`) is in the public domain: Lincoln 1863, Austen 1813, Darwin 1859, Melville 1851 (his dashes
+as hyphens). Each passage has been compared word by word with copies that others have published. Models have met these lines
+in pretraining, so the number says nothing by itself; only its change says what tuning has cost.
 
 # N tokens of a passage
 """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
 from recmodels.bottleneck import Adapted
-from recmodels.quantization import Quantization, four_bits, is_quantised
+from recmodels.quantization import Quantization, four_bits, is_quantised, release_file
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -207,6 +207,7 @@ def load_model(
         ) from error
     if quantization:
         model.base_model.is_loaded_in_4bit = True  # PEFT asks what it tunes, which is the body
+        release_file(model)
     # Generation settings of a checkpoint (sampling, temperature) are never inherited.
     model.generation_config = type(model.generation_config)()
     return model

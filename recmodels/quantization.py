@@ -58,6 +58,27 @@ def four_bits(precision: torch.dtype) -> Any:
     )
 
 
+def release_file(model: nn.Module) -> None:
+    """Copies what was not quantised into memory of its own.
+
+    Until then these weights are views of the mapped file, and one view keeps all of its pages resident: those of the
+    originals, too, that have been quantised.
+
+    Args:
+        model: on the CPU as on a GPU; its values stay as they are.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> place = layer.weight.data_ptr()
+        >>> release_file(layer)
+        >>> layer.weight.data_ptr() == place
+        False
+    """
+    for value in model.parameters():
+        if value.is_floating_point():  # packed ones are whole numbers
+            value.data = value.data.clone()
+
+
 def is_quantised(module: nn.Module) -> bool:
     """Whether a layer holds its weight in four bits.
 

@@ -5,6 +5,7 @@ What each trains and saves, on every family of backbones, is in `test_support_ma
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,19 +54,20 @@ def config_of(method: str) -> Any:
     return getattr(peft, given["class_path"])(**given.get("init_args", {}))
 
 
+def built(method: str, folder: Path, **kwargs: Any) -> InstructionRecommender:
+    torch.manual_seed(3)
+    made: Any = {
+        "lora": lambda: LoRATuning(backbone=str(folder), r=4, **kwargs),
+        "adalora": lambda: AdaLoRATuning(backbone=str(folder), **kwargs),
+    }.get(method, lambda: PeftTuning(config_of(method), backbone=str(folder), **kwargs))()
+    made.configure_model()
+    made.log = lambda *a, **k: None
+    return made  # type: ignore[no-any-return]
+
+
 @pytest.fixture
 def make(tiny_causal: Path) -> Make:
-    def build(method: str, **kwargs: Any) -> InstructionRecommender:
-        torch.manual_seed(3)
-        made: Any = {
-            "lora": lambda: LoRATuning(backbone=str(tiny_causal), r=4, **kwargs),
-            "adalora": lambda: AdaLoRATuning(backbone=str(tiny_causal), **kwargs),
-        }.get(method, lambda: PeftTuning(config_of(method), backbone=str(tiny_causal), **kwargs))()
-        made.configure_model()
-        made.log = lambda *a, **k: None
-        return made  # type: ignore[no-any-return]
-
-    return build
+    return lambda method, **kwargs: built(method, tiny_causal, **kwargs)
 
 
 def trained_a_little(model: InstructionRecommender) -> InstructionRecommender:
@@ -77,6 +79,12 @@ def trained_a_little(model: InstructionRecommender) -> InstructionRecommender:
         model.training_step(tree_batch(CASES, 200, 2048), 0).backward()
         optimizer.step()
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_causal: Path) -> Make:
+    """Every method trained a little, once for all tests that only look at it."""
+    return functools.cache(lambda method: trained_a_little(built(method, tiny_causal)))
 
 
 @torch.no_grad()
@@ -158,11 +166,11 @@ def test_every_method_of_peft_has_a_file_or_a_reason() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_as_many_parameters_as_peft_itself_counts(make: Make, tiny_causal: Path, method: str) -> None:
+def test_as_many_parameters_as_peft_itself_counts(tuned: Make, tiny_causal: Path, method: str) -> None:
     config = config_of(method)
     config.task_type = "CAUSAL_LM"
     plain = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_causal, dtype=torch.float32), config)
-    count = sum(value.numel() for value in make(method).trained().values())
+    count = sum(value.numel() for value in tuned(method).trained().values())
     assert count == plain.get_nb_trainable_parameters()[0]
 
 
@@ -170,17 +178,17 @@ def test_as_many_parameters_as_peft_itself_counts(make: Make, tiny_causal: Path,
 @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 @pytest.mark.parametrize("method", [*METHODS, "lora", "adalora"])
 def test_trees_score_as_peft_does_sequence_by_sequence(
-    make: Make, tiny_causal: Path, method: str, tmp_path: Path
+    tuned: Make, tiny_causal: Path, method: str, tmp_path: Path
 ) -> None:
-    model = trained_a_little(make(method))
+    model = tuned(method)
     plain = opened_by_peft(tiny_causal, model, tmp_path / "adapter")
     inputs = {"task_ids": torch.tensor([0])} if method == "multitask_prompt_tuning" else {}
     torch.testing.assert_close(our_scores(model), plain_scores(plain, **inputs), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "lora", "adalora"])
-def test_a_merged_model_scores_the_same_or_is_refused(make: Make, method: str) -> None:
-    model = trained_a_little(make(method))
+def test_a_merged_model_scores_the_same_or_is_refused(tuned: Make, method: str) -> None:
+    model = tuned(method)
     scores = our_scores(model)
     try:
         merged = model.merged_model()

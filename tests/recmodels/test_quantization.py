@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,30 @@ def test_an_exported_adapter_gives_the_scores_in_peft(make: Any, tiny_causal: Pa
     opened = peft.PeftModel.from_pretrained(base, str(tmp_path))
     with torch.no_grad():
         torch.testing.assert_close(plain_scores(opened), model.score(batch_for(model)), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")
+def test_the_original_weights_are_let_go(tiny_causal: Path, tmp_path: Path) -> None:
+    """What is not quantised was a view of the mapped file, and kept all of its pages in memory."""
+    folder = Path(shutil.copytree(tiny_causal, tmp_path / "backbone"))
+    model = METHODS["lora"](backbone=str(folder), **FOUR)
+    model.configure_model()
+    assert str(folder) not in Path("/proc/self/maps").read_text()
+    head, words = model.backbone.output_embeddings, model.backbone.model.get_input_embeddings()
+    assert (head.weight is words.weight) == model.backbone.model.config.tie_word_embeddings
+
+
+def test_adapters_in_four_bits_stand_on_adapters_in_four_bits(make: Any, tmp_path: Path) -> None:
+    first = make("adapter")
+    for value in first.trained().values():
+        nn.init.normal_(value, std=0.1)
+    path, batch = tmp_path / "a.ckpt", batch_for(first)
+    save(first, path)
+    second = make("parallel", stack_on=str(path)).eval()
+    with torch.no_grad():
+        assert torch.equal(second.score(batch), first.eval().score(batch))
+    with pytest.raises(InputError, match=r"use its run's model\.backbone, model\.quantization"):
+        make("adapter", stack_on=str(path), quantization=None)
 
 
 def test_costs_count_the_weights_and_not_their_bytes(make: Any) -> None:
