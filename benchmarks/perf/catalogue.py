@@ -31,7 +31,7 @@ class CatalogueSide(Side):
     def __init__(self, setting: Setting, users: int) -> None:
         super().__init__(setting)
         data = setting.data("matching")
-        cases = setting.draw(range(len(data.cases("test").user)), users)
+        cases = setting.draw(range(len(data.cases("test").user)), setting.part(users))
         slates = [data.slates.evaluation(data.cases("test"), case) for case in cases]
         encoded = data.collator.slates.encode(slates)  # type: ignore[union-attr]
         self.prompts = [list(made.prompt) for made in encoded]
@@ -91,7 +91,7 @@ class OurCatalogueSide(CatalogueSide):
 
 def compared_items(setting: Setting, items: int) -> list[int]:
     """The titles that the padded side scores, drawn by the seed."""
-    return setting.draw(range(items), 10 if setting.quick else 60)
+    return setting.draw(range(items), 10 if setting.quick else setting.part(60))
 
 
 class TrieRanking(OurCatalogueSide):
