@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from recmodels.causal import CausalBackbone
-from recmodels.prompt_tree import tree_mask
+from recmodels.tree_attention import Forest
 
 
 class PromptCache(DynamicCache):
@@ -35,6 +35,14 @@ class PromptCache(DynamicCache):
             return cast("tuple[Tensor, Tensor]", super().update(key_states, value_states, layer_idx, *args, **kwargs))
         kept = self.layers[layer_idx]
         return _behind(kept.keys, key_states), _behind(kept.values, value_states)
+
+    def lay_out(self, place: Tensor) -> None:
+        """Gives each user a row: its keys and values stand at `[U, S]` places of the one row there is."""
+        for layer in self.layers:
+            layer.keys, layer.values = (
+                part[0].index_select(1, place.flatten()).unflatten(1, place.shape).transpose(0, 1)
+                for part in (layer.keys, layer.values)
+            )
 
 
 def _behind(prompt: Tensor, own: Tensor) -> Tensor:
@@ -81,7 +89,7 @@ class EncodedPrompts:
 
 
 def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, closed: bool) -> EncodedPrompts:
-    """Encodes prompts once.
+    """Encodes prompts once: side by side in one row, behind what all of them begin with, so that nothing is padded.
 
     Args:
         backbone: the model.
@@ -96,12 +104,34 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
     real = (place >= width - length[:, None]) | (place < virtual)  # virtual tokens stand before the padding
     length = length + virtual
     position = torch.where(place < virtual, place, (place - (width - length[:, None])).clamp(min=0))
-    end = torch.where(real, width, place + 1)  # padding: trees of one token
-    cache = PromptCache()
+
     token = nn.functional.pad(prompt, (virtual, 0))
-    state = forward(backbone, cache, token, tree_mask(end), (position, position), ahead)
+    trunk = max(virtual, _shared_beginning(token, length, virtual))
+    own = length - trunk  # what a prompt has for itself
+    bound = trunk + nn.functional.pad(own.cumsum(0), (1, 0))  # where each prompt's own part begins, and where all end
+    packed = torch.where(position < trunk, position, bound[:-1, None] + position - trunk)  # [U, S] places in the row
+    kept = real & ((position >= trunk) | (torch.arange(len(token), device=token.device) == 0)[:, None])
+    size = int(bound[-1])
+    row, depth = (part.new_empty(size).index_put((packed[kept],), part[kept]) for part in (token, position))
+    end = torch.cat([bound[-1:].expand(trunk), bound[1:].repeat_interleave(own)])
+    cache = PromptCache()
+    forest = Forest(end, depth, trunk, bound.tolist(), flex=False)
+    state = forward(backbone, cache, row[None], end[None, None, None], (depth[None], depth[None]), ahead, forest=forest)
+    cache.lay_out(packed)
     cache.closed = closed
-    return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[:, -1])
+    return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[0, bound[1:] - 1])
+
+
+def _shared_beginning(token: Tensor, length: Tensor, virtual: int) -> int:
+    """Tokens that all prompts `[U, S]` begin with, the virtual ones among them; never a prompt's last one."""
+    if len(token) == 1:
+        return 0
+    width = token.shape[1]
+    place = torch.arange(width, device=token.device)
+    column = torch.where(place < virtual, place, width - length[:, None] + place)  # padding moves to the end
+    left = token.gather(1, column.clamp(max=width - 1))
+    same = (left == left[0]).all(0) & (place < length.min() - 1)
+    return int(same.cumprod(0).sum())
 
 
 def _cache_argument(body: nn.Module) -> str:
@@ -116,6 +146,7 @@ def forward(
     mask: Tensor,
     positions: tuple[Tensor, Tensor],
     ahead: Tensor | None = None,
+    **options: Any,
 ) -> Tensor:
     """Last hidden states `[R, n, D]` of tokens that see the cache.
 
@@ -126,6 +157,7 @@ def forward(
         mask: `[R, 1, n, M]`, true where a token may attend; layers with a window see less of it.
         positions: `[R, n]` of the tokens, and `[R, M]` of all keys.
         ahead: embeddings `[P, D]` in the places of the first P tokens.
+        **options: for every layer's attention.
     """
     output = backbone.body(
         **backbone.inputs(token, ahead),
@@ -135,5 +167,6 @@ def forward(
         **{_cache_argument(backbone.body): cache},
         use_cache=True,
         return_dict=True,
+        **options,
     )
     return cast(Tensor, output.last_hidden_state)

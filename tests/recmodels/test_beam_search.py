@@ -173,6 +173,27 @@ def test_the_search_ends_as_soon_as_nothing_can_overtake(backbones: dict[str, Ca
     assert found.tokens < 5 + 30
 
 
+@pytest.mark.parametrize(
+    ("prompts", "tokens"),
+    [
+        ([[3, 9, 4], [3, 9, 4, 11, 5], [3, 9, 8]], 2 + 1 + 3 + 1),
+        ([[3, 9], [3, 9], [3, 9]], 1 + 3),  # the last token of a prompt is its own
+        ([[4], [3, 9]], 3),
+        ([[3, 9, 4]], 3),
+    ],
+)
+def test_what_all_prompts_begin_with_is_encoded_once_and_nothing_is_padded(
+    backbones: dict[str, CausalBackbone], prompts: list[list[int]], tokens: int
+) -> None:
+    backbone, sizes = backbones["plain"], []
+    hook = backbone.body.register_forward_pre_hook(
+        lambda _, __, inputs: sizes.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    beam_search(backbone, *left_padded(prompts), build_trie(ended([[5]])), 1)
+    hook.remove()
+    assert sizes[0] == (1, tokens)
+
+
 def test_beams_below_one_are_refused(backbones: dict[str, CausalBackbone]) -> None:
     with pytest.raises(ValueError, match="beams is 0"):
         beam_search(backbones["plain"], *left_padded([[3]]), build_trie([[4]]), 0)
