@@ -14,23 +14,27 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from recmodels.causal import CausalBackbone
-from recmodels.tree_attention import Forest
+from recmodels.tree_attention import Forest, spread
 
 
 class PromptCache(DynamicCache):
     """Keys and values of prompts. Once `closed`, it goes before the keys of any pass and keeps none of them.
 
-    A pass may hold several rows for each user, user by user; all of them see the user's one prompt.
+    A pass may hold several rows for each user, user by user; all of them see the user's one prompt. While there is a
+    `table`, a pass is one row of all users' tokens, and it says where each user's stand.
     """
 
     def __init__(self) -> None:
         super().__init__()  # without the model's config: every layer keeps all positions, masks say what is seen
         self.closed = False
+        self.table: Tensor | None = None
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Keys and values `[U * R, G, S + n, K]` that a layer attends to."""
+        if self.table is not None:
+            key_states, value_states = spread(key_states, self.table), spread(value_states, self.table)
         if not self.closed:
             return cast("tuple[Tensor, Tensor]", super().update(key_states, value_states, layer_idx, *args, **kwargs))
         kept = self.layers[layer_idx]
@@ -69,7 +73,9 @@ class EncodedPrompts:
     length: Tensor
     state: Tensor
 
-    def follow(self, backbone: CausalBackbone, token: Tensor, depth: Tensor, seen: Tensor) -> Tensor:
+    def follow(
+        self, backbone: CausalBackbone, token: Tensor, depth: Tensor, seen: Tensor, table: Tensor | None = None
+    ) -> Tensor:
         """Last hidden states of tokens that follow the prompts.
 
         Args:
@@ -77,15 +83,17 @@ class EncodedPrompts:
             token: `[U * R, n]` ids, R rows for each user.
             depth: `[U * R, m]` tokens between the prompt and each key behind it, the n tokens last.
             seen: `[U * R, n, m]` which of these keys a token attends to, besides its prompt.
+            table: `[U, n]` places of the tokens in one row `[1, L]`, which `token` is then; -1 at padding.
 
         Returns:
-            `[U * R, n, D]`.
+            `[U * R, n, D]`, or `[1, L, D]`.
         """
-        rows, own = len(token) // len(self.real), token.shape[1]
+        rows, own = len(seen) // len(self.real), seen.shape[1]
         real, before = (part.repeat_interleave(rows, 0) for part in (self.real, self.position))
         mask = torch.cat([real[:, None].expand(-1, own, -1), seen], -1)
         key = torch.cat([before, self.length.repeat_interleave(rows)[:, None] + depth], 1)
-        return forward(backbone, self.cache, token, mask[:, None], (key[:, -own:], key))
+        self.cache.table = table
+        return forward(backbone, self.cache, token, mask[:, None], (key[:, -own:], key), table=table)
 
 
 def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, closed: bool) -> EncodedPrompts:
@@ -146,6 +154,7 @@ def forward(
     mask: Tensor,
     positions: tuple[Tensor, Tensor],
     ahead: Tensor | None = None,
+    table: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
     """Last hidden states `[R, n, D]` of tokens that see the cache.
@@ -157,13 +166,16 @@ def forward(
         mask: `[R, 1, n, M]`, true where a token may attend; layers with a window see less of it.
         positions: `[R, n]` of the tokens, and `[R, M]` of all keys.
         ahead: embeddings `[P, D]` in the places of the first P tokens.
+        table: where the tokens of R rows stand in the one row that `token` is.
         **options: for every layer's attention.
     """
+    place = positions[0] if table is None else positions[0][table >= 0][None]
     output = backbone.body(
         **backbone.inputs(token, ahead),
         attention_mask=mask,
-        position_ids=positions[0] + backbone.first_position,
+        position_ids=place + backbone.first_position,
         positions=positions,
+        table=table,
         **{_cache_argument(backbone.body): cache},
         use_cache=True,
         return_dict=True,
