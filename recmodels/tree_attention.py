@@ -30,6 +30,10 @@ WIDEST = 1024
 """Tokens of a stretch up to which its attention weights are held whole; wider ones go through SDPA."""
 
 
+BLOCK = 128
+"""Tokens of a stretch whose attention is computed at once: those of a block see no token behind it."""
+
+
 class Forest:
     """What every layer needs to know of a forest, made once for a forward pass.
 
@@ -196,7 +200,24 @@ def _attend(
             query, keys, values, attn_mask=penalty[None, None], dropout_p=dropout, scale=scaling
         )
         return made.transpose(1, 2)
-    return _weigh(query, key, value, penalty, dropout, scaling, softcap)
+    tokens, ahead = query.shape[2], key.shape[2] - query.shape[2]
+    if tokens <= BLOCK:
+        return _weigh(query, key, value, penalty, dropout, scaling, softcap)
+    step = -(-tokens // -(-tokens // BLOCK))
+    blocks = [(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
+    parts = [
+        _weigh(
+            query[:, :, begin:stop],
+            key[:, :, : ahead + stop],
+            value[:, :, : ahead + stop],
+            penalty[begin:stop, : ahead + stop],
+            dropout,
+            scaling,
+            softcap,
+        )
+        for begin, stop in blocks
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def _weigh(
