@@ -156,6 +156,10 @@ class PaddedRanking(CatalogueSide):
 class TrieBeams(OurCatalogueSide):
     """Ours: all users and beams take a step together over the tree of titles."""
 
+    def __init__(self, setting: Setting, users: int) -> None:
+        super().__init__(setting, users)
+        self.config = {"users_a_batch": len(self.prompts), "beams": BEAMS}
+
     def scored(self, prompts: list[list[int]]) -> list[Tensor]:
         """Log-likelihood `[I]` of each title found, NaN elsewhere."""
         with self.context():
@@ -256,7 +260,7 @@ def beams() -> Comparison:
         name="beam",
         title=f"constrained search with {BEAMS} beams",
         unit="users",
-        sides={"trie": partial(TrieBeams, users=2), "generate": partial(PrefixFunction, users=2)},
+        sides={"trie": partial(TrieBeams, users=4), "generate": partial(PrefixFunction, users=4)},
         targets={"generate": 10},
         rules=[
             # generate drops titles that end outside the best beams of a step; ours keeps every title that ends.

@@ -30,6 +30,8 @@ NAMES = {
     "data": "preparing 10 million interactions against pandas rows and Python dicts; only when named, and alone",
 }
 
+MARKERS = {"bfloat16": "perf", "float32": "perf-float32"}
+
 EPILOG = (
     "NAME is any of:\n"
     + "\n".join(f"  {name:10} {told}" for name, told in NAMES.items())
@@ -81,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; default: everything")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file of the results")
-    parser.add_argument("--readme", type=Path, help="put the tables between this file's perf markers")
+    parser.add_argument(
+        "--readme", type=Path, help="put the tables between this file's markers: perf, in float32 perf-float32"
+    )
     parser.add_argument("--backbone", default="smollm2-135m-instruct", help="packaged name, folder or hub id")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all sides run")
     parser.add_argument(
@@ -166,7 +170,9 @@ def _measure(names: Sequence[str], options: Any) -> int:
     text = markdown(results)
     print(text)
     if options.readme:
-        replace_between_markers(options.readme, "perf", text + _pictures(options.out, options.readme, profile_path))
+        replace_between_markers(
+            options.readme, MARKERS[named.precision], text + _pictures(options.out, options.readme, profile_path)
+        )
     print("results: " + ", ".join(map(str, files)))
     return 1 if failures(results) else 0
 
