@@ -112,9 +112,9 @@ class _Step:
     """Beginnings that have just gone through the network.
 
     Attributes:
-        state: `[U, N, D]` last hidden states of the step's nodes.
+        state: `[N, D]` last hidden states of the step's nodes, user by user.
         last: `[U, B]` node that each beginning has reached, -1 before the first.
-        place: `[U, B]` its place in the flattened `[U * N]` nodes.
+        place: `[U, B]` its place among these nodes.
         score: `[U, B]` log-likelihood up to the first node of the step; minus infinity where there is no beginning.
         inner: nodes `[K]` that follow in the runs, each with its beginning in the flattened `[U * B]`, and the place of
             its predecessor.
@@ -130,10 +130,10 @@ class _Step:
 
     @classmethod
     def first(cls, state: Tensor) -> _Step:
-        """The prompts `[U, D]`: one empty beginning each."""
+        """The prompts' states `[U, D]`: one empty beginning each."""
         place = torch.arange(len(state), device=state.device)[:, None]
         none = place[:0, 0]
-        return cls(state[:, None], torch.full_like(place, -1), place, torch.zeros_like(place).float(), (none,) * 3, 0)
+        return cls(state, torch.full_like(place, -1), place, torch.zeros_like(place).float(), (none,) * 3, 0)
 
     def children(self, backbone: CausalBackbone, trie: CatalogueTrie, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Children `[L]` that lead to candidates, with their beginnings in `[U * B]` and their log-likelihoods."""
@@ -166,17 +166,16 @@ def _advance(
     known = torch.cat([known, table], 1)
     seen = (known[:, None] <= table[..., None]) & (table[..., None] < trie.end[known][:, None]) & (known[:, None] >= 0)
     seen[..., -table.shape[1] :] |= torch.eye(table.shape[1], dtype=torch.bool, device=node.device)
-    state = encoded.follow(backbone, trie.token[table], trie.depth[known], seen)
+    state = encoded.follow(backbone, trie.token[fed][None], trie.depth[known], seen, column)
 
-    place = (column >= 0).flatten().nonzero().flatten()  # of all nodes in the flattened [U * N]
     inside = fed != node.flatten()[owner]
     final = (size.cumsum(0) - 1).clamp(min=0)
     step = _Step(
-        state=state,
+        state=state[0],
         last=trie.stop[node],
-        place=place[final].view(users, width),
+        place=final.view(users, width),
         score=score,
-        inner=(fed[inside], owner[inside], place[inside.nonzero().flatten() - 1]),
+        inner=(fed[inside], owner[inside], inside.nonzero().flatten() - 1),
         tokens=len(fed),
     )
     return step, known

@@ -68,9 +68,10 @@ def label_log_probabilities(
     chunk = chunk or (1024 if torch.is_grad_enabled() else 256)
     unique, inverse = torch.unique(place, return_inverse=True)
     states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, unique)
-    # A CPU's product of very few rows with the head sums the vocabulary in one go: its gradient is off by 2e-4 (float32,
-    # three rows, 49,152 words), with rows of zeros beside them by 1e-5 as with many.
-    states = nn.functional.pad(states, (0, 0, 0, -len(states) % 16))
+    if torch.is_grad_enabled():
+        # A CPU's product of very few rows with the head sums the vocabulary in one go: its gradient is off by 2e-4
+        # (float32, three rows, 49,152 words), with rows of zeros beside them by 1e-5 as with many.
+        states = nn.functional.pad(states, (0, 0, 0, -len(states) % 16))
     order = torch.argsort(inverse, stable=True)
     sorted_inverse, sorted_token = inverse[order], token[order]
     parts = []

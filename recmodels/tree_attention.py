@@ -30,6 +30,10 @@ WIDEST = 1024
 """Tokens of a stretch up to which its attention weights are held whole; wider ones go through SDPA."""
 
 
+BLOCK = 128
+"""Tokens of a stretch whose attention is computed at once: those of a block see no token behind it."""
+
+
 class Forest:
     """What every layer needs to know of a forest, made once for a forward pass.
 
@@ -92,6 +96,7 @@ def tree_attention(
     attention_mask: Tensor | None,
     forest: Forest | None = None,
     positions: tuple[Tensor, Tensor] | None = None,
+    table: Tensor | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
@@ -108,6 +113,8 @@ def tree_attention(
         attention_mask: boolean `[R, 1, N, M]`, used where there is no forest.
         forest: the rule of the one row.
         positions: `[R, N]` of the tokens and `[R, M]` of the keys, by which a window narrows the mask.
+        table: `[R, N]` where the tokens of each row stand in the query, which is then one row without padding; -1 at
+            padding.
         dropout: probability for the attention weights.
         scaling: of the scores; by default one over the root of K.
         sliding_window: tokens that this layer looks back over.
@@ -140,6 +147,12 @@ def tree_attention(
             for (begin, stop), penalty in zip(forest.bounds, penalties, strict=True)
         ]
         return torch.cat(made, dim=1) if len(made) > 1 else made[0], None
+    if table is not None:
+        rest: dict[str, Any] = {"positions": positions, "dropout": dropout, "scaling": scaling, "softcap": softcap}
+        own, _ = tree_attention(
+            module, spread(query, table), key, value, attention_mask, sliding_window=sliding_window, **rest, **options
+        )
+        return own[table >= 0][None], None
     if sliding_window is not None and positions is not None and attention_mask is not None:
         near = positions[0][:, :, None] - positions[1][:, None, :] < sliding_window
         attention_mask = attention_mask & near.unsqueeze(1)
@@ -148,7 +161,8 @@ def tree_attention(
             raise ValueError("a prefix needs an explicit attention mask")
         key, value = _behind(ahead, 0, key), _behind(ahead, 1, value)
         attention_mask = nn.functional.pad(attention_mask, (ahead[0].shape[2], 0), value=True)
-    if softcap is not None:
+    narrow = not torch.is_grad_enabled() and key.device.type == "cpu" and key.shape[2] <= WIDEST
+    if softcap is not None or (narrow and attention_mask is not None):
         if attention_mask is None:
             attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=key.device).tril()
         penalty = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, -torch.inf)
@@ -163,6 +177,11 @@ AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # for plain calls, whose 
 
 def _behind(ahead: tuple[Tensor, ...], which: int, own: Tensor) -> Tensor:
     return torch.cat([ahead[which].expand(own.shape[0], -1, -1, -1), own], dim=2) if ahead else own
+
+
+def spread(row: Tensor, table: Tensor) -> Tensor:
+    """Lays one row `[1, H, L, K]` of all users' tokens out as `[U, H, N, K]`, given their places `[U, N]` in it."""
+    return row[0][:, table.clamp(min=0)].transpose(0, 1)
 
 
 def _attend(
@@ -181,7 +200,24 @@ def _attend(
             query, keys, values, attn_mask=penalty[None, None], dropout_p=dropout, scale=scaling
         )
         return made.transpose(1, 2)
-    return _weigh(query, key, value, penalty, dropout, scaling, softcap)
+    tokens, ahead = query.shape[2], key.shape[2] - query.shape[2]
+    if tokens <= BLOCK:
+        return _weigh(query, key, value, penalty, dropout, scaling, softcap)
+    step = -(-tokens // -(-tokens // BLOCK))
+    blocks = [(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
+    parts = [
+        _weigh(
+            query[:, :, begin:stop],
+            key[:, :, : ahead + stop],
+            value[:, :, : ahead + stop],
+            penalty[begin:stop, : ahead + stop],
+            dropout,
+            scaling,
+            softcap,
+        )
+        for begin, stop in blocks
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def _weigh(

@@ -31,7 +31,7 @@ class CatalogueSide(Side):
     def __init__(self, setting: Setting, users: int) -> None:
         super().__init__(setting)
         data = setting.data("matching")
-        cases = setting.draw(range(len(data.cases("test").user)), users)
+        cases = setting.draw(range(len(data.cases("test").user)), setting.part(users))
         slates = [data.slates.evaluation(data.cases("test"), case) for case in cases]
         encoded = data.collator.slates.encode(slates)  # type: ignore[union-attr]
         self.prompts = [list(made.prompt) for made in encoded]
@@ -91,7 +91,7 @@ class OurCatalogueSide(CatalogueSide):
 
 def compared_items(setting: Setting, items: int) -> list[int]:
     """The titles that the padded side scores, drawn by the seed."""
-    return setting.draw(range(items), 10 if setting.quick else 60)
+    return setting.draw(range(items), 10 if setting.quick else setting.part(60))
 
 
 class TrieRanking(OurCatalogueSide):
@@ -155,6 +155,10 @@ class PaddedRanking(CatalogueSide):
 
 class TrieBeams(OurCatalogueSide):
     """Ours: all users and beams take a step together over the tree of titles."""
+
+    def __init__(self, setting: Setting, users: int) -> None:
+        super().__init__(setting, users)
+        self.config = {"users_a_batch": len(self.prompts), "beams": BEAMS}
 
     def scored(self, prompts: list[list[int]]) -> list[Tensor]:
         """Log-likelihood `[I]` of each title found, NaN elsewhere."""
@@ -256,7 +260,7 @@ def beams() -> Comparison:
         name="beam",
         title=f"constrained search with {BEAMS} beams",
         unit="users",
-        sides={"trie": partial(TrieBeams, users=2), "generate": partial(PrefixFunction, users=2)},
+        sides={"trie": partial(TrieBeams, users=4), "generate": partial(PrefixFunction, users=4)},
         targets={"generate": 10},
         rules=[
             # generate drops titles that end outside the best beams of a step; ours keeps every title that ends.

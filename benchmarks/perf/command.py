@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.grid_commands import LineParser
 from datamodules.sources import InputError
 
 if TYPE_CHECKING:
-    from benchmarks.perf.setting import Setting
+    from benchmarks.perf.setting import Precision, Setting
 
 NAMES = {
     "score_20": "scoring 1 + 19 candidates against padded batches of prompt and candidate",
@@ -25,10 +25,12 @@ NAMES = {
     "train_1": "training with a single target, nothing shared, against both",
     "catalogue": "ranking the whole catalogue against padded batches",
     "beam": "constrained beam search against generate(prefix_allowed_tokens_fn=...)",
-    "limit": "our steps against the machine's bfloat16 matrix rate, and a profile of the rest",
+    "limit": "our steps against the machine's matrix rate in the same precision, and a profile of the rest",
     "loading": "the share of a step that waits for data; instructions a second and core",
     "data": "preparing 10 million interactions against pandas rows and Python dicts; only when named, and alone",
 }
+
+MARKERS = {"bfloat16": "perf", "float32": "perf-float32"}
 
 EPILOG = (
     "NAME is any of:\n"
@@ -36,13 +38,15 @@ EPILOG = (
     + """
 
 Every side runs in a process of its own (so its peak memory is its own) on the same prompts of MovieLens-100K, with the
-same weights in bfloat16 on as many threads; sides take turns (A B A B). Each peer first tries a few settings and uses
-its fastest. What the sides computed (log-likelihoods, losses, gradients) must agree within a stated tolerance, in
-bfloat16 and in float32; where it does not, the row fails and the command exits with 1.
+same weights in the same precision on as many threads; sides take turns (A B A B). Precision is bfloat16 where the
+hardware has units for it and float32 elsewhere, unless --precision says which. Each peer first tries a few settings and
+uses its fastest. What the sides computed (log-likelihoods, losses, gradients) must agree within a stated tolerance, in
+that precision and in float32; where it does not, the row fails and the command exits with 1.
 
 Writes FILE (JSON: environment, every side's settings, every turn's seconds), and beside it the same name with .md (the
 tables), .png (speed-ups) and _profile.png (where our step's time goes). The default run takes about 15 minutes on two
-quiet cores; on a busy machine the times mean little. --device cuda runs the same table on a GPU; this path has not been
+quiet cores with bfloat16 units; on a busy machine the times mean little. Slow machines take --share 0.25: a quarter of
+the users and windows in a turn, which the table says. --device cuda runs the same table on a GPU; this path has not been
 measured by us."""
 )
 
@@ -79,11 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; default: everything")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file of the results")
-    parser.add_argument("--readme", type=Path, help="put the tables between this file's perf markers")
+    parser.add_argument(
+        "--readme", type=Path, help="put the tables between this file's markers: perf, in float32 perf-float32"
+    )
     parser.add_argument("--backbone", default="smollm2-135m-instruct", help="packaged name, folder or hub id")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all sides run")
+    parser.add_argument(
+        "--precision", choices=("auto", "bfloat16", "float32"), default="auto", help="of all sides; default: see below"
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of every side; default: all")
     parser.add_argument("--repetitions", type=int, default=3, help="timed turns of each side")
+    parser.add_argument("--share", type=float, default=1.0, help="of the usual users and windows in a turn")
     parser.add_argument("--history", type=int, default=20, help="most events in a prompt")
     parser.add_argument("--seed", type=int, default=1, help="of the users and windows that are drawn")
     parser.add_argument(
@@ -103,6 +113,8 @@ def _checked(options: Any) -> list[str]:
     for name, least in (("threads", 1), ("repetitions", 1), ("history", 1), ("seed", 0)):
         if getattr(options, name) < least:
             raise InputError(f"--{name} is {getattr(options, name)}, must be at least {least}")
+    if not 0 < options.share <= 1:
+        raise InputError(f"--share is {options.share:g}, must be above 0 and at most 1")
     if options.out.suffix != ".json":
         raise InputError(f"--out {options.out} must be a .json file; the table and figures go beside it")
     if options.readme is not None and not options.readme.is_file():
@@ -142,11 +154,13 @@ def _measure(names: Sequence[str], options: Any) -> int:
     named = Setting(
         backbone=options.backbone,
         device=options.device,
+        precision=_precision(options),
         threads=options.threads,
         repetitions=options.repetitions,
         history=options.history,
         seed=options.seed,
         quick=options.quick,
+        share=options.share,
     )
     with tempfile.TemporaryDirectory() as folder:
         setting = replace(named, backbone=shrink_backbone(named.backbone, Path(folder))) if named.quick else named
@@ -156,9 +170,19 @@ def _measure(names: Sequence[str], options: Any) -> int:
     text = markdown(results)
     print(text)
     if options.readme:
-        replace_between_markers(options.readme, "perf", text + _pictures(options.out, options.readme, profile_path))
+        replace_between_markers(
+            options.readme, MARKERS[named.precision], text + _pictures(options.out, options.readme, profile_path)
+        )
     print("results: " + ", ".join(map(str, files)))
     return 1 if failures(results) else 0
+
+
+def _precision(options: Any) -> Precision:
+    from benchmarks.config_values import best_precision
+
+    if options.precision != "auto":
+        return cast("Precision", options.precision)
+    return "bfloat16" if best_precision("gpu" if options.device == "cuda" else "cpu") == "bf16-mixed" else "float32"
 
 
 def _results(names: Sequence[str], setting: Setting, options: Any) -> dict[str, Any]:

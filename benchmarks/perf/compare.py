@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.perf.measure import Comparison, SideResult, Turn, Values, agreements, speed_up
-from benchmarks.perf.setting import Setting
+from benchmarks.perf.setting import Precision, Setting
 from benchmarks.perf.worker import Inline, Spawned
 
 Say = Callable[[str], None]
@@ -50,13 +50,14 @@ def run_comparison(comparison: Comparison, setting: Setting, say: Say, *, one_pr
         for worker in workers.values():
             if isinstance(worker, Spawned):
                 worker.stop()
-    return judged(comparison, turns, finished)
+    return judged(comparison, turns, finished, setting.precision)
 
 
 def judged(
     comparison: Comparison,
     turns: dict[str, list[Turn]],
     finished: dict[str, tuple[Values, dict[str, int], dict[str, Any]]],
+    precision: Precision = "bfloat16",
 ) -> dict[str, Any]:
     """Compares what the sides computed, then their times.
 
@@ -64,12 +65,16 @@ def judged(
         comparison: the work.
         turns: of each side, the one that warms up first.
         finished: what each side said at its end: values in float32, memory, configuration.
+        precision: of the turns; those in float32 must agree as closely as float32 does.
 
     Raises:
         DisagreementError: a difference exceeds its tolerance.
     """
-    found = agreements(comparison.rules, {n: t[0].values for n, t in turns.items()}, "bfloat16")
-    found += agreements(comparison.rules, {n: values for n, (values, _, _) in finished.items()}, "float32", exact=True)
+    first = {name: made[0].values for name, made in turns.items()}
+    found = agreements(comparison.rules, first, precision, exact=precision == "float32")
+    if precision != "float32":
+        exact = {name: values for name, (values, _, _) in finished.items()}
+        found += agreements(comparison.rules, exact, "float32", exact=True)
     for agreement in found:
         agreement.check()
     results = {

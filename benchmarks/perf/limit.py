@@ -98,7 +98,7 @@ def counts_of(batches: Sequence[PromptTreeBatch]) -> dict[str, int]:
 
 
 def matrix_rate(setting: Setting, model_shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Best bfloat16 rate of `F.linear` over the model's own shapes, on as many threads as everything else uses.
+    """Best rate, in the run's precision, of `F.linear` over the model's own shapes, on as many threads as everything else uses.
 
     Args:
         setting: of the run.
@@ -111,8 +111,8 @@ def matrix_rate(setting: Setting, model_shapes: Sequence[tuple[int, int]]) -> di
     best, where = 0.0, (0, 0, 0)
     for count in rows[:1] if setting.quick else rows:
         for inputs, outputs in model_shapes:
-            states = torch.randn(count, inputs, dtype=torch.bfloat16, device=setting.device)
-            weight = torch.randn(outputs, inputs, dtype=torch.bfloat16, device=setting.device)
+            states = torch.randn(count, inputs, dtype=setting.dtype, device=setting.device)
+            weight = torch.randn(outputs, inputs, dtype=setting.dtype, device=setting.device)
             for _ in range(3 if setting.quick else 12):
                 synchronise(setting.device)
                 began = time.perf_counter()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.perf.measure import Side, Turn, Values
@@ -23,10 +24,10 @@ PRINTERS = ("PrinterCallback", "ProgressCallback")
 
 
 class PeerSteps(TrainerCallback):
-    """Times the training loop from its start to the end of its last step, and keeps the first gradient."""
+    """Times the training loop from its start to the end of its last step, and keeps the first gradient if wanted."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    def __init__(self, setting: Setting, *, compared: bool = False) -> None:
+        self.setting, self.compared = setting, compared
         self.seconds = 0.0
         self.losses: list[float] = []
         self.gradient: np.ndarray[Any, Any] | None = None
@@ -38,7 +39,7 @@ class PeerSteps(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Keeps the gradient."""
-        if self.gradient is None:
+        if self.compared and self.gradient is None:
             self.gradient = flat_gradient(model.named_parameters())
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -64,6 +65,7 @@ class PeerTraining(Side):
         self.base = load_plain(setting)
         lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
         self.model = get_peft_model(self.base, lora)
+        self.optimizer: torch.optim.Optimizer | None = None  # one for all turns, as ours has
         self._fill()
 
     @abstractmethod
@@ -77,16 +79,21 @@ class PeerTraining(Side):
     def prepare(self) -> None:
         """Chooses the fastest setting on some examples."""
         some = self.work.examples(0)[:TRIAL_EXAMPLES]
-        choices = self.choices()
+        # Batches of more rows than a turn has examples are all the same.
+        rows = [choice | {"rows_a_batch": min(choice["rows_a_batch"], len(some))} for choice in self.choices()]
+        choices = [choice for place, choice in enumerate(rows) if choice not in rows[:place]]
         choices = [choices[0], choices[-1]] if self.setting.quick else choices
-        self._train(some[:2], choices[0])  # warms up
-        tried = [(self._train(some, choice).seconds, choice) for choice in choices]
+        tried = [(0.0, choices[0])]
+        if len(choices) > 1:
+            self._train(some[:2], choices[0])  # warms up
+            tried = [(self._train(some, choice).seconds, choice) for choice in choices]
         self.choice = min(tried, key=lambda pair: pair[0])[1]
+        self.optimizer = None
         self.config |= self.choice | {
             "tried": [choice | {"seconds": seconds} for seconds, choice in tried],
             "examples_a_step": len(self.work.examples(0)),
             "tuning": f"PEFT LoRA r={RANK} on all linear layers",
-            "precision": "bf16",
+            "precision": self.setting.precision,
             "gradient_checkpointing": False,
         }
         self._fill()
@@ -94,9 +101,9 @@ class PeerTraining(Side):
     def turn(self, repetition: int) -> Turn:
         """Takes the repetition's step."""
         examples = self.work.examples(repetition)
-        steps = self._train(examples, self.choice)
+        steps = self._train(examples, self.choice, compared=repetition == 0)
         values = {"loss": np.array(steps.losses)}
-        if repetition == 0 and steps.gradient is not None:
+        if steps.gradient is not None:
             values["gradient"] = steps.gradient
         return Turn(steps.seconds, len(examples), values)
 
@@ -104,7 +111,7 @@ class PeerTraining(Side):
         """Loss and gradient of one window in float32, at the weights all sides began with."""
         self.model.float()
         self._fill()
-        steps = self._train(self.work.examples(-1), self.choice, bf16=False)
+        steps = self._train(self.work.examples(-1), self.choice, bf16=False, compared=True)
         if steps.gradient is None:
             raise RuntimeError("no step was taken")
         return {"loss": np.array(steps.losses), "gradient": steps.gradient}
@@ -136,8 +143,11 @@ class PeerTraining(Side):
     def _fill(self) -> None:
         fill_adapters((name, value) for name, value in self.model.named_parameters() if value.requires_grad)
 
-    def _train(self, examples: Sequence[Pair], choice: dict[str, Any], *, bf16: bool = True) -> PeerSteps:
-        steps = PeerSteps(self.setting)
+    def _train(
+        self, examples: Sequence[Pair], choice: dict[str, Any], *, bf16: bool | None = None, compared: bool = False
+    ) -> PeerSteps:
+        steps = PeerSteps(self.setting, compared=compared)
+        bf16 = self.setting.precision == "bfloat16" if bf16 is None else bf16
         for wrapped in (self.model, self.base):  # by the last trainer: accelerate's autocast, TRL's fused head
             vars(wrapped).pop("forward", None)
         with tempfile.TemporaryDirectory() as folder:
@@ -148,6 +158,8 @@ class PeerTraining(Side):
             ]
             trainer.add_callback(steps)
             trainer.train()
+            # Without accelerate's wrapper, which the next trainer puts round it again.
+            self.optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         return steps
 
 
@@ -178,6 +190,7 @@ class TrainerPeer(PeerTraining):
             args=TrainingArguments(**self.arguments(len(examples), choice, folder, bf16=bf16)),
             data_collator=DataCollatorForSeq2Seq(self.tokenizer, padding=True, label_pad_token_id=-100),
             train_dataset=labelled(examples),
+            optimizers=(self.optimizer, None),
         )
 
 
@@ -205,6 +218,7 @@ class SFTPeer(PeerTraining):
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=self.tokenizer,
+            optimizers=(self.optimizer, None),
         )
         return made
 

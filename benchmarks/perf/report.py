@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.config_values import best_precision
 from benchmarks.ledger import write_atomic
 from benchmarks.perf.setting import Setting
 from benchmarks.run_folder import checkout_state, installed_versions
@@ -25,6 +26,7 @@ def environment(setting: Setting) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
         "gpu": torch.cuda.get_device_name() if setting.device == "cuda" else None,
+        "bfloat16_units": best_precision("gpu" if setting.device == "cuda" else "cpu") == "bf16-mixed",
         "threads": setting.threads,
         "versions": installed_versions("accelerate", "datasets", "trl"),
         "setting": asdict(setting),
@@ -89,24 +91,38 @@ def _heading(results: dict[str, Any]) -> Iterator[str]:
     named = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions
     )
+    share = setting.get("share", 1.0)
     yield (
-        f"{Path(setting['backbone']).name} in bfloat16 on MovieLens-100K, histories of up to {setting['history']} events;"
+        f"{Path(setting['backbone']).name} in {_precision(results)} on MovieLens-100K, histories of up to {setting['history']} events;"
         f" {where}; {named}; {made['date'][:10]}."
     )
     yield (
         f"Sides take turns in one run, each in its own process, {setting['repetitions']} timed turns after a warm-up;"
         " medians, in brackets the least and largest quotient of neighbouring turns."
+        + (f" A turn has {share:g} of the usual users and windows (`--share`)." if share != 1 else "")
     )
+    if _precision(results) == "float32":
+        yield (
+            "Float32, as the processor has no bfloat16 units."
+            if made.get("bfloat16_units") is False
+            else "Float32, as asked for with `--precision`."
+        )
     if setting["quick"]:
         yield "**A quick run on the smallest sizes: its times mean nothing.**"
     yield ""
+
+
+def _precision(results: dict[str, Any]) -> str:
+    """Of all turns; results of earlier versions, which knew one only, do not name it."""
+    return str(results["environment"]["setting"].get("precision", "bfloat16"))
 
 
 def _comparisons(results: dict[str, Any]) -> Iterator[str]:
     rows = {name: row for name, row in results["comparisons"].items() if "error" not in row}
     if not rows:
         return
-    yield "| work | ours | peer | speed-up | target | peak memory, ours / peer | difference in bfloat16, float32 |"
+    both = ", ".join(dict.fromkeys((_precision(results), "float32")))
+    yield f"| work | ours | peer | speed-up | target | peak memory, ours / peer | difference in {both} |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for row in rows.values():
         sides, unit = row["sides"], row["unit"]
@@ -145,7 +161,7 @@ def _limits(results: dict[str, Any]) -> Iterator[str]:
         return
     yield (
         f"Distance to the machine's limit: unique tokens x FLOPs a token over {limit['rate']['flops_per_second'] / 1e9:.0f}"
-        " GFLOP/s, the best measured bfloat16 rate of this model's own matrix shapes."
+        f" GFLOP/s, the best measured {_precision(results)} rate of this model's own matrix shapes."
     )
     yield ""
     yield "| our step | time / limit | target | matmul | everything else |"

@@ -27,12 +27,12 @@ BATCH_SIZES = (8, 20, 40)
 """Rows a padded batch that are tried; the fastest is used."""
 
 
-def quiet_trainer(setting: Setting, precision: Any = "bf16-mixed", **options: Any) -> L.Trainer:
-    """A Lightning trainer that only computes, as `instructrec` runs it."""
+def quiet_trainer(setting: Setting, precision: Any = None, **options: Any) -> L.Trainer:
+    """A Lightning trainer that only computes, as `instructrec` runs it; in the run's precision unless told another."""
     return L.Trainer(
         accelerator="gpu" if setting.device == "cuda" else "cpu",
         devices=1,
-        precision=precision,
+        precision=precision or setting.lightning,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -44,7 +44,7 @@ def quiet_trainer(setting: Setting, precision: Any = "bf16-mixed", **options: An
 def drawn_users(setting: Setting, candidates: int) -> tuple[MovieLens100K, list[Slate]]:
     """The users to be scored, with 1 + (candidates - 1) items each."""
     data = setting.data("matching", negatives=candidates - 1)
-    count = 2 if setting.quick else max(1, 80 // candidates)
+    count = 2 if setting.quick else setting.part(max(1, 80 // candidates))
     cases = setting.draw(range(len(data.cases("test").user)), count)
     return data, [data.slates.evaluation(data.cases("test"), case) for case in cases]
 

@@ -25,6 +25,7 @@ Pair = tuple[list[int], list[int]]
 """Token ids of a prompt and of one answer."""
 
 Device = Literal["cpu", "cuda"]
+Precision = Literal["bfloat16", "float32"]
 
 SMALL = {
     "hidden_size": 64,
@@ -48,22 +49,44 @@ class Setting:
     """One run's settings; every side gets the same.
 
     Attributes:
-        backbone: packaged name, folder or hub id; all sides load it in bfloat16.
+        backbone: packaged name, folder or hub id.
         device: where all sides run.
+        precision: of all sides' weights and products.
         threads: of torch's matrix products, on every side.
         repetitions: timed turns of each side, after one that warms up.
         history: most events in a prompt.
         seed: of the users and windows that are drawn.
         quick: the smallest sizes that still exercise everything; its times mean nothing.
+        share: of the usual users and windows in a turn, for slow machines.
     """
 
     backbone: str = "smollm2-135m-instruct"
     device: Device = "cpu"
+    precision: Precision = "bfloat16"
     threads: int = 2
     repetitions: int = 3
     history: int = 20
     seed: int = 1
     quick: bool = False
+    share: float = 1.0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the peers' weights."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    @property
+    def lightning(self) -> Literal["bf16-mixed", "32-true"]:
+        """The precision as Lightning names it."""
+        return "bf16-mixed" if self.precision == "bfloat16" else "32-true"
+
+    def part(self, count: int) -> int:
+        """The share of a number of users or windows, at least one.
+
+        >>> Setting(share=0.25).part(16), Setting(share=0.25).part(2)
+        (4, 1)
+        """
+        return max(1, round(count * self.share))
 
     def apply(self) -> None:
         """Sets this process up; called once on every side."""
@@ -134,12 +157,12 @@ def flat_gradient(named: Iterable[tuple[str, nn.Parameter]]) -> np.ndarray[Any, 
 
 
 def load_plain(setting: Setting) -> Any:
-    """The backbone as any user of transformers loads it, in bfloat16 with SDPA, for the peers."""
+    """The backbone as any user of transformers loads it, with SDPA, for the peers."""
     from transformers import AutoModelForCausalLM
 
     folder = pretrained_folder(setting.backbone)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, attn_implementation="sdpa", trust_remote_code=False
+        folder, dtype=setting.dtype, attn_implementation="sdpa", trust_remote_code=False
     )
     model.generation_config = type(model.generation_config)()
     return model.to(setting.device)

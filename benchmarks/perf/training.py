@@ -74,17 +74,39 @@ def drawn_work(setting: Setting, kind: Kind) -> Work:
     windows, start = data.slates.windows, data.sequences.start
     shown = windows.first - start[windows.user]
     whole = (windows.last - windows.first == targets) & (shown >= setting.history + (0 if kind.shared else 1 - targets))
-    each = min(2, kind.windows) if setting.quick else kind.windows
+    each = min(2, kind.windows) if setting.quick else setting.part(kind.windows)
     drawn = setting.draw([int(i) for i in np.flatnonzero(whole)], each * (setting.repetitions + 1) + 1)
     steps = [drawn[begin : begin + each] for begin in range(0, len(drawn), each)]
     return Work(data, [[(0, window) for window in step] for step in steps])
 
 
-class OurSteps(L.Callback):
-    """Times the training loop, batches and all, and keeps the first gradient."""
+class SteadyOptimizer:
+    """Makes the optimiser at the first turn and hands the same one to later turns, whose steps allocate no moments.
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    The peers keep theirs likewise.
+    """
+
+    def __init__(self) -> None:
+        self.made: torch.optim.Optimizer | None = None
+
+    def __call__(self, groups: Any) -> torch.optim.Optimizer:
+        """AdamW over the parameters; another one only for others than before."""
+        fresh = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+        if self.made is None or parameters_of(self.made) != parameters_of(fresh):
+            self.made = fresh
+        return self.made
+
+
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[int]:
+    """The identities of what an optimiser updates."""
+    return [id(value) for group in optimizer.param_groups for value in group["params"]]
+
+
+class OurSteps(L.Callback):
+    """Times the training loop, batches and all, and keeps the first gradient where that is wanted."""
+
+    def __init__(self, setting: Setting, *, compared: bool = False) -> None:
+        self.setting, self.compared = setting, compared
         self.seconds = 0.0
         self.losses: list[float] = []
         self.gradient: np.ndarray[Any, Any] | None = None
@@ -96,7 +118,7 @@ class OurSteps(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
         """Keeps the gradient."""
-        if self.gradient is None:
+        if self.compared and self.gradient is None:
             self.gradient = flat_gradient(pl_module.named_parameters())
 
     def on_train_batch_end(
@@ -116,7 +138,7 @@ class OurTraining(Side):
         self.work = drawn_work(setting, KINDS[kind])
         common: dict[str, Any] = {
             "backbone": setting.backbone,
-            "optimizer": partial(torch.optim.AdamW, lr=LEARNING_RATE),
+            "optimizer": SteadyOptimizer(),
             "schedule": "constant",
             "warmup": 0.0,
             "gradient_clip": NO_CLIP,
@@ -132,7 +154,7 @@ class OurTraining(Side):
             "examples_a_step": len(self.work.examples(0)),
             "row_tokens": self.work.data.row_tokens,
             "tuning": "full" if full else f"LoRA r={RANK} on all linear layers",
-            "precision": "bf16-mixed",
+            "precision": setting.lightning,
         }
 
     def loader(self, repetition: int) -> DataLoader[Any]:
@@ -142,9 +164,9 @@ class OurTraining(Side):
 
     def turn(self, repetition: int) -> Turn:
         """Takes the repetition's step."""
-        steps = self._fit(self.loader(repetition), "bf16-mixed")
+        steps = self._fit(self.loader(repetition), self.setting.lightning, compared=repetition == 0)
         values = {"loss": np.array(steps.losses)}
-        if repetition == 0 and steps.gradient is not None:
+        if steps.gradient is not None:
             values["gradient"] = steps.gradient
         return Turn(steps.seconds, len(self.work.examples(repetition)), values)
 
@@ -152,13 +174,13 @@ class OurTraining(Side):
         """Loss and gradient of one window in float32, at the weights all sides began with."""
         self.model.float()
         fill_adapters(self.model.trained().items())
-        steps = self._fit(self.loader(-1), "32-true")
+        steps = self._fit(self.loader(-1), "32-true", compared=True)
         if steps.gradient is None:
             raise RuntimeError("no step was taken")
         return {"loss": np.array(steps.losses), "gradient": steps.gradient}
 
-    def _fit(self, loader: DataLoader[Any], precision: str) -> OurSteps:
-        steps = OurSteps(self.setting)
+    def _fit(self, loader: DataLoader[Any], precision: str, *, compared: bool) -> OurSteps:
+        steps = OurSteps(self.setting, compared=compared)
         trainer = quiet_trainer(self.setting, precision, max_epochs=1, callbacks=[steps])
         trainer.fit(self.model, train_dataloaders=loader)
         return steps

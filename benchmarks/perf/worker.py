@@ -31,7 +31,7 @@ class Worker(Protocol):
         """One repetition."""
 
     def finish(self) -> tuple[Values, dict[str, int], dict[str, Any]]:
-        """Values in float32, memory and configuration; the worker is gone afterwards."""
+        """Values in float32 where the run has another precision, memory and configuration; the worker is gone then."""
 
 
 class Inline:
@@ -51,7 +51,7 @@ class Inline:
 
     def finish(self) -> tuple[Values, dict[str, int], dict[str, Any]]:
         """Values in float32, no memory, and the configuration."""
-        return self.side.exact(), {}, self.side.config
+        return exact_values(self.side), {}, self.side.config
 
 
 class Spawned:
@@ -116,11 +116,16 @@ def serve(make: MakeSide, setting: Setting, connection: Connection) -> None:
         while (repetition := connection.recv()) is not None:
             connection.send(("done", side.turn(repetition)))
         memory = {"baseline_bytes": baseline, "peak_bytes": peak_memory()}
-        connection.send(("done", (side.exact(), memory, side.config)))
+        connection.send(("done", (exact_values(side), memory, side.config)))
     except InputError as error:
         connection.send(("wrong input", str(error)))
     except Exception as error:
         connection.send(("failed", f"{error!r}\n{traceback.format_exc()}"))
+
+
+def exact_values(side: Side) -> Values:
+    """What a small part of the work gives in float32; nothing where every turn was in float32."""
+    return {} if side.setting.precision == "float32" else side.exact()
 
 
 def present_memory(setting: Setting) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from datamodules.catalogue import build_trie
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
 from datamodules.sources import InputError
-from recmodels import ZeroShot
+from recmodels import PeftTuning, ZeroShot
 from recmodels.beam_search import Retrieved, beam_search
 from recmodels.catalogue import catalogue_scores
 from recmodels.causal import CausalBackbone, load_causal
@@ -171,6 +172,49 @@ def test_the_search_ends_as_soon_as_nothing_can_overtake(backbones: dict[str, Ca
     assert found.item.tolist() == [int(scores.argmax())]
     assert len(passes) < 30
     assert found.tokens < 5 + 30
+
+
+@pytest.mark.parametrize(
+    ("prompts", "tokens"),
+    [
+        ([[3, 9, 4], [3, 9, 4, 11, 5], [3, 9, 8]], 2 + 1 + 3 + 1),
+        ([[3, 9], [3, 9], [3, 9]], 1 + 3),  # the last token of a prompt is its own
+        ([[4], [3, 9]], 3),
+        ([[3, 9, 4]], 3),
+    ],
+)
+def test_what_all_prompts_begin_with_is_encoded_once_and_nothing_is_padded(
+    backbones: dict[str, CausalBackbone], prompts: list[list[int]], tokens: int
+) -> None:
+    backbone, sizes = backbones["plain"], []
+    hook = backbone.body.register_forward_pre_hook(
+        lambda _, __, inputs: sizes.append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    beam_search(backbone, *left_padded(prompts), build_trie(ended([[5]])), 1)
+    hook.remove()
+    assert sizes[0] == (1, tokens)
+
+
+def test_virtual_tokens_stand_before_every_prompt(tiny_causal: Path) -> None:
+    model = PeftTuning(peft.PromptTuningConfig(num_virtual_tokens=3), backbone=str(tiny_causal))
+    torch.manual_seed(1)
+    model.configure_model()
+    backbone, answers = model.eval().backbone, ended(EXAMPLE_TITLES)
+    prompts = [[3, 9, 4], [3, 9, 4, 11, 5], [3, 9, 8], [7]]
+    expected = torch.zeros(len(prompts), len(answers))
+    for user, prompt in enumerate(prompts):
+        for item, answer in enumerate(answers):
+            token = torch.tensor([*prompt, *answer])
+            size = len(token)
+            with torch.no_grad():
+                hidden = backbone.hidden_states(token, torch.full((size,), size), torch.arange(size), 0, (0, size))
+                logp = backbone.head(hidden).log_softmax(-1)[:-1].gather(1, token[1:, None])
+            expected[user, item] = logp[len(prompt) - 1 :].sum()
+    trie = build_trie(answers)
+    for some in (slice(0, 4), slice(0, 3), slice(3, 4)):  # with nothing in common, with two tokens, alone
+        found = beam_search(backbone, *left_padded(prompts[some]), trie, 99)
+        assert len(found.item) == len(prompts[some]) * len(answers)
+        torch.testing.assert_close(found.score, expected[some][found.user, found.item], atol=1e-4, rtol=0)
 
 
 def test_beams_below_one_are_refused(backbones: dict[str, CausalBackbone]) -> None:

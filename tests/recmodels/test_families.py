@@ -145,6 +145,21 @@ def test_wide_stretches_go_through_sdpa_with_the_same_result(
         torch.testing.assert_close(engine_scores(backbone, batch), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_blocks_of_a_stretch_change_neither_scores_nor_gradients(
+    folder_of: Any, family: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = load_causal(str(folder_of(family)), "float32")
+    backbone.model.eval()
+    batch, weight = tree_batch(CASES, 200, 2048), backbone.model.get_input_embeddings().weight
+    found = []
+    for size in (1000, block):
+        monkeypatch.setattr("recmodels.tree_attention.BLOCK", size)
+        scores = engine_scores(backbone, batch)
+        found.append((scores.detach(), *torch.autograd.grad(scores.sum(), weight)))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+
+
 def test_attention_weights_have_dropout_in_training(folder_of: Any) -> None:
     backbone = load_causal(str(folder_of("gpt2")), "float32", dropout=0.5)
     backbone.model.train()

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
+import benchmarks
 from benchmarks.__main__ import main
 from benchmarks.perf import peers, scoring, training
 from benchmarks.perf.command import NAMES
 from benchmarks.perf.compare import run_comparison
 from benchmarks.perf.measure import DisagreementError
+from benchmarks.perf.report import markdown
 from benchmarks.perf.setting import Setting
 from benchmarks.perf.worker import Spawned
 from datamodules.sources import InputError
@@ -44,7 +46,8 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def quick(tiny: Path, out: Path) -> list[str]:
-    return ["perf", "--quick", "--backbone", str(tiny), "--history", "4", "--threads", "1", "--out", str(out)]
+    common = ["perf", "--quick", "--backbone", str(tiny), "--history", "4", "--threads", "1", "--out", str(out)]
+    return [*common, "--precision", "bfloat16"]
 
 
 def finite(numbers: Any) -> bool:
@@ -75,7 +78,7 @@ def test_everything_in_one_run(
             assert len(side["seconds"]) == 2
             assert finite(side["seconds"])
             assert side["memory"] == {}  # one process
-            assert side["config"] or name in ("catalogue", "beam")
+            assert side["config"] or name == "catalogue"
         for factor in row["speed_up"].values():
             assert factor["target"] > 1
             assert finite([factor["median"], factor["min"], factor["max"]])
@@ -98,6 +101,54 @@ def test_everything_in_one_run(
     assert text.startswith("before")
     assert "old" not in text
     assert str(out) in printed.out.splitlines()[-1]
+
+
+def test_float32_is_measured_and_said_where_there_are_no_bfloat16_units(
+    mini_data: Path, tiny_causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for question in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, question, lambda: False)
+    out = tmp_path / "perf.json"
+    page = tmp_path / "README.md"
+    page.write_text("<!-- perf:begin -->kept<!-- perf:end --><!-- perf-float32:begin -->old<!-- perf-float32:end -->")
+    options = ["score_20", "train_1", "limit", "--precision", "auto", "--share", "0.5", "--one-process"]
+    assert main([*quick(tiny_causal, out), *options, "--repetitions", "1", "--readme", str(page)]) == 0
+    assert "<!-- perf:begin -->kept<!-- perf:end -->" in page.read_text()
+    assert "old" not in page.read_text()
+    results = json.loads(out.read_text())
+    assert results["environment"]["setting"]["precision"] == "float32"
+    for row in results["comparisons"].values():
+        assert {a["precision"] for a in row["agreement"]} == {"float32"}
+        assert all(a["tolerance"] <= 1e-4 for a in row["agreement"])
+    assert results["comparisons"]["train_1"]["sides"]["trees"]["config"]["precision"] == "32-true"
+    table = out.with_suffix(".md").read_text()
+    assert f"{tiny_causal.name} in float32 on" in table
+    assert "has 0.5 of the usual users and windows" in table
+    assert "Float32, as the processor has no bfloat16 units." in table
+    assert "difference in float32 |" in table
+    assert "the best measured float32 rate" in table
+    assert "in bfloat16" not in table
+
+
+def test_a_table_of_an_earlier_version_says_bfloat16() -> None:
+    record = Path(benchmarks.__file__).parent / "records" / "perf" / "cpu"
+    results = json.loads(record.with_suffix(".json").read_text())
+    assert "precision" not in results["environment"]["setting"]
+    assert markdown(results) == record.with_suffix(".md").read_text()
+
+
+def test_both_sides_train_on_with_one_optimiser(mini_data: Path, tiny_causal: Path) -> None:
+    setting = Setting(backbone=str(tiny_causal), precision="float32", threads=1, repetitions=1, history=4, quick=True)
+    setting.apply()
+    ours, peer = training.OurTraining(setting, "single"), peers.TrainerPeer(setting, "single")
+    peer.prepare()
+    for side, optimizer in ((ours, lambda: ours.model.optimizer.made), (peer, lambda: peer.optimizer)):
+        first = side.turn(0).values
+        assert set(first) == {"loss", "gradient"}
+        kept = optimizer()
+        assert set(side.turn(1).values) == {"loss"}
+        assert optimizer() is kept
+        assert {int(state["step"]) for state in kept.state.values()} == {2}
 
 
 def test_sides_in_their_own_processes_have_memory_of_their_own(mini_data: Path, tiny_causal: Path) -> None:
@@ -159,6 +210,8 @@ def test_a_comparison_that_fails_leaves_the_others_and_exits_with_1(
         (["--out", "x.json", "--threads", "0"], "--threads is 0, must be at least 1"),
         (["--out", "x.json", "--repetitions", "0"], "--repetitions is 0"),
         (["--out", "x.json", "--history", "0"], "--history is 0"),
+        (["--out", "x.json", "--share", "0"], "--share is 0, must be above 0 and at most 1"),
+        (["--out", "x.json", "--share", "1.5"], "--share is 1.5"),
         (["--out", "x.json", "--seed", "-1"], "--seed is -1"),
         (["--out", "x.json", "--readme", "nowhere.md"], "no such file"),
         (["--out", "x.json", "--device", "cuda"], "no GPU"),
