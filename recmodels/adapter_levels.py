@@ -74,7 +74,8 @@ def read_level(settings: Any, state: Any) -> Level:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"it holds no adapters as this version writes them ({error!r})") from error
     scaled = made.scaling is None or (isinstance(made.scaling, (int, float)) and math.isfinite(made.scaling))
-    if made.activation not in ACTIVATIONS or not scaled or not made.state:
+    known = isinstance(made.activation, str) and made.activation in ACTIVATIONS
+    if not known or not scaled or not made.state:
         raise InputError(f"it holds no adapters as this version writes them ({made.settings()})")
     for name, value in made.state.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or not bool(torch.isfinite(value).all()):

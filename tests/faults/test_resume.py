@@ -11,6 +11,7 @@ import yaml
 
 import recmodels
 from recmodels.closed_form import ClosedForm
+from tests.benchmarks.test_export import run_of
 from tests.faults import tally
 from tests.faults.injected import POINTS
 from tests.faults.trials import CONFIGS, EPOCH, STEPS, VARIANTS, Runs, differences, steps_of, strayed, trace_of
@@ -101,6 +102,16 @@ def test_kills_change_nothing_in_other_shapes_of_a_run(runs: Runs, tmp_path: Pat
     tally.add(f"kill -9, {shape}", len(points), survived)
     assert not wrong
     assert survived == len(points)
+
+
+@pytest.mark.faults
+def test_kills_change_nothing_in_a_run_that_stands_on_another(runs: Runs, tmp_path: Path) -> None:
+    run_of("AdapterTuning", runs.causal, tmp_path / "first", bottleneck=2)
+    options = [f"--model.stack_on={tmp_path / 'first'}", "--trainer.precision=32-true"]
+    survived, wrong = kill_and_continue(runs, tmp_path, "adapter", SHORT, *options)
+    tally.add("kill -9, stacked adapters", len(SHORT), survived)
+    assert not wrong
+    assert survived == len(SHORT)
 
 
 def twenty_five_points(seed: str) -> list[tuple[str, int]]:

@@ -148,6 +148,9 @@ def test_what_cannot_be_stood_on_is_refused_in_one_line_before_a_model_loads(tmp
             "old.ckpt", "adapters", None
         ): "before adapters were stacked; `instructrec export` it, and stand on that",
         changed(
+            "list.ckpt", "adapters", {"activation": [], "scaling": 1.0, "reads": {}}
+        ): "holds no adapters as this version",
+        changed(
             "odd.ckpt", "adapters", {"activation": "eval", "scaling": 1.0, "reads": {}}
         ): "holds no adapters as this version",
         tmp_path / "empty": "empty holds neither of the last two",
