@@ -114,13 +114,14 @@ def _miniature(data: Path, at: Path) -> list[str]:
 
 
 def _pairs() -> Iterator[Any]:
-    """Every model on the first data set's forms; on all other data one model of each batch format.
+    """One model of each batch format on all data; every other one on sampled candidates and on the whole catalogue.
 
-    PEFT's many methods are one class, so that one data set tells as much of each of them as all.
+    PEFT's many methods are one class, so that one form tells as much of each of them as all.
     """
     formats = ("lora", "token_classification", "popularity")
     for model, data in product(CONFIGS["model"], CONFIGS["data"]):
-        own = data.stem in FIRST[: None if model.parent.name == "model" else 1]
+        lead = model.stem in formats and model.parent.name == "model"
+        own = data.stem in FIRST[: None if lead else 2 if model.parent.name == "model" else 1]
         textless = yaml.safe_load(data.read_text())["data"]["class_path"] in MINIATURES
         if own or (model.stem in (formats[-1:] if textless else formats) and model.parent.name == "model"):
             yield pytest.param(model, data, id=f"{model.stem}-{data.stem}")

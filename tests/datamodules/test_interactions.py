@@ -297,4 +297,4 @@ def test_damaged_files_are_refused_or_read_as_a_valid_table(
     assert set(data.interactions["item"]) <= set(data.items["item"])
     for column in ("rating", "timestamp"):
         assert data.interactions[column].is_finite().all()
-    assert len(data.interactions) == sum(bool(line) for line in events.split(b"\n")) - 1
+    assert len(data.interactions) == sum(bool(line.rstrip(b"\r")) for line in events.split(b"\n")) - 1
