@@ -28,6 +28,7 @@ def quieten() -> None:
         "Trying to infer the `batch_size`",
         "`loftq_config` specified but will be ignored",  # PEFT's own default, spelt out by the parser
         "Sparse CSR tensor support is in beta",  # what torch multiplies sparse matrices with
+        "Sparse invariant checks are implicitly disabled",  # torch 2.11, where they are switched off by name
         "LightningCLI's args parameter",  # the command line without our own flags
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")

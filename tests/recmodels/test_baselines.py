@@ -25,7 +25,11 @@ from recmodels.item_knn import nearest_items
 from recmodels.sentence_encoder import embed
 from recmodels.sequential import ItemTransformer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta"),
+    # torch 2.11 says so once even where checks are switched off by name.
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled"),
+]
 SOLVED = ("Popularity", "ItemKNN", "EASE", "BM25")
 LEARNED = ("BPR", "SASRec", "BERT4Rec")
 
