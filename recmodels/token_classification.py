@@ -156,7 +156,8 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
     """Passes a tuning method on that has no training step of its own.
 
     Raises:
-        InputError: it tunes nothing, wants four bits, stands on another run, or trains in a way that a tagger's loop does not.
+        InputError: it tunes nothing, wants four bits, stands on another run, or trains in a way that a tagger's loop
+            does not.
     """
     name = type(tuning).__name__
     if not tuning.trains:

@@ -98,7 +98,7 @@ def counts_of(batches: Sequence[PromptTreeBatch]) -> dict[str, int]:
 
 
 def matrix_rate(setting: Setting, model_shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Best rate, in the run's precision, of `F.linear` over the model's own shapes, on as many threads as everything else uses.
+    """Best rate of `F.linear` over the model's own shapes, in the run's precision and on its threads.
 
     Args:
         setting: of the run.
