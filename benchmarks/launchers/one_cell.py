@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
     task = json.loads(arguments[0])
     cell = _cell(task["cell"])
     retry = tuple(task["retry"]) if task["retry"] else None
-    threading.Thread(target=_end_with_the_worker, daemon=True).start()
+    threading.Thread(target=_end_with_the_worker, args=(task["grace"],), daemon=True).start()
     try:
         with Ledger(Path(task["root"])) as ledger:
             if ledger.is_done(cell.name, retry=retry):
@@ -91,8 +93,12 @@ def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _end_with_the_worker() -> None:
+def _end_with_the_worker(grace: float) -> None:
     os.read(0, 1)  # nothing is ever written: this returns when the other end is gone
+    # In order, as on a signal: the worker may have sent one just before it went, and what a run writes on a signal
+    # must not be left standing as its result.
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace + 10.0)
     os._exit(1)  # and the run's guard sees its own pipe close
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.launchers import choose_launcher
+from benchmarks.launchers.one_cell import NOT_DONE, command_for
 from benchmarks.ledger import Ledger
 from benchmarks.suite import CHECKOUT
 from datamodules.sources import InputError
@@ -127,6 +128,25 @@ def test_ray_ends_its_runs_on_a_signal_and_when_the_runner_is_killed(root):
     summary, _ = run_here(root, "ray", {"slow": ("--seconds=0",)})
     assert summary.finished == ("slow",)
     assert said(root, "overlap") == said(root, "dirty") == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_cell_whose_worker_goes_away_leaves_no_record(root, told):
+    """A worker that goes after its signal, before the cell has ended: its record of failure once stayed as a result."""
+    slow = FAKE.replace('record("failed", "interrupted")', 'record("failed", "interrupted"); time.sleep(1)')
+    (root / "fake.py").write_text(slow)
+    (cell,) = make_cells(root, {"slow": ("--seconds=60", "--do=record-on-signal")})
+    command = command_for(cell, root, prefix=fake_prefix(root), retry=None, grace=10.0)
+    runner = subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE)
+    wait_for(lambda: said(root, "ready") == ["slow"])
+    if told:
+        runner.send_signal(signal.SIGTERM)
+        wait_for(lambda: (root / "runs" / "slow" / "record.json").exists())
+    runner.stdin.close()
+    assert runner.wait(30) == NOT_DONE
+    assert records(root) == {}
+    assert not is_alive(int((root / "pid-slow").read_text()))
+    assert not list(root.glob("runs/*/lease*"))
 
 
 def test_slurm_jobs_outlive_their_runner_and_are_not_repeated(root):
