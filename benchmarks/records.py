@@ -6,26 +6,22 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import yaml
 
-from benchmarks.metric_names import DEFINITIONS, metric_base
+from benchmarks.record_fields import mapping, metric_values, numbers, read_json, samples, text, typed
 from benchmarks.stored_scores import RunFailed, Scores, check_agreement, read_scores
 from datamodules.sources import InputError
 
-T = TypeVar("T")
 FORMAT = 1  # of record.json
 KINDS = ("reference", "tuned", "untuned")
 TASKS = ("ranking", "binary", "rating")
-
-UNBOUNDED = ("log_loss",)
 
 
 @dataclass(frozen=True)
@@ -148,46 +144,46 @@ def read_run(folder: Path) -> Run:
     Traceback (most recent call last):
     datamodules.sources.InputError: record.json cannot be read: No such file or directory
     """
-    record = _read_json(folder / "record.json")
+    record = read_json(folder / "record.json")
     if record.get("format") != FORMAT:
         raise InputError(f"record.json: format is {record.get('format')!r}, this version reads {FORMAT}")
     status = record.get("status")
     if status in ("failed", "interrupted"):
-        reason = _text(record, "error") or "no error recorded"
+        reason = text(record, "error") or "no error recorded"
         raise RunFailed(reason, "failed" if status == "failed" else "unfinished")
     if status != "finished":
         raise InputError(f"record.json: status is {status!r}, must be 'finished' or 'failed'")
-    protocol, metrics = _mapping(record, "protocol"), _metrics(_numbers(record, "metrics"))
-    fingerprint = _text(protocol, "fingerprint", "protocol.")
+    protocol, metrics = mapping(record, "protocol"), metric_values(numbers(record, "metrics"))
+    fingerprint = text(protocol, "fingerprint", "protocol.")
     if not fingerprint:
         raise InputError("record.json: protocol.fingerprint is missing, so the run can share a table with no other")
-    scores = read_scores(folder / "scores.npz", _text(record, "scores_sha256"))
+    scores = read_scores(folder / "scores.npz", text(record, "scores_sha256"))
     check_agreement(metrics, scores)
-    costs = _numbers(record, "costs")
+    costs = numbers(record, "costs")
     for key, cost in costs.items():
         if cost < 0:
             raise InputError(f"record.json: costs[{key!r}] is {cost:g}, must not be negative")
-    description = _mapping(protocol, "description", "protocol.")
-    statistics = _mapping(protocol, "statistics", "protocol.")
+    description = mapping(protocol, "description", "protocol.")
+    statistics = mapping(protocol, "statistics", "protocol.")
     return Run(
         folder=folder,
         cell=folder.name,
-        name=_text(record, "name") or folder.name,
-        kind=_text(record, "kind", choices=KINDS),
-        model=_mapping(record, "model"),
-        data=_text(_mapping(record, "data"), "class", "data."),
+        name=text(record, "name") or folder.name,
+        kind=text(record, "kind", choices=KINDS),
+        model=mapping(record, "model"),
+        data=text(mapping(record, "data"), "class", "data."),
         fingerprint=fingerprint,
         description={**description, **({"statistics": statistics} if statistics else {})},
-        task=_text(protocol, "task", "protocol.", TASKS) or ("binary" if "auc" in metrics else "ranking"),
-        num_candidates=_typed(protocol, "num_candidates", int, "a whole number", "protocol."),
-        seed=_typed(record, "seed", int, "a whole number"),
-        config=_mapping(record, "config"),
+        task=text(protocol, "task", "protocol.", TASKS) or ("binary" if "auc" in metrics else "ranking"),
+        num_candidates=typed(protocol, "num_candidates", int, "a whole number", "protocol."),
+        seed=typed(record, "seed", int, "a whole number"),
+        config=mapping(record, "config"),
         environment={k: record[k] for k in ("commit", "dirty", "device", "versions") if record.get(k) is not None},
         costs=costs,
         metrics=metrics,
-        guards=_mapping(record, "guards"),
-        samples=_samples(record),
-        search=_mapping(record, "search"),
+        guards=mapping(record, "guards"),
+        samples=samples(record),
+        search=mapping(record, "search"),
         scores=scores,
     )
 
@@ -209,7 +205,7 @@ def _read_cells(path: Path) -> dict[str, tuple[str, ...]] | None:
     """Settings by cell of the grid's present version, None where the runs were started one by one."""
     if not path.is_file():
         return None
-    cells = _read_json(path).get("cells")
+    cells = read_json(path).get("cells")
     try:
         found = {str(cell["name"]): [f"{k}={v}" for k, v in dict(cell["labels"]).items()] for cell in cells or []}
     except (TypeError, KeyError, ValueError) as error:
@@ -224,77 +220,6 @@ def _settings(cell: str) -> tuple[str, ...]:
 
 def _without_seed(parts: Iterable[str]) -> tuple[str, ...]:
     return tuple(part for part in parts if part.split("=")[0] not in ("seed", "seed_everything"))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path.name} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path.name} is not UTF-8 text (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path.name}:{error.lineno}: not valid JSON ({error.msg})") from error
-    except RecursionError as error:
-        raise InputError(f"{path.name}: nested too deeply") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{path.name}: holds a {type(record).__name__}, must be a mapping")
-    return record
-
-
-def _mapping(record: Mapping[str, Any], key: str, prefix: str = "") -> dict[str, Any]:
-    return _typed(record, key, dict, "a mapping", prefix) or {}
-
-
-def _text(record: Mapping[str, Any], key: str, prefix: str = "", choices: tuple[str, ...] = ()) -> str | None:
-    value = _typed(record, key, str, "text", prefix)
-    if choices and value is not None and value not in choices:
-        raise InputError(f"record.json: {prefix}{key} is {_shown(value)}, must be one of {', '.join(choices)}")
-    return value
-
-
-def _typed(record: Mapping[str, Any], key: str, kind: type[T], noun: str, prefix: str = "") -> T | None:
-    value = record.get(key)
-    # True is an int in Python, but no seed.
-    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        raise InputError(f"record.json: {prefix}{key} is {_shown(value)}, must be {noun}")
-    return value
-
-
-def _numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
-    numbers: dict[str, float] = {}
-    for name, value in _mapping(record, key).items():
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"record.json: {key}[{name!r}] is {_shown(value)}, must be a finite number")
-        numbers[name] = float(value)
-    return numbers
-
-
-def _metrics(recorded: dict[str, float]) -> dict[str, float]:
-    metrics = {name.removeprefix("test/"): value for name, value in recorded.items() if name.startswith("test/")}
-    for name, value in metrics.items():
-        base = metric_base(name)
-        if base in DEFINITIONS and (value < 0 or (value > 1 + 1e-6 and base not in UNBOUNDED)):
-            raise InputError(f"record.json: metrics['test/{name}'] is {value:g}, must lie between 0 and 1")
-    return metrics
-
-
-def _samples(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    samples = record.get("samples") or []
-    if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
-        raise InputError("record.json: samples must be a list of mappings")
-    for sample in samples:
-        ranking = sample.get("ranking") or []
-        if not isinstance(ranking, list) or not all(isinstance(answer, dict) for answer in ranking):
-            raise InputError("record.json: samples[].ranking must be a list of mappings")
-    return tuple(samples)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _read_curves(path: Path) -> tuple[dict[str, list[tuple[float, float]]], str | None]:

@@ -133,20 +133,12 @@ def test_one_variant_is_one_small_file() -> None:
         assert lines_of(ROOT / f"{each.__module__.replace('.', '/')}.py") <= 100, each.__name__
 
 
-# Files that are longer than 300 lines, and how long they may be: shorten them, and never lengthen this list.
-LARGE = {
-    "benchmarks/launchers/local.py": 340,
-    "benchmarks/records.py": 315,
-    "benchmarks/suite.py": 320,
-}
-
-
 def test_no_file_grows_beyond_a_screenful_of_screens() -> None:
     too_long = {
         str(path.relative_to(ROOT)): lines_of(path)
         for package in PACKAGES
         for path in files_of(package)
-        if lines_of(path) > LARGE.get(str(path.relative_to(ROOT)), 300)
+        if lines_of(path) > 300
     }
     assert not too_long
 

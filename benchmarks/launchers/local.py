@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.grid import Cell, changed_file
+from benchmarks.launchers.exits import describe_exit
 from benchmarks.launchers.signals import Signals
 from benchmarks.lease import Lease, host_name
 from benchmarks.ledger import Ledger, Stamp
@@ -24,11 +23,10 @@ from benchmarks.progress import Event, Running
 from benchmarks.suite import CHECKOUT
 from datamodules.sources import InputError
 
-__all__ = ["Summary", "describe_exit", "run_local"]
+__all__ = ["Summary", "run_local"]
 
 _GUARD = Path(__file__).with_name("guard.py")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS")
-_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _TICK = 1.0  # seconds between two progress lines, and between two looks at the cells of other runners
 
 
@@ -99,27 +97,7 @@ def run_local(
     retry = {cell.name: ledger.stamp(cell.name) for cell in cells} if retry_failed else {}
     with Signals() as signals:
         setup = _Setup(processes, tuple(map(str, gpus)), tuple(prefix), grace, wait_for_others)
-        return _Pool(cells, ledger, setup, retry, on_event or _ignore).run(signals)
-
-
-def describe_exit(code: int, log: bytes) -> str:
-    r"""Say in one line why a run ended without a record.
-
-    Args:
-        code: Exit status; 128 + n, or -n, for signal n.
-        log: The end of what it printed.
-
-    Example:
-        >>> describe_exit(-9, b"step 3\n")
-        'killed (exit code 137), most often for lack of memory; step 3'
-    """
-    status = code if code >= 0 else 128 - code
-    text = _ESCAPES.sub("", log.decode("utf-8", errors="replace"))
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    last = "".join(letter for letter in lines[-1] if letter.isprintable())[:300] if lines else "it printed nothing"
-    if status == 128 + signal.SIGKILL:
-        return f"killed (exit code {status}), most often for lack of memory; {last}"
-    return f"exit code {status}; {last}" if status else f"ended without a record; {last}"
+        return _Pool(cells, ledger, setup, retry, on_event or (lambda _: None)).run(signals)
 
 
 @dataclass(frozen=True)
@@ -314,10 +292,6 @@ class _Pool:
     def _tick(self) -> None:
         running = [Running(run.cell, self.ledger.folder(run.cell.name), run.seconds()) for run in self.runs]
         self.tell(Event("tick", running=tuple(running), elsewhere=len(self.elsewhere)))
-
-
-def _ignore(_: Event) -> None:
-    """Tell nobody."""
 
 
 def _cores() -> int:

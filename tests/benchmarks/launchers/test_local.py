@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.grid import Cell
-from benchmarks.launchers.local import describe_exit, run_local
+from benchmarks.launchers.exits import describe_exit
+from benchmarks.launchers.local import run_local
 from benchmarks.ledger import Ledger
 from benchmarks.progress import Event
 from benchmarks.suite import CHECKOUT
