@@ -79,6 +79,7 @@ def plain_level(level: Level) -> dict[str, Any]:
 
 
 def _from_checkpoint(path: Path) -> Stack:
+    _check_sum(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         made, state = content["instructrec"], content["state_dict"]
@@ -90,7 +91,6 @@ def _from_checkpoint(path: Path) -> Stack:
         raise InputError(f"it is of {method}; adapters stand on adapters only, which AdapterTuning trains")
     if "adapters" not in made:
         raise InputError("it was written before adapters were stacked; `instructrec export` it, and stand on that")
-    _check_sum(path)
     own = {name.removeprefix("network."): value for name, value in state.items()}
     levels = [*levels_below(content), read_level(made["adapters"], own)]
     return Stack(levels, str(made.get("backbone")), str(made.get("base_checksum")))

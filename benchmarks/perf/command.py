@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.grid_commands import LineParser
+from benchmarks.ledger import write_atomic
 from datamodules.sources import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ uses its fastest. What the sides computed (log-likelihoods, losses, gradients) m
 that precision and in float32; where it does not, the row fails and the command exits with 1.
 
 Writes FILE (JSON: environment, every side's settings, every turn's seconds), and beside it the same name with .md (the
-tables), .png (speed-ups) and _profile.png (where our step's time goes). The default run takes about 15 minutes on two
+tables), .png (speed-ups) and _profile.png (where our step's time goes). FILE is written after every work; with --add a
+later run goes on with it, on the same machine, versions and settings only. The default run takes about 15 minutes on two
 quiet cores with bfloat16 units; on a busy machine the times mean little. Slow machines take --share 0.25: a quarter of
 the users and windows in a turn, which the table says. --device cuda runs the same table on a GPU; this path has not been
 measured by us."""
@@ -83,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="what to measure; default: everything")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file of the results")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what FILE holds, measure the works that it lacks, or those named"
+    )
     parser.add_argument(
         "--readme", type=Path, help="put the tables between this file's markers: perf, in float32 perf-float32"
     )
@@ -143,6 +149,7 @@ def _measure_data(options: Any) -> int:
 
 
 def _measure(names: Sequence[str], options: Any) -> int:
+    from benchmarks.perf.earlier import nothing_yet, read_earlier
     from benchmarks.perf.families import check_installed
     from benchmarks.perf.report import environment, failures, markdown, profile_path, write_results
     from benchmarks.perf.setting import Setting, shrink_backbone
@@ -162,10 +169,11 @@ def _measure(names: Sequence[str], options: Any) -> int:
         quick=options.quick,
         share=options.share,
     )
+    made = environment(named)
+    results = read_earlier(options.out, made) if options.add else nothing_yet(made)
     with tempfile.TemporaryDirectory() as folder:
         setting = replace(named, backbone=shrink_backbone(named.backbone, Path(folder))) if named.quick else named
-        results = _results(names, setting, options)
-    results["environment"] = environment(named) | results["environment"]
+        _measure_into(results, names, setting, options)
     files = write_results(options.out, results)
     text = markdown(results)
     print(text)
@@ -185,7 +193,9 @@ def _precision(options: Any) -> Precision:
     return "bfloat16" if best_precision("gpu" if options.device == "cuda" else "cpu") == "bf16-mixed" else "float32"
 
 
-def _results(names: Sequence[str], setting: Setting, options: Any) -> dict[str, Any]:
+def _measure_into(results: dict[str, Any], names: Sequence[str], setting: Setting, options: Any) -> None:
+    """Measures one work after the other; what is done is on the disk before the next begins."""
+    from benchmarks.perf.earlier import add, holds
     from benchmarks.perf.families import measures
 
     began = time.monotonic()
@@ -193,15 +203,16 @@ def _results(names: Sequence[str], setting: Setting, options: Any) -> dict[str, 
     def say(line: str) -> None:
         print(f"[{time.monotonic() - began:4.0f} s] {line}", flush=True)
 
-    results: dict[str, Any] = {"format": 1, "environment": {}, "comparisons": {}}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    before = results["environment"].get("seconds", 0.0)
     for name, measure in measures(names, setting, say, one_process=options.one_process):
-        found = _found(measure, name, say)
-        if name in ("limit", "loading"):
-            results[name] = found
-        else:
-            results["comparisons"][name] = found
-    results["environment"]["seconds"] = round(time.monotonic() - began, 1)
-    return results
+        if options.names or not holds(results, name):
+            add(results, name, _found(measure, name, say))
+            results["environment"]["seconds"] = round(before + time.monotonic() - began, 1)
+            write_atomic(options.out, json.dumps(results, indent=1))
+    every = measures([name for name in NAMES if name != "data"], setting, say, one_process=True)
+    found = results["comparisons"]
+    results["comparisons"] = {name: found[name] for name, _ in every if name in found}
 
 
 def _found(measure: Callable[[], dict[str, Any]], name: str, say: Callable[[str], None]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.config_values import best_precision
 from benchmarks.ledger import write_atomic
+from benchmarks.perf.earlier import runs
 from benchmarks.perf.setting import Setting
 from benchmarks.run_folder import checkout_state, installed_versions
 
@@ -107,6 +108,9 @@ def _heading(results: dict[str, Any]) -> Iterator[str]:
             if made.get("bfloat16_units") is False
             else "Float32, as asked for with `--precision`."
         )
+    if len(parts := runs(results)) > 1:
+        at = ", ".join(dict.fromkeys(f"{run.get('commit', 'no commit')[:9]} of {run['date'][:10]}" for run in parts))
+        yield f"Each work stands beside its peers in one run; the works are from {len(parts)} runs, at {at}."
     if setting["quick"]:
         yield "**A quick run on the smallest sizes: its times mean nothing.**"
     yield ""

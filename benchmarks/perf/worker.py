@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
+import threading
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -104,6 +106,7 @@ class Spawned:
 
 def serve(make: MakeSide, setting: Setting, connection: Connection) -> None:
     """The spawned process: makes the side, then takes turns until told to finish."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         setting.apply()
         side = make(setting)
@@ -121,6 +124,13 @@ def serve(make: MakeSide, setting: Setting, connection: Connection) -> None:
         connection.send(("wrong input", str(error)))
     except Exception as error:
         connection.send(("failed", f"{error!r}\n{traceback.format_exc()}"))
+
+
+def _end_with_parent() -> None:
+    """A side whose run was killed would go on to the end of its turn, beside the next run's."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def exact_values(side: Side) -> Values:

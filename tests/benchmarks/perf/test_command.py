@@ -5,17 +5,22 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
 import benchmarks
 from benchmarks.__main__ import main
-from benchmarks.perf import peers, scoring, training
+from benchmarks.perf import command, families, peers, report, scoring, training
 from benchmarks.perf.command import NAMES
 from benchmarks.perf.compare import run_comparison
 from benchmarks.perf.measure import DisagreementError
@@ -23,6 +28,7 @@ from benchmarks.perf.report import markdown
 from benchmarks.perf.setting import Setting
 from benchmarks.perf.worker import Spawned
 from datamodules.sources import InputError
+from tests.benchmarks.launchers.fake_runs import wait_for
 
 COMPARISONS = {
     "score_20": ["padded"],
@@ -184,6 +190,66 @@ def test_sides_of_unequal_weights_are_found_out(
     comparison = training.comparison("train_1", "single", "x", 2, 2)
     with pytest.raises(DisagreementError, match="gradient"):
         run_comparison(comparison, setting, lambda _: None, one_process=True)
+
+
+def hang(place: Path, _: Setting) -> Any:
+    place.with_suffix(".tmp").write_text(str(os.getpid()))
+    place.with_suffix(".tmp").rename(place)
+    time.sleep(60)
+
+
+@pytest.mark.slow  # two processes that import everything
+def test_a_side_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    """It once went on to the end of its turn."""
+    place = tmp_path / "pid"
+    script = (
+        "import functools, pathlib, time\n"
+        "from benchmarks.perf.setting import Setting\n"
+        "from benchmarks.perf.worker import Spawned\n"
+        "from tests.benchmarks.perf.test_command import hang\n"
+        f"side = Spawned(functools.partial(hang, pathlib.Path({str(place)!r})), Setting(threads=1))\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(benchmarks.__file__).parents[1]) as run:
+        wait_for(place.exists)
+        run.kill()
+        psutil.Process(int(place.read_text())).wait(timeout=10)
+
+
+def test_works_are_added_to_an_earlier_run(
+    mini_data: Path,
+    tiny_causal: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "perf.json"
+    often = [*quick(tiny_causal, out), "--one-process", "--repetitions", "1", "--add"]
+    assert main([*often, "loading", "beam"]) == 0
+    first = json.loads(out.read_text())
+    monkeypatch.setattr(report, "checkout_state", lambda: {"commit": "f" * 40, "dirty": False})
+    monkeypatch.setattr(families, "run_loading", lambda *_: pytest.fail("what is there is not measured again"))
+    monkeypatch.setattr(command, "NAMES", dict.fromkeys(("score_20", "beam", "loading"), ""))
+    assert main(often) == 0
+    results = json.loads(out.read_text())
+    assert list(results["comparisons"]) == ["score_20", "beam"]
+    assert results["comparisons"]["beam"] == first["comparisons"]["beam"]
+    assert results["loading"] == first["loading"]
+    assert results["comparisons"]["score_20"]["run"]["commit"] == "f" * 40
+    assert results["environment"]["seconds"] > first["environment"]["seconds"]
+    table = out.with_suffix(".md").read_text()
+    assert "the works are from 2 runs, at " in table
+    assert "fffffffff of " in table
+
+    capsys.readouterr()
+    before = out.read_bytes()
+    assert main([*often, "beam", "--history", "5"]) == 2
+    told = capsys.readouterr().err
+    assert "was measured with another setting: history 4, now 5; give another --out" in told
+    assert out.read_bytes() == before
+    out.write_text("[]")
+    assert main([*often, "beam"]) == 2
+    assert "does not hold results of perf" in capsys.readouterr().err
 
 
 def test_a_comparison_that_fails_leaves_the_others_and_exits_with_1(
