@@ -20,7 +20,7 @@ class SaveConfig(SaveConfigCallback):
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_none=False, skip_validation=True)  # it was validated when it was read
         write_atomic(folder / "config.yaml", text)
         for logger in trainer.loggers:
             if isinstance(logger, Logger):
