@@ -285,7 +285,9 @@ def main(args: list[str] | None = None, kind: type[InstructRecCLI] = InstructRec
         subclass_mode_data=True,
         save_config_callback=SaveConfig,
         parser_class=InstructRecParser,
-        parser_kwargs={command: {"default_config_files": [str(DEFAULTS)], "epilog": HELP} for command in kind.subcommands()},
+        parser_kwargs={
+            command: {"default_config_files": [str(DEFAULTS)], "epilog": HELP} for command in kind.subcommands()
+        },
         seed_everything_default=1,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,

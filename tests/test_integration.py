@@ -22,11 +22,10 @@ pytestmark = [
 
 def test_lora_on_movielens_with_smollm2(tmp_path: Path) -> None:
     out = tmp_path / "lora"
-    small = ["--data.protocol.test_users=10", "--data.protocol.validation_users=4", "--trainer.max_steps=2"]
+    small = ["--data.protocol.test_users=4", "--data.protocol.validation_users=2", "--trainer.max_steps=2"]
     configs = ["-c", f"{ROOT}/configs/model/lora.yaml", "-c", f"{ROOT}/configs/data/ml_100k.yaml"]
-    code = main(
-        ["fit", *configs, "--out", str(out), "--trainer.val_check_interval=1", *small, "--trainer.logger=false"]
-    )
+    few = ["--data.batch_size=1", "--data.eval_batch_size=4", "--trainer.val_check_interval=1"]
+    code = main(["fit", *configs, "--out", str(out), *few, *small, "--trainer.logger=false"])
     assert code == 0
     record = json.loads((out / "record.json").read_text())
     statistics = record["protocol"]["statistics"]
@@ -35,8 +34,8 @@ def test_lora_on_movielens_with_smollm2(tmp_path: Path) -> None:
     assert record["guards"]["reloaded_score_difference"] == 0
     assert record["costs"]["trainable_parameters"] == 2_442_240  # r = 8 on the seven linear layers of thirty blocks
     assert record["costs"]["test_tokens_unshared"] > 8 * record["costs"]["test_tokens"]  # what the tree saves
-    scores = np.load(out / "scores.npz")["score"].reshape(10, 20)
-    assert len(np.unique(scores)) > 160  # real scores, not constants
+    scores = np.load(out / "scores.npz")["score"].reshape(4, 20)
+    assert len(np.unique(scores)) > 64  # real scores, not constants
     prompt = record["samples"][0]["prompt"]
     assert prompt.startswith("You recommend movies.")
     assert "Which movie comes next?" in prompt

@@ -20,7 +20,7 @@ def fit(out: Path, model: str, backbone: Path, *options: str) -> tuple[dict[str,
     command = [sys.executable, "-m", "benchmarks", "fit", "-c", f"configs/model/{model}.yaml"]
     command += ["-c", "configs/data/ml_100k.yaml", f"--model.backbone={backbone}", "--out", str(out)]
     command += ["--trainer.accelerator=cpu", "--trainer.logger=false", "--data.protocol.negatives=6", *options]
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((out / "record.json").read_text()), np.load(out / "scores.npz", allow_pickle=False)
 

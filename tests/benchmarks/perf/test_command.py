@@ -66,7 +66,7 @@ def test_everything_in_one_run(
     page = tmp_path / "README.md"
     page.write_text("before <!-- perf:begin -->old<!-- perf:end --> after")
     out = tmp_path / "deep" / "perf.json"
-    code = main([*quick(tiny_causal, out), "--one-process", "--repetitions", "2", "--readme", str(page)])
+    code = main([*quick(tiny_causal, out), "--one-process", "--repetitions", "1", "--readme", str(page)])
     printed = capsys.readouterr()
     assert code == 0, printed.out + printed.err
 
@@ -81,7 +81,7 @@ def test_everything_in_one_run(
         assert ours == row["ours"]
         assert others == list(row["speed_up"]) == COMPARISONS[name]
         for side in row["sides"].values():
-            assert len(side["seconds"]) == 2
+            assert len(side["seconds"]) == 1
             assert finite(side["seconds"])
             assert side["memory"] == {}  # one process
             assert side["config"] or name == "catalogue"
@@ -262,7 +262,7 @@ def test_a_comparison_that_fails_leaves_the_others_and_exits_with_1(
     out = tmp_path / "perf.json"
     assert main([*quick(tiny_causal, out), "score_20", "loading", "--one-process", "--repetitions", "1"]) == 1
     results = json.loads(out.read_text())
-    assert results["comparisons"]["score_20"] == {"error": "no memory left"}
+    assert results["comparisons"]["score_20"]["error"] == "no memory left"
     assert results["loading"]["wait_fraction"] >= 0
     assert "`score_20` failed: no memory left" in out.with_suffix(".md").read_text()
     assert not out.with_suffix(".png").exists()
