@@ -278,7 +278,13 @@ def _softcap(limit: float) -> Callable[..., Tensor]:
 
 @cache
 def compiled_flex() -> Any:
-    """FlexAttention compiled once; it compiles again for each new length, so lengths come in few sizes."""
+    """FlexAttention compiled once; it compiles again for each new length, so lengths come in few sizes.
+
+    Still more than eight, after which torch would give up compiling, and hold all attention weights instead.
+    """
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, 256)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 1024)
     return torch.compile(flex_attention, dynamic=False)
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.flex_attention import AuxRequest
 
 from datamodules.sources import InputError
 from recmodels.causal import CausalBackbone, load_causal, short_windows
-from recmodels.tree_attention import Forest, bucket, tree_attention
+from recmodels.tree_attention import Forest, bucket, compiled_flex, tree_attention
 from tests.recmodels.oracle import engine_scores, separate_scores, tree_batch, tuned
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -207,3 +209,23 @@ def test_few_lengths_on_a_gpu() -> None:
     sizes = {bucket(n) for n in range(1, 20_000)}
     assert len(sizes) < 50
     assert all(n <= bucket(n) < 1.13 * n + 128 and bucket(n) % 128 == 0 for n in range(1, 20_000, 7))
+
+
+def test_every_length_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond eight, torch once gave up compiling and would have held all attention weights; here without a GPU."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    compiled_flex.cache_clear()
+    limits = torch._dynamo.config
+    with limits.patch(fail_on_recompile_limit_hit=True), torch.no_grad():
+        attend = compiled_flex()
+        for size in range(128, 11 * 128, 128):
+            forest = Forest(torch.full((size,), size), torch.arange(size), 1, [1, size], flex=True)
+            query, key = torch.randn(1, 2, size, 16), torch.randn(1, 1, size, 16)
+            rest: dict[str, Any] = {
+                "block_mask": forest.block_mask(None),
+                "enable_gqa": True,
+                "return_aux": AuxRequest(lse=True),
+            }
+            made, _ = attend(query, key, key, **rest)
+            assert made.shape == query.shape
+    compiled_flex.cache_clear()
