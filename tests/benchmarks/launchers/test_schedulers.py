@@ -143,7 +143,7 @@ def test_a_cell_whose_worker_goes_away_leaves_no_record(root, told):
         runner.send_signal(signal.SIGTERM)
         wait_for(lambda: (root / "runs" / "slow" / "record.json").exists())
     runner.stdin.close()
-    assert runner.wait(60) == NOT_DONE
+    assert runner.wait(60) in (NOT_DONE, -signal.SIGTERM)  # the second signal may find its work done
     assert records(root) == {}
     assert not is_alive(int((root / "pid-slow").read_text()))
     assert not list(root.glob("runs/*/lease*"))
