@@ -39,8 +39,15 @@ def run_command(command: str, arguments: list[str]) -> int:
             )
         from benchmarks.report import replace_between_markers, write_report
 
-        text = write_report(options.directory).text
+        report = write_report(options.directory)
+        text = report.text
         print(text)
+        if options.wandb:
+            from benchmarks.ledger import Ledger
+            from benchmarks.wandb_report import log_report, project_of
+
+            project, group = project_of(options.directory) or "instructrec", Ledger(options.directory.absolute()).group
+            print(log_report(options.directory, report, project=project, group=group))
         if options.readme:
             # Inside another page the table's headings come one level down from that page's sections.
             replace_between_markers(options.readme, "leaderboard", re.sub(r"(?m)^#+ ", "### ", text))
@@ -64,6 +71,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = LineParser(prog=f"instructrec {command}")
     if command == "report":
         parser.add_argument("directory", type=Path, help="folder of a grid, as benchmark wrote it")
+        parser.add_argument(
+            "--wandb", action="store_true", help="log tables and figures as an artifact, as benchmark does"
+        )
         parser.add_argument("--readme", type=Path, help="put the table between this file's leaderboard markers")
         return parser
     parser.add_argument("suite", type=Path, help="YAML of the grid: axes of configs and overrides")

@@ -72,6 +72,15 @@ class Ledger:
         """
         return self.root / "runs" / cell
 
+    @property
+    def group(self) -> str:
+        """The grid's name for whoever shows its runs together: the suite's, and the folder's where that is another."""
+        try:
+            name = str(yaml.safe_load((self.root / "suite.yaml").read_bytes())["name"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            name = self.root.name
+        return (name if name == self.root.name else f"{name}/{self.root.name}")[:128]
+
     def record(self, cell: str) -> dict[str, Any] | None:
         """Return the record of a cell that is done, else None.
 

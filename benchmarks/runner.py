@@ -151,7 +151,7 @@ def _finish(suite: Suite, out: Path, cells: Sequence[Cell], ledger: Ledger, summ
         return 1
     failed = [cell for cell in cells if ledger.state(cell.name) == "failed"]
     if (out / "runs").is_dir():
-        _print_report(out)
+        _print_report(out, ledger.group)
     for cell in failed:
         record = ledger.record(cell.name) or {}
         print(f"failed: {cell.title}: {record.get('error')} (see {ledger.folder(cell.name) / 'run.log'})")
@@ -167,9 +167,12 @@ def _finish(suite: Suite, out: Path, cells: Sequence[Cell], ledger: Ledger, summ
     return 0
 
 
-def _print_report(out: Path) -> None:
+def _print_report(out: Path, group: str) -> None:
     from benchmarks.report import write_report  # draws figures, which takes a second to import
+    from benchmarks.wandb_report import log_report, project_of
 
     report = write_report(out)
     print(report.text)
+    if project := project_of(out):
+        print(log_report(out, report, project=project, group=group))
     print(f"results: {report.markdown} and {report.html}")

@@ -220,6 +220,7 @@ class _Pool:
         threads = str(max(1, _cores() // self.setup.processes))
         for name in _THREADS:
             environment.setdefault(name, threads)
+        environment.setdefault("WANDB_RUN_GROUP", self.ledger.group)
         if self.setup.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self.setup.gpus[slot % len(self.setup.gpus)]
         return environment

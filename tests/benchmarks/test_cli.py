@@ -23,6 +23,7 @@ from callbacks.durable_checkpoint import read_checkpoint
 from callbacks.resume import checkpoints_in
 from datamodules.movielens import MovieLens100K
 from datamodules.protocol import Protocol
+from tests.benchmarks.wandb_files import wandb_records
 from tests.datamodules.miniatures import MINIATURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -348,30 +349,9 @@ def test_a_damaged_checkpoint_is_one_line(run: Run, tmp_path: Path, damage: str)
     assert "damaged.ckpt" in lines[0]
 
 
-def wandb_records(file: Path) -> list[Any]:
-    """The records of an offline W&B run: a LevelDB log (32 KiB blocks of checksum, length, type) of protobufs."""
-    from wandb.proto import wandb_internal_pb2
-
-    raw, place, parts, found = file.read_bytes(), 7, b"", []
-    assert raw[:4] == b":W&B"
-    while place + 7 <= len(raw):
-        room = 32768 - place % 32768
-        if room < 7:
-            place += room
-            continue
-        length, kind = int.from_bytes(raw[place + 4 : place + 6], "little"), raw[place + 6]
-        if kind == 0:
-            break
-        parts = (parts if kind in (3, 4) else b"") + raw[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):
-            entry = wandb_internal_pb2.Record()
-            entry.ParseFromString(parts)
-            found.append(entry)
-    return found
-
-
-def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path) -> None:
+def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_GROUP", "a grid")
+    wandb.teardown()  # it reads the environment once a process, and every run is one
     model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
     words = [
         "-c",
@@ -385,7 +365,10 @@ def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path) -> None:
     ]
     assert run("fit", *words, model=model)[0] == 0
     keys: dict[str, set[str]] = {"history": set(), "config": set(), "summary": set()}
+    wandb.teardown()
+    groups: set[str] = set()
     for entry in wandb_records(next(out.rglob("run-*.wandb"))):
+        groups.add(entry.run.run_group)
         for group, items in (
             ("history", entry.history.item),
             ("config", entry.config.update),
@@ -393,6 +376,7 @@ def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path) -> None:
             ("summary", entry.summary.update),
         ):
             keys[group] |= {item.key or "/".join(item.nested_key) for item in items}
+    assert groups - {""} == {"a grid"}
     assert {"train/loss", "train/learning_rate", "val/hr@5", "test/hr@5"} <= keys["history"]
     assert any(key.startswith("model") for key in keys["config"])
     assert any(key.startswith("test/samples") for key in keys["history"] | keys["summary"])

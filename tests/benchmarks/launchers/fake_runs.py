@@ -46,6 +46,7 @@ os.replace(marker + ".tmp", marker)
 open(out + "/half-written", "w").write("debris")
 gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
 open(out + "/threads", "w").write(os.environ["OMP_NUM_THREADS"] + " " + gpus)
+open(out + "/group", "w").write(os.environ["WANDB_RUN_GROUP"])
 do = options.get("do", "finish")
 if do == "record-on-signal":
     signal.signal(signal.SIGTERM, interrupted)

@@ -109,7 +109,7 @@ def test_runners_killed_at_random_moments_lose_and_repeat_nothing(root):
     assert said(root, "dirty") == []
     assert said(root, "overlap") == []
     left = {path.name for path in root.glob("runs/*/*") if not path.name.startswith(("lease.", "guard-"))}
-    assert left == {"record.json", "run.log", "half-written", "threads"}
+    assert left == {"record.json", "run.log", "half-written", "threads", "group"}
 
 
 def test_runners_share_a_folder_and_one_takes_over_from_another_that_dies(root):
@@ -246,6 +246,17 @@ def test_a_missing_program_is_a_failure_with_a_reason(root):
     with Ledger(root) as ledger:
         run_local(make_cells(root, grid(1)), ledger, prefix=("/no/such/program",))
         assert "No such file or directory" in ledger.record("cell0")["error"]
+
+
+def test_the_runs_of_a_grid_are_one_group_in_wandb(root, monkeypatch):
+    with Ledger(root) as ledger:
+        run_local(make_cells(root, {"a": ()}), ledger, prefix=fake_prefix(root))
+        ledger.adopt_suite("ranks", "name: ranks\n")
+        run_local(make_cells(root, {"b": ()}), ledger, prefix=fake_prefix(root))
+        monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+        run_local(make_cells(root, {"c": ()}), ledger, prefix=fake_prefix(root))
+    seen = [path.read_text() for path in sorted(root.glob("runs/*/group"))]
+    assert seen == [root.name, f"ranks/{root.name}", "mine"]
 
 
 @pytest.mark.parametrize(
