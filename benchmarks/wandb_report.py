@@ -8,9 +8,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.report import ReportPaths
+if TYPE_CHECKING:
+    from benchmarks.report import ReportPaths
 
 __all__ = ["log_report", "project_of"]
 
