@@ -219,8 +219,11 @@ class InstructRecCLI(LightningCLI):
 
     def _probe_batch(self) -> Any:
         self.datamodule.setup("test")
-        batch = next(iter(self.datamodule.test_dataloader()))
-        return batch.to(self.model.device)
+        loader = self.datamodule.test_dataloader()
+        if self.model.batch_format in ("interactions", "sequences"):  # what is kept of other users would go unseen
+            return next(iter(loader)).to(self.model.device)
+        keys = range(min(2, len(loader.dataset)))
+        return loader.collate_fn([loader.dataset[key] for key in keys]).to(self.model.device)
 
     def validate(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Measures on the validation cases."""

@@ -28,6 +28,8 @@ from recmodels.causal import CausalBackbone, load_causal
 from recmodels.instruction import InstructionRecommender
 
 Context = Callable[[], AbstractContextManager[Any]]
+WINDOWS = 2
+"""Training windows whose FLOPs are counted: more would have as many for each token."""
 USERS = 8
 """Users whose latency is measured, evenly from the longest history to the shortest."""
 
@@ -46,7 +48,7 @@ def measure(model: Recommender, data: InstructionDataModule, context: Context) -
     waited, training = dict(data.waited), model.training
     with torch.random.fork_rng(), unlogged(model):
         if model.trains:
-            batch = next(iter(data.train_dataloader())).to(model.device)
+            batch = few_windows(data).to(model.device)
             flops = step_flops(model, batch, context)
             costs |= {"train_flops_per_token": flops / max(1, batch.tokens), "sample_flops": float(flops)}
         model.eval()
@@ -90,6 +92,13 @@ def step_flops(model: Recommender, batch: Any, context: Context) -> int:
     for name, value in model.trained().items():
         value.grad = kept[name]
     return int(counter.get_total_flops())
+
+
+def few_windows(data: InstructionDataModule) -> Any:
+    """The first windows of a training epoch, as one batch."""
+    loader = data.train_dataloader()
+    sampler: Any = loader.batch_sampler
+    return loader.collate_fn([loader.dataset[key] for key in next(iter(sampler))[:WINDOWS]])
 
 
 def single_users(data: InstructionDataModule) -> list[Any]:
