@@ -51,6 +51,11 @@ def run_command(command: str, arguments: list[str]) -> int:
         if options.readme:
             # Inside another page the table's headings come one level down from that page's sections.
             replace_between_markers(options.readme, "leaderboard", re.sub(r"(?m)^#+ ", "### ", text))
+        if options.publish:
+            from benchmarks.publish import publish_runs
+
+            made = publish_runs(options.directory, options.publish)
+            print(f"published: {len(made)} finished runs in {options.publish}, a grid's folder to report or go on with")
         print(f"report: {options.directory / 'report.html'}")
     except InputError as error:
         print(f"instructrec: {error}", file=sys.stderr)
@@ -73,6 +78,12 @@ def _parser(command: str) -> argparse.ArgumentParser:
         parser.add_argument("directory", type=Path, help="folder of a grid, as benchmark wrote it")
         parser.add_argument(
             "--wandb", action="store_true", help="log tables and figures as an artifact, as benchmark does"
+        )
+        parser.add_argument(
+            "--publish",
+            type=Path,
+            metavar="FOLDER",
+            help="copy finished runs there, without prompts, titles, ids and paths",
         )
         parser.add_argument("--readme", type=Path, help="put the table between this file's leaderboard markers")
         return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmarks.published_cards import CARDS, Card, card_names, load_card
 from benchmarks.records import Run, read_suite
 from benchmarks.reproduce import compare, deviations, judge, matching, predicted, published_noise, setting
 from benchmarks.stored_scores import Scores
-from benchmarks.suite import load_suite
+from benchmarks.suite import CHECKOUT, load_suite
 from datamodules.sources import InputError
 
 CARD = """
@@ -261,6 +262,18 @@ def test_the_command_writes_what_is_there(tmp_path: Path, capsys: pytest.Capture
     assert "old" not in text
     assert "| SASRec | HR@1 | 0.5000 |" in text
     assert "not run" not in text
+
+
+PUBLISHED = sorted(path.parent for path in (CHECKOUT / "benchmarks" / "records" / "reproduce").glob("*/runs"))
+
+
+@pytest.mark.parametrize("record", PUBLISHED, ids=lambda path: path.name)
+def test_the_published_runs_give_the_published_table(record: Path, tmp_path: Path) -> None:
+    out = tmp_path / record.name
+    shutil.copytree(record, out)
+    table = [(out / f"reproduction.{kind}").read_text() for kind in ("md", "csv")]
+    assert main(["reproduce", record.name, "--out", str(out), "--table-only"]) == 0
+    assert [(out / f"reproduction.{kind}").read_text() for kind in ("md", "csv")] == table
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
