@@ -239,13 +239,15 @@ def test_pickled_pieces_make_the_same_prompts() -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("backbone", ["smollm2-135m-instruct", "all-minilm-l6-v2"])
-def test_every_prompt_of_movielens_is_exact(backbone: str) -> None:
+def test_prompts_of_movielens_are_exact(backbone: str) -> None:
+    """A quarter of the users for each template, others each time."""
     data = MovieLens100K(backbone=backbone)
     sequences = data.sequences
     encoder = ChatEncoder(load_tokenizer(backbone))
-    for name in ENGLISH:
+    for first, name in enumerate(ENGLISH):
         pieces = PromptPieces(text_of(name, sequences.titles), encoder)
-        slates = [data.slates.evaluation(sequences.test, case) for case in range(len(sequences.test))]
+        cases = range(first % 4, len(sequences.test), 4)
+        slates = [data.slates.evaluation(sequences.test, case) for case in cases]
         assert [pieces.prompt(slate) for slate in slates] == pieces.whole(slates)
 
 
