@@ -165,6 +165,7 @@ def test_sides_in_their_own_processes_have_memory_of_their_own(mini_data: Path, 
         assert side["memory"]["peak_bytes"] > 10_000_000
 
 
+@pytest.mark.slow  # two processes that import everything
 def test_what_fails_in_another_process_is_told_here(mini_data: Path, tiny_causal: Path) -> None:
     setting = Setting(backbone=str(tiny_causal), threads=1, history=4, quick=True)
     sides = [Spawned(partial(scoring.Padded, candidates=n), setting) for n in (1000, "many")]  # type: ignore[arg-type]
