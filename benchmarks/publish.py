@@ -51,7 +51,8 @@ def publish_runs(directory: Path, target: Path) -> list[Path]:
         if made and (directory / "cells.json").is_file():
             cells = json.loads((directory / "cells.json").read_text(encoding="utf-8"))
             for cell in cells["cells"]:
-                cell["command"] = cell["command"].rpartition(" --out ")[0]
+                cell.pop("command", None)  # it names places
+            cells = without_paths(cells, directory)
             write_atomic(target / "cells.json", json.dumps(cells, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--publish {target}: cannot write ({error.strerror})") from error

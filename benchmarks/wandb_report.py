@@ -56,6 +56,8 @@ def log_report(directory: Path, paths: ReportPaths, *, project: str, group: str)
 
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_SILENT", "true")
+    if os.environ["WANDB_MODE"] == "disabled":
+        return "W&B: the report was not logged: WANDB_MODE is disabled"
     # Copies of the files wait there to be sent: beside the grid, and not in the user's home.
     os.environ.setdefault("WANDB_DATA_DIR", str(directory.absolute() / "wandb"))
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"report-{group}")[:128]

@@ -45,7 +45,7 @@ USERS, ITEMS = 24, 40
 
 
 def pytest_collection_finish() -> None:
-    """What the libraries have made by now stays: looking through it at every full collection takes a tenth of all time."""
+    """What the libraries have made by now stays, and need not be looked through at every full collection."""
     gc.freeze()
 
 

@@ -54,7 +54,7 @@ def test_published_runs_make_the_same_tables_and_are_done(grid: Grid, tmp_path: 
         report.text.partition("## Not in the tables")[0].splitlines()[2:]
         == (theirs.partition("## Not in the tables")[0].splitlines()[2:])
     )
-    assert {cell["command"] for cell in json.loads((again / "cells.json").read_text())["cells"]} == {"instructrec fit"}
+    assert str(tmp_path) not in (again / "cells.json").read_text()
     with Ledger(again) as ledger:
         assert all(ledger.state(name) == "finished" for name in names)
 

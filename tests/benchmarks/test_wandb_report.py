@@ -84,6 +84,9 @@ def test_a_report_that_cannot_be_logged_is_told_in_a_line(grid: Grid, monkeypatc
     told = log_report(grid.directory, report, project="mine", group="ranks")
     assert told == "W&B: the report was not logged: no network"
     assert report.html.is_file()
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    told = log_report(grid.directory, report, project="mine", group="ranks")
+    assert told == "W&B: the report was not logged: WANDB_MODE is disabled"
 
 
 def test_records_that_name_no_project_are_passed_over(grid: Grid) -> None:
