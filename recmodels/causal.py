@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from datamodules.batch import PromptTreeBatch
 from datamodules.sources import InputError
 from recmodels.backbone import Backbone, Precision, block_list, check_agreement, load_model
+from recmodels.few_rows import few_rows
 from recmodels.prompt_tree import branch_scores, label_log_probabilities
 from recmodels.quantization import Quantization
+from recmodels.rms_norm import replace_norms
 from recmodels.tree_attention import ATTENTION, Forest, bucket
 
 
@@ -60,11 +62,21 @@ class CausalBackbone(Backbone):
 
     def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
         """Summed log-probability `[B]` of each branch's tokens."""
-        hidden = self.hidden_states(batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
+        forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
+        hidden = self.hidden_states(*forest, read=batch.label_place.unique())
         log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)
         return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
 
-    def hidden_states(self, token: Tensor, end: Tensor, depth: Tensor, trunk: int, stretches: Sequence[int]) -> Tensor:
+    def hidden_states(
+        self,
+        token: Tensor,
+        end: Tensor,
+        depth: Tensor,
+        trunk: int,
+        stretches: Sequence[int],
+        *,
+        read: Tensor | None = None,
+    ) -> Tensor:
         """Last hidden states `[N, D]` of a forest of tokens.
 
         Args:
@@ -73,6 +85,7 @@ class CausalBackbone(Backbone):
             depth: `[N]` distance from the root.
             trunk: tokens at the front that are ancestors of all others.
             stretches: bounds of runs of whole trees behind the trunk, from its end to N.
+            read: `[n]` places, each once, whose states are asked for; the others' lack the last feed-forward.
         """
         size, ahead = len(token), self.virtual_tokens()
         if ahead is not None:  # they are ancestors of all tokens, so a longer trunk
@@ -86,14 +99,16 @@ class CausalBackbone(Backbone):
             place = torch.arange(whole, bucket(whole), device=token.device)
             token, depth = (nn.functional.pad(part, (0, len(place))) for part in (token, depth))
             end = torch.cat([end, place + 1])
-        output = self.body(
-            **self.inputs(token[None], ahead),
-            attention_mask=end[None, None, None],  # transformers passes a mask of four dimensions on as it is
-            position_ids=depth[None] + self.first_position,
-            use_cache=False,
-            return_dict=True,
-            forest=Forest(end, depth, trunk, stretches),
-        )
+        rows = read if read is None or ahead is None else read + len(ahead)
+        with few_rows(self.layers()[-1], rows):
+            output = self.body(
+                **self.inputs(token[None], ahead),
+                attention_mask=end[None, None, None],  # transformers passes a mask of four dimensions on as it is
+                position_ids=depth[None] + self.first_position,
+                use_cache=False,
+                return_dict=True,
+                forest=Forest(end, depth, trunk, stretches),
+            )
         return cast(Tensor, output.last_hidden_state)[0, whole - size : whole]
 
     def inputs(self, token: Tensor, ahead: Tensor | None) -> dict[str, Tensor]:
@@ -121,6 +136,7 @@ def load_causal(
     from transformers import AutoModelForCausalLM
 
     model = load_model(AutoModelForCausalLM, "a causal model", name, precision, dropout, ATTENTION, quantization)
+    replace_norms(model)
     backbone = CausalBackbone(model=model, name=name)
     prove_tree_attention(backbone)
     return backbone

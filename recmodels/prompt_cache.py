@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from recmodels.causal import CausalBackbone
+from recmodels.few_rows import few_rows
 from recmodels.tree_attention import Forest, spread
 
 
@@ -124,10 +125,14 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
     end = torch.cat([bound[-1:].expand(trunk), bound[1:].repeat_interleave(own)])
     cache = PromptCache()
     forest = Forest(end, depth, trunk, bound.tolist(), flex=False)
-    state = forward(backbone, cache, row[None], end[None, None, None], (depth[None], depth[None]), ahead, forest=forest)
+    last = bound[1:] - 1
+    with few_rows(backbone.layers()[-1], last):
+        state = forward(
+            backbone, cache, row[None], end[None, None, None], (depth[None], depth[None]), ahead, forest=forest
+        )
     cache.lay_out(packed)
     cache.closed = closed
-    return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[0, bound[1:] - 1])
+    return EncodedPrompts(cache=cache, real=real, position=position, length=length, state=state[0, last])
 
 
 def _shared_beginning(token: Tensor, length: Tensor, virtual: int) -> int:

@@ -91,7 +91,18 @@ def label_log_probabilities(
 
 
 def _gathered(head: Callable[[Tensor], Tensor], states: Tensor, row: Tensor, token: Tensor) -> Tensor:
-    return cast(Tensor, _PickedLogProbability.apply(head(states), row, token))
+    logits = head(states)
+    if torch.is_grad_enabled():
+        return cast(Tensor, _PickedLogProbability.apply(logits, row, token))
+    return _picked(logits.float(), row, token)[0]
+
+
+def _picked(wide: Tensor, row: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities, and the normaliser `[chunk, 1]` of float32 logits `[chunk, V]`, which are used up."""
+    picked = wide[row, token]
+    top = wide.amax(-1, keepdim=True)
+    normaliser = top + wide.sub_(top).exp_().sum(-1, keepdim=True).log()
+    return picked - normaliser[row, 0], normaliser
 
 
 class _PickedLogProbability(torch.autograd.Function):
@@ -103,11 +114,9 @@ class _PickedLogProbability(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
         wide = logits.float() if logits.dtype != torch.float32 else logits.clone()
-        picked = wide[row, token]
-        top = wide.amax(-1, keepdim=True)
-        normaliser = top + wide.sub_(top).exp_().sum(-1, keepdim=True).log()  # [chunk, 1]
+        made, normaliser = _picked(wide, row, token)
         ctx.save_for_backward(logits, normaliser, row, token)
-        return picked - normaliser[row, 0]
+        return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

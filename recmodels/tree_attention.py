@@ -41,7 +41,7 @@ class Forest:
         end: `[N]` index after the last descendant of each token.
         depth: `[N]` distance from the root.
         trunk: tokens at the front that are ancestors of all others.
-        stretches: bounds of runs of whole trees behind the trunk, from its end to N; none sees another.
+        stretches: bounds of runs of whole trees behind the trunk, from its end to N or to padding; none sees another.
         flex: use FlexAttention; by default on a GPU.
     """
 
@@ -49,7 +49,8 @@ class Forest:
         self, end: Tensor, depth: Tensor, trunk: int, stretches: Sequence[int], *, flex: bool | None = None
     ) -> None:
         self.end, self.depth, self.trunk = end, depth, trunk
-        self.bounds = [*([(0, trunk)] if trunk else []), *pairwise(stretches)]
+        padded = [*stretches, len(end)] if stretches[-1] < len(end) else stretches
+        self.bounds = [*([(0, trunk)] if trunk else []), *pairwise(padded)]
         self.flex = end.is_cuda if flex is None else flex
         self._penalties: dict[tuple[int | None, int, torch.dtype], list[Tensor]] = {}
         self._block: dict[int | None, BlockMask] = {}
@@ -134,17 +135,19 @@ def tree_attention(
         trunk = ahead
         if forest.trunk:
             trunk = tuple(_behind(ahead, n, part[:, :, : forest.trunk]) for n, part in enumerate((key, value)))
+        # Split, not sliced: the gradient of a slice is as long as the row, and there is one for each stretch.
+        parts = (part.split([stop - begin for begin, stop in forest.bounds], dim=2) for part in (query, key, value))
         made = [
             _attend(
-                query[:, :, begin:stop],
-                _behind(trunk if begin else ahead, 0, key[:, :, begin:stop]),
-                _behind(trunk if begin else ahead, 1, value[:, :, begin:stop]),
+                own,
+                _behind(trunk if begin else ahead, 0, keys),
+                _behind(trunk if begin else ahead, 1, values),
                 penalty,
                 dropout,
                 scaling,
                 softcap,
             )
-            for (begin, stop), penalty in zip(forest.bounds, penalties, strict=True)
+            for (begin, _), own, keys, values, penalty in zip(forest.bounds, *parts, penalties, strict=True)
         ]
         return torch.cat(made, dim=1) if len(made) > 1 else made[0], None
     if table is not None:
@@ -204,19 +207,11 @@ def _attend(
     if tokens <= BLOCK:
         return _weigh(query, key, value, penalty, dropout, scaling, softcap)
     step = -(-tokens // -(-tokens // BLOCK))
-    blocks = [(begin, min(begin + step, tokens)) for begin in range(0, tokens, step)]
-    parts = [
-        _weigh(
-            query[:, :, begin:stop],
-            key[:, :, : ahead + stop],
-            value[:, :, : ahead + stop],
-            penalty[begin:stop, : ahead + stop],
-            dropout,
-            scaling,
-            softcap,
-        )
-        for begin, stop in blocks
-    ]
+    parts = []
+    for begin, own in zip(range(0, tokens, step), query.split(step, dim=2), strict=True):
+        seen = ahead + begin + own.shape[2]
+        rows = penalty[begin : begin + own.shape[2], :seen]
+        parts.append(_weigh(own, key[:, :, :seen], value[:, :, :seen], rows, dropout, scaling, softcap))
     return torch.cat(parts, dim=1)
 
 
@@ -238,7 +233,9 @@ def _weigh(
     groups, keys = key.shape[1], key.shape[2]
     folded = (query * scaling).reshape(rows, groups, -1, size)  # [R, G, H / G * N, K]
     score = (folded @ key.transpose(2, 3)).view(rows, heads, tokens, keys)
-    score = score.div(softcap).tanh().mul(softcap).add(penalty) if softcap else score.add_(penalty)
+    score = score.div(softcap).tanh().mul(softcap) if softcap else score
+    with torch.no_grad():  # a constant changes no gradient, and autograd would copy the scores to see that it does not
+        score.add_(penalty)
     weight = nn.functional.dropout(score.softmax(-1), dropout)
     made = weight.view(rows, groups, -1, keys) @ value
     return made.view(rows, heads, tokens, size).transpose(1, 2)

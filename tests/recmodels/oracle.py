@@ -99,6 +99,7 @@ def tuned(kind: str, folder: Path) -> InstructionRecommender:
 
 
 def engine_scores(backbone: CausalBackbone, batch: PromptTreeBatch) -> torch.Tensor:
-    hidden = backbone.hidden_states(batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
+    forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
+    hidden = backbone.hidden_states(*forest, read=batch.label_place.unique())
     logp = label_log_probabilities(hidden, backbone.head, batch.label_place, batch.label_token, chunk=7)
     return branch_scores(logp, batch.label_branch, len(batch.branch_case), mean=False)

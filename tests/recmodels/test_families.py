@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.attention.flex_attention import AuxRequest
 
 from datamodules.sources import InputError
@@ -133,6 +134,21 @@ def test_flex_attention_follows_the_same_rule(
         monkeypatch.setattr("recmodels.causal.Forest", forest)
         torch.testing.assert_close(engine_scores(backbone, batch), expected, atol=1e-4, rtol=0)
     assert seen
+
+
+def test_padding_of_a_row_reaches_nobody_where_dropout_rules_out_flex_attention(folder_of: Any) -> None:
+    """A GPU's rows are padded to few lengths, and its attention has no dropout in FlexAttention."""
+    backbone, batch = load_causal(str(folder_of("llama")), "float32"), tree_batch(CASES, 16, 2048)
+    size, padding = len(batch.token), torch.arange(3)
+    whole = (batch.token, batch.end, batch.depth)
+    longer = (
+        nn.functional.pad(batch.token, (0, 3), value=7),
+        torch.cat([batch.end, size + padding + 1]),
+        nn.functional.pad(batch.depth, (0, 3)),
+    )
+    with torch.no_grad():
+        expected, got = (backbone.hidden_states(*row, batch.trunk, batch.stretches) for row in (whole, longer))
+    torch.testing.assert_close(got[:size], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_wide_stretches_go_through_sdpa_with_the_same_result(

@@ -1,0 +1,77 @@
+"""Llama's normalisation in fewer passes over the activations.
+
+Autograd goes over them once for every product in the formula, forwards and backwards; written as one function, the
+gradient takes a third of the time.
+
+# N tokens, D hidden
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Scales each token's state to a root mean square of one, then by a weight (Zhang and Sennrich, 2019).
+
+    Args:
+        weight: `[D]`.
+        eps: added to the mean square.
+
+    Example:
+        >>> RMSNorm(nn.Parameter(torch.ones(2)), eps=0.0)(torch.tensor([[1.0, 7.0]])).tolist()
+        [[0.20000000298023224, 1.399999976158142]]
+    """
+
+    def __init__(self, weight: nn.Parameter, eps: float) -> None:
+        super().__init__()
+        self.weight, self.eps = weight, eps
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """States `[..., D]` in the type they came in; computed in float32 but for the weight's product."""
+        return cast(Tensor, _Normalised.apply(hidden_states, self.weight, self.eps))
+
+    def extra_repr(self) -> str:
+        """Size and epsilon, as transformers tells them."""
+        return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+class _Normalised(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+        ctx.save_for_backward(x, weight, scale)
+        made = (wide * scale).to(x.dtype)
+        return cast(Tensor, made.mul_(weight) if weight.dtype == made.dtype else made * weight)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        gradient, wide, to_x, to_weight = gradients[0], x.float(), None, None
+        if ctx.needs_input_grad[1]:
+            to_weight = (gradient * (wide * scale).to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype)
+        if ctx.needs_input_grad[0]:
+            inner = (gradient * weight).float()
+            along = torch.linalg.vecdot(inner, wide).unsqueeze(-1).mul_(scale * scale / x.shape[-1])
+            to_x = inner.addcmul_(wide, along, value=-1).mul_(scale).to(x.dtype)
+        return to_x, to_weight, None
+
+
+@torch.no_grad()
+def replace_norms(model: nn.Module) -> None:
+    """Puts `RMSNorm` in the place of a model's own layers that compute the same; their weights stay where they are.
+
+    Layers of another formula (Gemma's adds one to the weight) or of a model without values are left as they are.
+    """
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            weight, eps = getattr(layer, "weight", None), getattr(layer, "variance_epsilon", None)
+            if not isinstance(weight, nn.Parameter) or weight.is_meta or not isinstance(eps, float):
+                continue
+            made, states = RMSNorm(weight, eps), torch.linspace(-2, 3, 4 * len(weight)).view(4, -1).to(weight)
+            if torch.allclose(made(states).float(), layer(states).float(), rtol=1e-2 if weight.itemsize < 4 else 1e-5):
+                setattr(parent, name, made)
