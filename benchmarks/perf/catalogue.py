@@ -260,7 +260,7 @@ def beams() -> Comparison:
         name="beam",
         title=f"constrained search with {BEAMS} beams",
         unit="users",
-        sides={"trie": partial(TrieBeams, users=4), "generate": partial(PrefixFunction, users=4)},
+        sides={"trie": partial(TrieBeams, users=8), "generate": partial(PrefixFunction, users=8)},
         targets={"generate": 10},
         rules=[
             # generate drops titles that end outside the best beams of a step; ours keeps every title that ends.
