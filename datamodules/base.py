@@ -101,7 +101,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         train_negatives: int | None = None,
         batch_size: int = 4,
         eval_batch_size: int = 8,
-        row_tokens: int = 256,
+        row_tokens: int = 128,
         num_workers: int = 0,
         seed: int = 0,
         data_dir: Path | None = None,
