@@ -38,12 +38,16 @@ class Sizes:
         adapters: trained weights beside them.
         head: D * V.
         attention: layers * H * K.
+        last: those of the linear ones that stand in the last feed-forward, which only predicting places need.
+        last_adapters: the adapters there.
     """
 
     linear: int
     adapters: int
     head: int
     attention: int
+    last: int = 0
+    last_adapters: int = 0
 
 
 def sizes_of(backbone: CausalBackbone) -> Sizes:
@@ -53,18 +57,22 @@ def sizes_of(backbone: CausalBackbone) -> Sizes:
     config = backbone.model.config.get_text_config()
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    last = {id(value) for value in getattr(backbone.layers()[-1], "mlp", nn.Module()).parameters()}
     return Sizes(
         linear=sum(v.numel() for n, v in matrices if "lora_" not in n),
         adapters=sum(v.numel() for n, v in matrices if "lora_" in n),
         head=config.hidden_size * config.vocab_size,
         attention=config.num_hidden_layers * heads * size,
+        last=sum(v.numel() for n, v in matrices if "lora_" not in n and id(v) in last),
+        last_adapters=sum(v.numel() for n, v in matrices if "lora_" in n and id(v) in last),
     )
 
 
 def needed_flops(sizes: Sizes, passes: Passes, tokens: int, places: int, pairs: int) -> float:
     """Multiplications and additions that the work cannot do without.
 
-    Forward: 2 a weight and token; the head at predicting places only; attention 4 a pair of tokens, head and channel.
+    Forward: 2 a weight and token; the head and the last feed-forward at predicting places only; attention 4 a pair of
+    tokens, head and channel.
     Backward: as much again for the gradient of the activations, and as much for that of each trained weight.
 
     Args:
@@ -78,9 +86,12 @@ def needed_flops(sizes: Sizes, passes: Passes, tokens: int, places: int, pairs: 
     952.0
     >>> needed_flops(Sizes(100, 10, 50, 8), "adapters", tokens=3, places=1, pairs=6)
     2156.0
+    >>> needed_flops(Sizes(100, 10, 50, 8, last=20), "score", tokens=3, places=1, pairs=6)
+    872.0
     """
-    body, head = 2.0 * sizes.linear * tokens, 2.0 * sizes.head * places
-    adapters, attention = 2.0 * sizes.adapters * tokens, 4.0 * sizes.attention * pairs
+    idle = tokens - places
+    body, head = 2.0 * (sizes.linear * tokens - sizes.last * idle), 2.0 * sizes.head * places
+    adapters, attention = 2.0 * (sizes.adapters * tokens - sizes.last_adapters * idle), 4.0 * sizes.attention * pairs
     weight_passes = {"score": 1, "adapters": 2, "full": 3}[passes]
     other_passes = {"score": 1, "adapters": 3, "full": 3}[passes]
     head_passes = weight_passes

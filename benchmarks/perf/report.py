@@ -164,8 +164,8 @@ def _limits(results: dict[str, Any]) -> Iterator[str]:
     if not limit or "error" in limit:
         return
     yield (
-        f"Distance to the machine's limit: unique tokens x FLOPs a token over {limit['rate']['flops_per_second'] / 1e9:.0f}"
-        f" GFLOP/s, the best measured {_precision(results)} rate of this model's own matrix shapes."
+        "Distance to the machine's limit: unique tokens x FLOPs a token (head and last feed-forward: where a label is"
+        f" predicted) over {limit['rate']['flops_per_second'] / 1e9:.0f} GFLOP/s, the best measured {_precision(results)} rate of this model's own matrix shapes."
     )
     yield ""
     yield "| our step | time / limit | target | matmul | everything else |"

@@ -320,7 +320,7 @@ def test_help_tells_every_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert stopped.value.code == 0
     told = capsys.readouterr().out
     assert all(f"  {name} " in told for name in NAMES)
-    for promise in ("--readme", "one-process", "15 minutes", "not been"):
+    for promise in ("--readme", "one-process", "35 minutes", "not been"):
         assert promise in told
 
 

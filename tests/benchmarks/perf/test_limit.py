@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.perf.limit import counts_of, matrix_rate, needed_flops, sizes_of
+from benchmarks.perf.limit import Sizes, counts_of, matrix_rate, needed_flops, sizes_of
 from benchmarks.perf.profile import group_of, group_times
 from benchmarks.perf.setting import Setting
 from benchmarks.perf.training import OurTraining
@@ -57,14 +57,14 @@ def test_flops_are_those_that_torch_counts(setting: Setting, passes: Any, monkey
 
 
 def test_attention_counts_pairs_only() -> None:
-    sizes = SimpleNamespace(linear=0, adapters=0, head=0, attention=6)
-    assert needed_flops(sizes, "score", 10, 10, pairs=7) == 4 * 6 * 7  # type: ignore[arg-type]
-    assert needed_flops(sizes, "full", 10, 10, pairs=7) == 3 * 4 * 6 * 7  # type: ignore[arg-type]
+    sizes = Sizes(linear=0, adapters=0, head=0, attention=6)
+    assert needed_flops(sizes, "score", 10, 10, pairs=7) == 4 * 6 * 7
+    assert needed_flops(sizes, "full", 10, 10, pairs=7) == 3 * 4 * 6 * 7
 
 
 def test_full_tuning_needs_three_passes_over_every_weight() -> None:
-    sizes = SimpleNamespace(linear=100, adapters=0, head=50, attention=0)
-    assert needed_flops(sizes, "full", 4, 2, 0) == 3 * (2 * 100 * 4 + 2 * 50 * 2)  # type: ignore[arg-type]
+    sizes = Sizes(linear=100, adapters=0, head=50, attention=0)
+    assert needed_flops(sizes, "full", 4, 2, 0) == 3 * (2 * 100 * 4 + 2 * 50 * 2)
 
 
 def test_the_matrix_rate_names_the_shape_that_reached_it(setting: Setting) -> None:
