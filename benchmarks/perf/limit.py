@@ -196,7 +196,7 @@ def run_limit(setting: Setting, say: Say) -> dict[str, Any]:
         say(f"limit: {title}: {ratio:.2f} x the matrix work alone at {rate / 1e9:.0f} GFLOP/s")
         groups = group_times(setting, partial(side.turn, 1), vocabulary=model.backbone.model.config.vocab_size)
         found[name] = asdict(Limit(title, seconds, flops, rate, ratio, target, total, groups))
-    return {"steps": found, "rate": max(rates, key=lambda each: each["flops_per_second"])}
+    return {"steps": found, "last_where_read": True, "rate": max(rates, key=lambda each: each["flops_per_second"])}
 
 
 def shapes_of(backbone: CausalBackbone) -> list[tuple[int, int]]:

@@ -163,9 +163,12 @@ def _limits(results: dict[str, Any]) -> Iterator[str]:
     limit = results.get("limit")
     if not limit or "error" in limit:
         return
+    # Records of earlier versions, whose engine computed the last feed-forward of every token, count it so.
+    where = " (head and last feed-forward: where a label is predicted)" if limit.get("last_where_read") else ""
     yield (
-        "Distance to the machine's limit: unique tokens x FLOPs a token (head and last feed-forward: where a label is"
-        f" predicted) over {limit['rate']['flops_per_second'] / 1e9:.0f} GFLOP/s, the best measured {_precision(results)} rate of this model's own matrix shapes."
+        f"Distance to the machine's limit: unique tokens x FLOPs a token{where} over"
+        f" {limit['rate']['flops_per_second'] / 1e9:.0f} GFLOP/s, the best measured {_precision(results)} rate of this"
+        " model's own matrix shapes."
     )
     yield ""
     yield "| our step | time / limit | target | matmul | everything else |"
