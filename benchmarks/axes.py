@@ -88,11 +88,12 @@ def _lines(runs: Iterable[Run], name: str, main: str) -> dict[str, list[Point]]:
     grouped: dict[tuple[str, ...], dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         labels = dict(_labels(run))
-        value = number(labels.pop(name, ""))
+        label = labels.pop(name, "")
+        value = number(label)
         if value is None or main not in run.metrics:
             continue
         # The name given to a run lists the axes that vary, this one among them.
-        method = _without(run.name, name) or str(run.model.get("class") or run.name)
+        method = _without(run.name, name, label) or str(run.model.get("class") or run.name)
         rest = (f"{key}={label}" for key, label in labels.items() if label not in method and key != "model")
         grouped[(method, *sorted(rest))][value].append(run)
     shared = set.intersection(*(set(key[1:]) for key in grouped)) if grouped else set()
@@ -108,14 +109,16 @@ def _lines(runs: Iterable[Run], name: str, main: str) -> dict[str, list[Point]]:
     return made
 
 
-def _without(name: str, axis: str) -> str:
-    """A run's name without the part that tells its place on an axis.
+def _without(name: str, axis: str, label: str) -> str:
+    """A run's name without the part that tells its place on an axis; a value that has a name stands there alone.
 
-    >>> _without("history=5, lora", "data.protocol.history")
-    'lora'
+    >>> _without("history=5, lora", "data.protocol.history", "5"), _without("16, lora", "shots", "16")
+    ('lora', 'lora')
     """
     last = axis.rpartition(".")[2]
     parts = [part for part in name.split(", ") if part.partition("=")[0] not in (axis, last)]
+    if len(parts) == len(name.split(", ")) and label in parts:
+        parts.remove(label)
     return ", ".join(parts)
 
 
