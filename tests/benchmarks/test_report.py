@@ -172,6 +172,17 @@ def problems_of(grid: Grid) -> dict[str, str]:
     return {p.cell: f"{p.state}: {p.reason}" for p in build_tables(read_suite(grid.directory))[1]}
 
 
+def test_seeds_with_other_users_have_no_interval_and_the_table_says_so(grid: Grid) -> None:
+    grid.add("lora", 1)
+    grid.add("lora", 2, users=USERS - 1)
+    grid.add("prefix", 1)
+    grid.add("prefix", 2)
+    (table,) = build_tables(read_suite(grid.directory))[0]
+    assert [bool(row.intervals) for row in sorted(table.rows, key=lambda row: row.name)] == [False, True]
+    (note,) = [note for note in table.notes if "No interval" in note]
+    assert note == "No interval and no test, because the seeds' runs name other cases: lora."
+
+
 def test_unequal_fingerprints_share_no_table(full: Grid) -> None:
     first, second = tables_of(full)
     assert [row.name for row in second.rows] == ["adapter"]
