@@ -88,12 +88,12 @@ def _lines(runs: Iterable[Run], name: str, main: str) -> dict[str, list[Point]]:
     grouped: dict[tuple[str, ...], dict[float, list[Run]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         labels = dict(_labels(run))
-        label = labels.pop(name, "")
-        value = number(label)
+        here = labels.pop(name, "")
+        value = number(here)
         if value is None or main not in run.metrics:
             continue
         # The name given to a run lists the axes that vary, this one among them.
-        method = _without(run.name, name, label) or str(run.model.get("class") or run.name)
+        method = _without(run.name, name, here) or str(run.model.get("class") or run.name)
         rest = (f"{key}={label}" for key, label in labels.items() if label not in method and key != "model")
         grouped[(method, *sorted(rest))][value].append(run)
     shared = set.intersection(*(set(key[1:]) for key in grouped)) if grouped else set()

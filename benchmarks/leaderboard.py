@@ -218,7 +218,11 @@ def _reading_notes(rows: Sequence[Row], headline: Sequence[str], compared: str, 
             f"Intervals: 95 %, percentile bootstrap over {over}, values averaged over seeds first. They say "
             "nothing about variance between trainings; ± beside the seeds is that standard deviation."
         )
-    torn = [row.name for row in rows if not row.values and all(run.scores is not None for run in row.runs)]
+    torn = [
+        row.name
+        for row in rows
+        if len(row.runs) > 1 and not len(row.cases) and all(run.scores and len(run.scores.user) for run in row.runs)
+    ]
     if torn:
         notes.append("No interval and no test, because the seeds' runs name other cases: " + ", ".join(torn) + ".")
     if any(row.users and row.users < len(row.cases) for row in rows):

@@ -1,7 +1,7 @@
 """Llama's normalisation in fewer passes over the activations.
 
 Autograd goes over them once for every product in the formula, forwards and backwards; written as one function, the
-gradient takes a third of the time.
+gradient takes two fifths of the time (float32, 1,872 tokens of 576, two cores).
 
 # N tokens, D hidden
 """
