@@ -43,7 +43,7 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
-        scale = torch.linalg.vecdot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
+        scale = _dot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         ctx.save_for_backward(x, weight, scale)
         made = (wide * scale).to(x.dtype)
         return cast(Tensor, made.mul_(weight) if weight.dtype == made.dtype else made * weight)
@@ -56,9 +56,15 @@ class _Normalised(torch.autograd.Function):
             to_weight = (gradient * (wide * scale).to(x.dtype)).flatten(0, -2).sum(0).to(weight.dtype)
         if ctx.needs_input_grad[0]:
             inner = (gradient * weight).float()
-            along = torch.linalg.vecdot(inner, wide).unsqueeze(-1).mul_(scale * scale / x.shape[-1])
+            along = _dot(inner, wide).unsqueeze(-1).mul_(scale * scale / x.shape[-1])
             to_x = inner.addcmul_(wide, along, value=-1).mul_(scale).to(x.dtype)
         return to_x, to_weight, None
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """Products of vectors `[..., D]` in the type they have, which autocast would narrow."""
+    with torch.autocast(one.device.type, enabled=False):
+        return torch.linalg.vecdot(one, other)
 
 
 @torch.no_grad()

@@ -260,12 +260,12 @@ def beams() -> Comparison:
         name="beam",
         title=f"constrained search with {BEAMS} beams",
         unit="users",
-        sides={"trie": partial(TrieBeams, users=8), "generate": partial(PrefixFunction, users=8)},
+        sides={"trie": partial(TrieBeams, users=16), "generate": partial(PrefixFunction, users=16)},
         targets={"generate": 10},
         rules=[
             # generate drops titles that end outside the best beams of a step; ours keeps every title that ends.
             Rule("titles that only one side found", "score", "unshared", tolerance=0.5, exact_tolerance=0.5),
             Rule("log-likelihoods of the others", "score", "common", tolerance=3.0, exact_tolerance=1e-3),
-            Rule("ours worse at any rank by", "score", "worse", tolerance=3.0, exact_tolerance=1e-3),
+            Rule("ours worse at a rank by", "score", "worse", tolerance=0.5, exact_tolerance=1e-4),
         ],
     )

@@ -90,7 +90,7 @@ class Rule:
         distance: `largest` absolute difference; `typical`, the root of its mean square; `relative`, the norm of the difference to that of the peer's values;
             for results of a search, NaN where nothing was found: `unshared`, the share of values that only one of both
             has; `common`, the largest difference where both have one; `worse`, by how much our k-th best value is
-            below the peer's, for whatever k this is largest.
+            below the peer's, on average over users and k.
         tolerance: in the run's precision.
         exact_tolerance: in float32.
     """
@@ -128,19 +128,23 @@ class Rule:
 
 
 def shortfall(ours: np.ndarray[Any, Any], peer: np.ndarray[Any, Any]) -> float:
-    """How far ours falls behind at any rank of any user; infinite where the peer found more, 0 where ours never does.
+    """How far ours falls behind at a rank of a user, on average; infinite where the peer found more at any.
+
+    Ranks where ours is ahead count as 0, so they make up for nothing. The mean and not the largest: where values drop
+    steeply, one title that rounding lost moves one rank by the whole step.
 
     Args:
         ours: `[U, I]`, NaN where nothing was found.
         peer: likewise.
 
     >>> shortfall(np.array([[np.nan, -1.0, -3.0]]), np.array([[-2.5, -1.0, np.nan]]))
-    0.5
+    0.25
     """
     # NaN sorts last, so the best come first and what was not found becomes -inf.
     best = [np.nan_to_num(-np.sort(-table, axis=1), nan=-np.inf) for table in (ours, peer)]
     held = best[1] > -np.inf
-    return float(max(0.0, (best[1][held] - best[0][held]).max(initial=0.0)))
+    behind = (best[1][held] - best[0][held]).clip(min=0.0)
+    return float(behind.mean()) if behind.size else 0.0
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,20 @@ def test_values_and_gradients_are_llamas(dtype: torch.dtype, shape: tuple[int, .
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 1e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_narrows_nothing(dtype: torch.dtype) -> None:
+    theirs = llamas(576, dtype)
+    ours = RMSNorm(theirs.weight, theirs.variance_epsilon)
+    states, weighting = 3 * torch.randn(40, 576).to(dtype), torch.randn(40, 576).to(dtype)
+    plain = results(ours, states, weighting)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for one, other, same in zip(
+            results(ours, states, weighting), results(theirs, states, weighting), plain, strict=True
+        ):
+            torch.testing.assert_close(one, same, atol=0, rtol=0)
+            torch.testing.assert_close(one, other, atol=2e-6, rtol=1e-5 if dtype == torch.float32 else 1e-2)
+
+
 def test_narrow_states_under_a_wide_weight_widen_as_llamas_do() -> None:
     theirs = llamas(24, torch.float32)
     ours, states = RMSNorm(theirs.weight, theirs.variance_epsilon), torch.randn(7, 24).bfloat16()

@@ -39,7 +39,7 @@ def test_turns_that_do_not_pair_are_refused() -> None:
         ("relative", (3.0, 4.0), (3.0, 5.0), 1 / np.sqrt(34)),
         ("unshared", (1.0, np.nan, 2.0, np.nan), (1.0, 2.0, np.nan, np.nan), 2 / 3),
         ("common", (1.0, np.nan, 2.5), (1.0, 2.0, 2.0), 0.5),
-        ("worse", (-1.0, -3.0, np.nan), (-1.0, np.nan, -2.5), 0.5),
+        ("worse", (-1.0, -3.0, np.nan), (-1.0, np.nan, -2.5), 0.25),
     ],
 )
 def test_distances(distance: str, ours: tuple[float, ...], peer: tuple[float, ...], expected: float) -> None:
