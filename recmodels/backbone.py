@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
 from recmodels.bottleneck import Adapted
+from recmodels.freed_memory import keep_freed_memory
 from recmodels.quantization import Quantization, four_bits, is_quantised, release_file
 
 Precision = Literal["float32", "bfloat16"]
@@ -182,6 +183,7 @@ def load_model(
     """
     from transformers import AutoConfig
 
+    keep_freed_memory()
     folder, dtype = pretrained_folder(name), getattr(torch, precision)
     options = {"quantization_config": four_bits(dtype)} if quantization else {}
     try:

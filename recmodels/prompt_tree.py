@@ -55,7 +55,7 @@ def label_log_probabilities(
         place: `[L]` place in the flattened `[R * N]` rows that predicts the label.
         token: `[L]` the label.
         chunk: predicting places whose logits are held at once; None holds 1,024 under autograd, which more would
-            recompute, and else 256.
+            recompute, and else 128.
 
     Returns:
         `[L]` log-probabilities in float32.
@@ -65,7 +65,7 @@ def label_log_probabilities(
         >>> label_log_probabilities(hidden, lambda h: h * 9, torch.tensor([1]), torch.tensor([1])).exp().round().item()
         1.0
     """
-    chunk = chunk or (1024 if torch.is_grad_enabled() else 256)
+    chunk = chunk or (1024 if torch.is_grad_enabled() else 128)
     unique, inverse = torch.unique(place, return_inverse=True)
     states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, unique)
     if torch.is_grad_enabled():

@@ -44,7 +44,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "titles": Kind("matching", targets=8, windows=4, shared=True),
     "pointwise": Kind("like", targets=8, windows=4, shared=True),
-    "windows": Kind("matching", targets=8, windows=4),
+    "windows": Kind("matching", targets=8, windows=8),
     "single": Kind("matching", targets=1, windows=16),
 }
 
