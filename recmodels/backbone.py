@@ -183,7 +183,8 @@ def load_model(
     """
     from transformers import AutoConfig
 
-    keep_freed_memory()
+    if quantization is None:  # unpacked weights of every size would leave gaps that nobody gives back
+        keep_freed_memory()
     folder, dtype = pretrained_folder(name), getattr(torch, precision)
     options = {"quantization_config": four_bits(dtype)} if quantization else {}
     try:

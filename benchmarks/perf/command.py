@@ -47,7 +47,7 @@ that precision and in float32; where it does not, the row fails and the command 
 
 Writes FILE (JSON: environment, every side's settings, every turn's seconds), and beside it the same name with .md (the
 tables), .png (speed-ups) and _profile.png (where our step's time goes). FILE is written after every work; with --add a
-later run goes on with it, on the same machine, versions and settings only. The default run took 35 minutes on two cores
+later run goes on with it, on the same machine, versions and settings only. The default run takes about 40 minutes on two cores
 with bfloat16 units, 53 in float32 without them (two repetitions); on a busy machine the times mean little. Slow machines
 take --share 0.25: a quarter of the users and windows in a turn, which the table says. --device cuda runs the same table on a GPU; this path has not been
 measured by us."""
