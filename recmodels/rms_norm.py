@@ -46,7 +46,7 @@ class _Normalised(torch.autograd.Function):
         scale = _dot(wide, wide).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         ctx.save_for_backward(x, weight, scale)
         made = (wide * scale).to(x.dtype)
-        return cast(Tensor, made.mul_(weight) if weight.dtype == made.dtype else made * weight)
+        return made.mul_(weight) if weight.dtype == made.dtype else made * weight
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -64,7 +64,7 @@ class _Normalised(torch.autograd.Function):
 def _dot(one: Tensor, other: Tensor) -> Tensor:
     """Products of vectors `[..., D]` in the type they have, which autocast would narrow."""
     with torch.autocast(one.device.type, enabled=False):
-        return torch.linalg.vecdot(one, other)
+        return cast(Tensor, torch.linalg.vecdot(one, other))
 
 
 @torch.no_grad()
