@@ -210,6 +210,11 @@ def load_model(
         ) from error
     if quantization:
         model.base_model.is_loaded_in_4bit = True  # PEFT asks what it tunes, which is the body
+        for layer in model.modules():
+            if hasattr(
+                layer, "support_avx512bf16_for_cpu"
+            ):  # packs weights anew in evaluation, and not those of all sizes
+                layer.support_avx512bf16_for_cpu = False
         release_file(model)
     # Generation settings of a checkpoint (sampling, temperature) are never inherited.
     model.generation_config = type(model.generation_config)()
