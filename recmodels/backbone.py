@@ -14,7 +14,7 @@ from datamodules.pretrained import pretrained_folder, why_not_loaded
 from datamodules.sources import InputError
 from recmodels.bottleneck import Adapted
 from recmodels.freed_memory import keep_freed_memory
-from recmodels.quantization import Quantization, four_bits, is_quantised, release_file
+from recmodels.quantization import Quantization, four_bits, is_quantised, keep_packing, release_file
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -210,11 +210,7 @@ def load_model(
         ) from error
     if quantization:
         model.base_model.is_loaded_in_4bit = True  # PEFT asks what it tunes, which is the body
-        for layer in model.modules():
-            if hasattr(
-                layer, "support_avx512bf16_for_cpu"
-            ):  # packs weights anew in evaluation, and not those of all sizes
-                layer.support_avx512bf16_for_cpu = False
+        keep_packing(model)
         release_file(model)
     # Generation settings of a checkpoint (sampling, temperature) are never inherited.
     model.generation_config = type(model.generation_config)()

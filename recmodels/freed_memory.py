@@ -23,8 +23,10 @@ def keep_freed_memory() -> bool:
     where the environment says how to allocate (`MALLOC_...`, `GLIBC_TUNABLES`).
 
     Example:
-        >>> keep_freed_memory() in (True, False)
-        True
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, {"MALLOC_TRIM_THRESHOLD_": "0"}):
+        ...     keep_freed_memory()
+        False
     """
     told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if told or torch.cuda.is_available() or os.name != "posix":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -56,6 +56,26 @@ def four_bits(precision: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=precision,
     )
+
+
+def keep_packing(model: nn.Module) -> None:
+    """Leaves four-bit weights as they were packed.
+
+    On a processor with bfloat16 units bitsandbytes 0.50 packs them anew in evaluation, and fails at our tests' small layers.
+
+    Args:
+        model: its layers of bitsandbytes are told; others have no such switch.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.support_avx512bf16_for_cpu = True
+        >>> keep_packing(layer)
+        >>> layer.support_avx512bf16_for_cpu
+        False
+    """
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            cast(Any, layer).support_avx512bf16_for_cpu = False
 
 
 def release_file(model: nn.Module) -> None:

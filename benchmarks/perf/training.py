@@ -41,8 +41,8 @@ class Kind:
     shared: bool = False
 
 
-# Growing histories take longer steps: one of 32 examples took us 1.9 to 2.3 s by itself, and 2.2 to 3.0 after half a minute
-# of the peers, which tells how warm the caches are and not how fast a training goes.
+# Growing histories take longer steps: one of 32 examples took us 1.9 to 2.6 s by itself and 2.2 to 3.0 s between the peers'
+# turns, too short for three of them to tell.
 KINDS: Mapping[str, Kind] = {
     "titles": Kind("matching", targets=8, windows=4, shared=True),
     "pointwise": Kind("like", targets=8, windows=4, shared=True),

@@ -114,7 +114,7 @@ def test_an_exported_adapter_gives_the_scores_in_peft(make: Any, tiny_causal: Pa
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    from recmodels.quantization import four_bits
+    from recmodels.quantization import four_bits, keep_packing
     from tests.recmodels.test_peft import plain_scores
 
     model = two_steps(make("lora"))
@@ -124,9 +124,7 @@ def test_an_exported_adapter_gives_the_scores_in_peft(make: Any, tiny_causal: Pa
     base = AutoModelForCausalLM.from_pretrained(
         tiny_causal, dtype=torch.float32, quantization_config=four_bits(torch.float32)
     )
-    for layer in base.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):  # bitsandbytes cannot pack layers as small as these
-            layer.support_avx512bf16_for_cpu = False
+    keep_packing(base)
     opened = peft.PeftModel.from_pretrained(base, str(tmp_path))
     with torch.no_grad():
         torch.testing.assert_close(plain_scores(opened), model.score(batch_for(model)), atol=1e-4, rtol=1e-5)
