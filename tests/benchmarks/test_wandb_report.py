@@ -36,6 +36,7 @@ def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Grid:
 
 def logged(directory: Path) -> list[tuple[str, str, str, set[str]]]:
     """Group, project, kind of the runs, and the names of their artifacts' files."""
+    wandb.teardown()  # W&B's service may still be writing
     found = []
     for file in sorted(directory.glob("wandb/offline-run-*/run-*.wandb")):
         entries = wandb_records(file)
