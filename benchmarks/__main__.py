@@ -37,31 +37,31 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = [*arguments[count:], *arguments[:count]]
     command = arguments[0]
     if command in ("benchmark", "report"):  # quick: neither needs torch
-        from benchmarks.grid_commands import run_command
+        from benchmarks.commands.benchmark import run_command
 
         return run_command(command, arguments[1:])
     if command == "reproduce":
-        from benchmarks.reproduction import run_command as run_reproduce
+        from benchmarks.commands.reproduce import run_command as run_reproduce
 
         return run_reproduce(arguments[1:])
     if command == "annotate":
-        from benchmarks.annotate import run_command as run_annotate
+        from benchmarks.commands.annotate import run_command as run_annotate
 
         return run_annotate(arguments[1:])
     if command == "audit":
-        from benchmarks.audit import run_command as run_audit
+        from benchmarks.commands.audit import run_command as run_audit
 
         return run_audit(arguments[1:])
     if command == "perf":
-        from benchmarks.perf.command import run_command as run_perf
+        from benchmarks.commands.perf import run_command as run_perf
 
         return run_perf(arguments[1:])
     if command == "export":
-        from benchmarks.export import run_command as run_export
+        from benchmarks.commands.export import run_command as run_export
 
         return run_export(arguments[1:])
     if command in ("fit", "validate", "test", "predict"):
-        from benchmarks.lightning_commands import run_command as run_lightning
+        from benchmarks.commands.fit import run_command as run_lightning
 
         return run_lightning(arguments)
     import difflib

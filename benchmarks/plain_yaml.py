@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from datamodules.sources import InputError
+from datamodules.contract.errors import InputError
 
 __all__ = ["NotPlain", "check_plain", "nearest_hint", "neighbours", "read_yaml"]
 
@@ -118,7 +118,7 @@ def read_yaml(path: Path) -> tuple[Any, bytes]:
         >>> read_yaml(Path("nowhere.yaml"))
         Traceback (most recent call last):
             ...
-        datamodules.sources.InputError: nowhere.yaml: no such file
+        datamodules.sources.fetch.InputError: nowhere.yaml: no such file
     """
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:

@@ -16,17 +16,23 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.durable_checkpoint import (
+from callbacks.interruption import Interrupted, StopRequest
+from callbacks.resume_state import (
+    before_batch,
+    before_validation,
+    logs_so_far,
+    place,
+    put_back_logs,
+    random_state,
+    set_random_state,
+)
+from datamodules.contract.checkpoints import (
     CheckpointError,
     check_file,
     clear_drafts,
     link_checkpoint,
     remove_checkpoint,
 )
-from callbacks.interruption import Interrupted, StopRequest
-from callbacks.loop_progress import before_batch, before_validation, place
-from callbacks.random_state import random_state, set_random_state
-from callbacks.run_logs import logs_so_far, put_back_logs
 
 KEY = "resume"
 """Where a checkpoint keeps what this callback needs."""

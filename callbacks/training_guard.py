@@ -10,7 +10,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from callbacks.durable_checkpoint import read_checkpoint
+from datamodules.contract.checkpoints import read_checkpoint
 
 
 class GuardError(RuntimeError):

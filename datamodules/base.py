@@ -15,25 +15,31 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batch import BatchFormat
-from datamodules.catalogue import CatalogueCollator
-from datamodules.cells import Intention, Preference, TaskForm
-from datamodules.collate import training_events
-from datamodules.collators import make_collator, make_text
-from datamodules.demonstrations import draw_demonstrations
-from datamodules.explicit import TextRules
-from datamodules.frozen import frozen_sequences
-from datamodules.instructions import Language
-from datamodules.interactions import Interactions
-from datamodules.item_windows import training_batches
-from datamodules.loading import EvaluationBatches, Keys, RequestBatches, TimedLoader, check_least
-from datamodules.pretrained import pretrained_folder
-from datamodules.prompting import Wanted, choose_prompting
-from datamodules.protocol import Cases, Protocol, Sequences
-from datamodules.requests import read_requests
-from datamodules.slate_text import SlateText
-from datamodules.slates import SlateMaker, WindowSampler, check_slates
-from datamodules.sources import InputError
+from datamodules.batching.catalogue import CatalogueCollator
+from datamodules.batching.item_codes import training_batches, training_events
+from datamodules.batching.loaders import (
+    EvaluationBatches,
+    Keys,
+    RequestBatches,
+    TimedLoader,
+    WindowSampler,
+    check_least,
+)
+from datamodules.batching.make import make_collator, make_text
+from datamodules.batching.predict_file import read_requests
+from datamodules.contract.batch import BatchFormat
+from datamodules.contract.errors import InputError
+from datamodules.instructions.choice import Wanted, choose_prompting
+from datamodules.instructions.preferences import TextRules
+from datamodules.instructions.prompts import SlateText, draw_demonstrations
+from datamodules.instructions.slates import SlateMaker, check_slates
+from datamodules.instructions.space import Intention, Preference, TaskForm
+from datamodules.instructions.templates import Language
+from datamodules.protocol.apply import frozen_sequences
+from datamodules.protocol.rules import Protocol
+from datamodules.protocol.sequences import Cases, Sequences
+from datamodules.sources.pretrained import pretrained_folder
+from datamodules.tables.interactions import Interactions
 
 Split = Literal["validation", "test"]
 

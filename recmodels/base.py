@@ -15,18 +15,22 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from datamodules.batch import Batch, BatchFormat, Columns
-from datamodules.sources import InputError
-from recmodels.metrics import BinaryMetrics, RankingMetrics
-from recmodels.rating import RatingMetrics, rating_values
-from recmodels.training import OWN_CONFIG, Schedule, grouped_optimizer, learning_rate_factor, pad_branches
+from datamodules.contract.batch import Batch, BatchFormat, Columns
+from datamodules.contract.errors import InputError
+from recmodels.metrics.binary import BinaryMetrics
+from recmodels.metrics.ranking import RankingMetrics, pad_branches
+from recmodels.metrics.rating import RatingMetrics, rating_values
+from recmodels.optimization import Schedule, grouped_optimizer, learning_rate_factor
+
+OWN_CONFIG = "use its run's own config.yaml"
+"""What helps where a checkpoint does not fit."""
 
 Kind = Literal["reference", "untuned", "tuned"]
 
 
 @dataclass(frozen=True)
 class CaseScores(Columns):
-    """Scores of one batch, as observers receive them; columns as in `datamodules.batch.Batch`.
+    """Scores of one batch, as observers receive them; columns as in `datamodules.contract.batch.Batch`.
 
     A model that retrieves lists what it found, in place of all candidates; what it did not find counts as a miss.
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.datamodules.case_miniatures import write_case_data
+from tests.datamodules.datasets.case_miniatures import write_case_data
 
 CHATML = (
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"

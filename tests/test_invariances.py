@@ -24,11 +24,11 @@ from peft import IA3Config
 from torch import Tensor
 
 import recmodels
-from datamodules.movielens import MovieLens100K
-from datamodules.protocol import Protocol
-from recmodels import metrics
+from datamodules.datasets.movielens import MovieLens100K
+from datamodules.protocol.rules import Protocol
 from recmodels.base import Recommender
-from recmodels.training import pad_branches
+from recmodels.metrics import ranking as metrics
+from recmodels.metrics.ranking import pad_branches
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 REASON = os.environ.get("INSTRUCTREC_GOLDEN_REASON", "")

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.grid import Cell
+from benchmarks.grid.cells import Cell
+from benchmarks.grid.ledger import Ledger
+from benchmarks.grid.progress import Event
 from benchmarks.launchers.local import Summary, run_local
 from benchmarks.launchers.options import Value, read_options
-from benchmarks.ledger import Ledger
-from benchmarks.progress import Event
-from datamodules.sources import InputError
+from datamodules.contract.errors import InputError
 
 __all__ = ["LAUNCHERS", "Launcher", "Summary", "choose_launcher", "run_local"]
 
@@ -52,7 +52,7 @@ class Launcher:
         """Run every cell that is not done.
 
         Args:
-            cells: From `benchmarks.grid.expand`.
+            cells: From `benchmarks.grid.cells.expand`.
             ledger: Of the results folder.
             retry_failed: Run the cells that failed before once more.
             on_event: Is told what happens, in the calling thread.
@@ -115,7 +115,7 @@ def choose_launcher(
         >>> choose_launcher("slurmy")
         Traceback (most recent call last):
         ...
-        datamodules.sources.InputError: --launcher: no launcher 'slurmy'; nearest: slurm
+        datamodules.sources.fetch.InputError: --launcher: no launcher 'slurmy'; nearest: slurm
     """
     if name not in LAUNCHERS:
         near = difflib.get_close_matches(name, LAUNCHERS, n=1, cutoff=0.0)[0]

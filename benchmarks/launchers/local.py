@@ -13,15 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.grid import Cell, changed_file
-from benchmarks.launchers.exits import describe_exit
-from benchmarks.launchers.signals import Signals
-from benchmarks.lease import Lease, host_name
-from benchmarks.ledger import Ledger, Stamp
-from benchmarks.leftovers import can_continue
-from benchmarks.progress import Event, Running
-from benchmarks.suite import CHECKOUT
-from datamodules.sources import InputError
+from benchmarks.grid.cells import Cell, changed_file
+from benchmarks.grid.lease import Lease, host_name
+from benchmarks.grid.ledger import Ledger, Stamp, can_continue
+from benchmarks.grid.progress import Event, Running
+from benchmarks.launchers.processes import Signals, describe_exit
+from benchmarks.paths import CHECKOUT
+from datamodules.contract.errors import InputError
 
 __all__ = ["Summary", "run_local"]
 

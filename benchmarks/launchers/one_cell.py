@@ -17,10 +17,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.grid import Cell
+from benchmarks.grid.cells import Cell
+from benchmarks.grid.ledger import Ledger, Stamp
 from benchmarks.launchers.local import run_local
-from benchmarks.ledger import Ledger, Stamp
-from datamodules.sources import InputError
+from datamodules.contract.errors import InputError
 
 __all__ = ["NOT_DONE", "command_for", "main"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 
-from datamodules.sources import InputError
+from datamodules.contract.errors import InputError
 
 __all__ = ["Value", "read_options"]
 

@@ -10,12 +10,12 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from benchmarks.grid import Cell
+from benchmarks.grid.cells import Cell
 from benchmarks.launchers import child
 from benchmarks.launchers.options import Value
 from benchmarks.launchers.remote import Job
-from benchmarks.suite import CHECKOUT
-from datamodules.sources import InputError
+from benchmarks.paths import CHECKOUT
+from datamodules.contract.errors import InputError
 
 __all__ = ["OPTIONS", "RayScheduler", "ray_cluster"]
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from benchmarks.grid import Cell, changed_file
+from benchmarks.grid.cells import Cell, changed_file
+from benchmarks.grid.ledger import Ledger, Stamp
+from benchmarks.grid.progress import Event, Running
 from benchmarks.launchers.local import Summary
 from benchmarks.launchers.one_cell import command_for
-from benchmarks.launchers.signals import Signals
-from benchmarks.ledger import Ledger, Stamp
-from benchmarks.progress import Event, Running
-from datamodules.sources import InputError
+from benchmarks.launchers.processes import Signals
+from datamodules.contract.errors import InputError
 
 __all__ = ["Job", "Scheduler", "run_remote"]
 

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.atomic import write_atomic
-from benchmarks.grid import Cell
+from benchmarks.grid.cells import Cell
 from benchmarks.launchers import child
 from benchmarks.launchers.options import Value
 from benchmarks.launchers.remote import Job
-from benchmarks.suite import CHECKOUT
-from datamodules.sources import InputError
+from benchmarks.paths import CHECKOUT
+from datamodules.contract.errors import InputError
+from datamodules.contract.files import write_atomic
 
 __all__ = ["OPTIONS", "SlurmScheduler"]
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
 from benchmarks.perf.scoring import BATCH_SIZES, pad_batches, quiet_trainer, score_padded, timed_scores
 from benchmarks.perf.setting import Setting, load_plain
-from datamodules.catalogue import build_trie, encode_titles
-from datamodules.pretrained import load_tokenizer
-from recmodels import ZeroShot
-from recmodels.beam_search import beam_search
-from recmodels.catalogue import catalogue_scores
-from recmodels.causal import CausalBackbone
+from datamodules.batching.catalogue import build_trie, encode_titles
+from datamodules.sources.pretrained import load_tokenizer
+from recmodels.backbones.causal import CausalBackbone
+from recmodels.methods.zero_shot import ZeroShot
+from recmodels.retrieval.beam_search import beam_search
+from recmodels.retrieval.exhaustive import catalogue_scores
 
 BEAMS = 20
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,12 +17,12 @@ from torch import nn
 
 from benchmarks.perf.compare import Say
 from benchmarks.perf.measure import Side
-from benchmarks.perf.profile import group_times
-from benchmarks.perf.scoring import Trees
+from benchmarks.perf.profiling import group_times
+from benchmarks.perf.scoring import Trees, quiet_trainer
 from benchmarks.perf.setting import Setting, synchronise
-from benchmarks.perf.training import OurTraining
-from datamodules.batch import PromptTreeBatch
-from recmodels.causal import CausalBackbone
+from benchmarks.perf.training import OurSteps, OurTraining
+from datamodules.contract.batch import PromptTreeBatch
+from recmodels.backbones.causal import CausalBackbone
 
 Passes = Literal["score", "adapters", "full"]
 TARGET = 2.5
@@ -214,3 +214,65 @@ def batches_of(side: Side, repetition: int) -> list[PromptTreeBatch]:
     if isinstance(side, Trees):
         return side.batches
     return list(side.loader(repetition))  # type: ignore[attr-defined]
+
+
+# Whether the loader keeps up with the model.
+
+LOADING_TARGET = 0.05
+"""Largest share of a step's time that may be spent waiting for data."""
+
+
+class Clocked:
+    """A loader that counts the seconds its user waits for the next batch.
+
+    Args:
+        loader: the data module's own.
+        batches: after which it ends.
+    """
+
+    def __init__(self, loader: Iterable[Any], batches: int) -> None:
+        self.loader, self.batches = loader, batches
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        """Passes the batches on."""
+        source = iter(self.loader)
+        for _ in range(self.batches):
+            began = time.perf_counter()
+            batch = next(source)
+            self.waited += time.perf_counter() - began
+            yield batch
+
+
+def run_loading(setting: Setting, say: Say) -> dict[str, Any]:
+    """Trains some steps on the data module's own loader, then makes batches alone.
+
+    Returns:
+        `wait_fraction` with its target, and `instructions_per_second_per_core` and `tokens_per_second_per_core`:
+        what one core samples, renders, encodes and lays out.
+    """
+    setting.apply()
+    side = OurTraining(setting, kind="windows")
+    data = side.work.data
+    loader = data.train_dataloader()
+    steps = OurSteps(setting)
+    clocked = Clocked(loader, 2 if setting.quick else 6)
+    trainer = quiet_trainer(setting, max_epochs=1, callbacks=[steps])
+    trainer.fit(side.model, train_dataloaders=clocked)
+    fraction = clocked.waited / steps.seconds
+
+    source, made, tokens = iter(loader), 0, 0
+    next(source)
+    began = time.perf_counter()
+    for _ in range(2 if setting.quick else 200):
+        batch = next(source)
+        made, tokens = made + len(batch.case), tokens + batch.tokens_unshared
+    seconds = time.perf_counter() - began
+    say(f"loading: {fraction:.2%} of a step waits for data; {made / seconds:.0f} instructions a second and core")
+    return {
+        "wait_fraction": fraction,
+        "target": LOADING_TARGET,
+        "workers": data.num_workers,
+        "instructions_per_second_per_core": made / seconds,
+        "tokens_per_second_per_core": tokens / seconds,
+    }

@@ -14,10 +14,22 @@ import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.perf.measure import Side, Turn, Values
-from benchmarks.perf.setting import Pair, Setting, fill_adapters, flat_gradient, load_plain, synchronise
-from benchmarks.perf.training import ALPHA, KINDS, LEARNING_RATE, NO_CLIP, RANK, drawn_work
-from datamodules.pretrained import load_tokenizer
-from datamodules.sources import InputError
+from benchmarks.perf.setting import (
+    ALPHA,
+    KINDS,
+    LEARNING_RATE,
+    NO_CLIP,
+    RANK,
+    Pair,
+    Setting,
+    drawn_work,
+    fill_adapters,
+    flat_gradient,
+    load_plain,
+    synchronise,
+)
+from datamodules.contract.errors import InputError
+from datamodules.sources.pretrained import load_tokenizer
 
 TRIAL_EXAMPLES = 16
 PRINTERS = ("PrinterCallback", "ProgressCallback")

@@ -10,11 +10,110 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config_values import best_precision
-from benchmarks.ledger import write_atomic
-from benchmarks.perf.earlier import runs
+from matplotlib.figure import Figure
+
+from benchmarks.perf.profiling import GROUPS
 from benchmarks.perf.setting import Setting
-from benchmarks.run_folder import checkout_state, installed_versions
+from benchmarks.report.figure_style import COLORS, GREY
+from benchmarks.runs.folder import checkout_state, installed_versions
+from benchmarks.runs.resuming import best_precision
+from datamodules.contract.errors import InputError
+from datamodules.contract.files import write_atomic
+
+# Results that grow work by work, within a run and over several.
+#
+# A work and its peers are always measured in one run; the works of one table may come from several, on the same machine
+# with the same versions and settings, and each says from which.
+
+ALONE = ("limit", "loading")
+"""Works that compare nothing."""
+
+SAME = ("cpu", "gpu", "bfloat16_units", "threads", "versions", "setting")
+"""Of the environment: what the works of one table have in common."""
+
+OF_A_RUN = ("date", "commit", "dirty")
+"""Of the environment: what each work keeps of the run that it is from; a commit only inside a checkout."""
+
+
+def nothing_yet(environment: dict[str, Any]) -> dict[str, Any]:
+    """Results without a work.
+
+    Args:
+        environment: of this run.
+    """
+    return {"format": 1, "environment": environment, "comparisons": {}}
+
+
+def read_earlier(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
+    """The results of an earlier run, to be added to; nothing yet where there is no file.
+
+    Args:
+        path: the JSON file.
+        environment: of this run.
+
+    Raises:
+        InputError: the file is no such file, or is of another machine, other versions or settings.
+    """
+    if not path.exists():
+        return nothing_yet(environment)
+    try:
+        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found, works = earlier["environment"], [*earlier["comparisons"].values(), *_alone(earlier)]
+        other = [name for name in SAME if found.get(name) != environment.get(name)]
+        for work in works:
+            work.setdefault("run", _run(found))
+        before = float(found.get("seconds", 0.0))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--add: {path} does not hold results of perf: {error!r}") from error
+    if other:
+        name = other[0]
+        difference = _difference(found.get(name), environment.get(name))
+        raise InputError(f"--add: {path} was measured with another {name}: {difference}; give another --out")
+    return earlier | {"environment": environment | {"seconds": before}}
+
+
+def holds(results: dict[str, Any], name: str) -> bool:
+    """Whether a work is there, and did not fail.
+
+    >>> holds({"comparisons": {"score_20": {}, "beam": {"error": "no memory"}}}, "beam")
+    False
+    """
+    return "error" not in (results if name in ALONE else results["comparisons"]).get(name, {"error": "not there"})
+
+
+def add(results: dict[str, Any], name: str, found: dict[str, Any]) -> None:
+    """Puts a work of this run in its place.
+
+    Args:
+        results: of all works so far.
+        name: of the work.
+        found: its numbers.
+    """
+    work = found | {"run": _run(results["environment"])}
+    (results if name in ALONE else results["comparisons"])[name] = work
+
+
+def runs(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that the works are from, the oldest first; none where the file is of an earlier version."""
+    works = [*results["comparisons"].values(), *_alone(results)]
+    found = {tuple(work["run"].items()): work["run"] for work in works if "run" in work}
+    return sorted(found.values(), key=lambda run: str(run["date"]))
+
+
+def _run(environment: dict[str, Any]) -> dict[str, Any]:
+    return {name: environment[name] for name in OF_A_RUN if name in environment}
+
+
+def _alone(results: dict[str, Any]) -> list[dict[str, Any]]:
+    return [results[name] for name in ALONE if name in results]
+
+
+def _difference(found: Any, present: Any) -> str:
+    if isinstance(found, dict) and isinstance(present, dict):
+        name = next(name for name in {**found, **present} if found.get(name) != present.get(name))
+        return f"{name} {found.get(name)}, now {present.get(name)}"
+    return f"{found}, now {present}"
+
 
 MIB = 1 << 20
 
@@ -55,8 +154,6 @@ def write_results(out: Path, results: dict[str, Any]) -> list[Path]:
     Returns:
         The files written.
     """
-    from benchmarks.perf.figures import draw_profile, draw_speed
-
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, json.dumps(results, indent=1))
     table = out.with_suffix(".md")
@@ -205,3 +302,97 @@ def failures(results: dict[str, Any]) -> dict[str, str]:
 def _failures(results: dict[str, Any]) -> Iterator[str]:
     for name, error in failures(results).items():
         yield f"- `{name}` failed: {error.splitlines()[0]}"
+
+
+# Figures of a perf run: speed-ups over peers, and where our step's time goes.
+
+
+def draw_speed(results: dict[str, Any], path: Path) -> Path | None:
+    """Draws each speed-up as a bar with the range of its turns, and its target as a line.
+
+    Args:
+        results: of the run.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or None where nothing was compared.
+    """
+    bars = [
+        (f"{row['title']}\nagainst {peer}", factor)
+        for row in results["comparisons"].values()
+        if "error" not in row
+        for peer, factor in row["speed_up"].items()
+    ]
+    if not bars:
+        path.unlink(missing_ok=True)
+        return None
+    figure = Figure(figsize=(9.5, 0.62 * len(bars) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, factor) in enumerate(bars):
+        middle = factor["median"]
+        spread = [[max(0.0, middle - factor["min"])], [max(0.0, factor["max"] - middle)]]
+        color = COLORS[0] if middle >= factor["target"] else COLORS[1]
+        axes.barh(place, middle, xerr=spread, color=color, height=0.62, error_kw={"ecolor": GREY, "capsize": 3})
+        axes.plot([factor["target"]] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.6)
+        axes.annotate(
+            f"{middle:.1f}x",
+            (max(middle, factor["max"]), place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_yticks(range(len(bars)), [name for name, _ in bars])
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.axvline(1.0, color=GREY, linewidth=0.8)
+    axes.margins(x=0.12)
+    axes.set_xlim(left=min(0.9, *(0.9 * factor["min"] for _, factor in bars)))
+    ticks = [t for t in (1, 2, 4, 8, 16, 32, 64) if t <= 2 * max(factor["max"] for _, factor in bars)]
+    axes.set_xticks(ticks, [f"{tick}x" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("work a second, ours to the peer's (black line: the target; orange: missed)")
+    _tidy(axes)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def draw_profile(results: dict[str, Any], path: Path) -> Path | None:
+    """Draws each step's time as a multiple of the matrix work it cannot do without, split by kind of operator.
+
+    Args:
+        results: of the run.
+        path: the PNG file to write.
+
+    Returns:
+        The path, or None where the limit was not measured.
+    """
+    limit = results.get("limit")
+    if not limit or "error" in limit:
+        path.unlink(missing_ok=True)
+        return None
+    steps = list(limit["steps"].values())
+    figure = Figure(figsize=(9.5, 0.7 * len(steps) + 1.7), layout="constrained")
+    axes = figure.subplots()
+    colors = (*COLORS, "#BBBBBB")
+    for place, step in enumerate(steps):
+        total, left = sum(step["groups"].values()), 0.0
+        for group, color in zip(GROUPS, colors, strict=True):
+            width = step["groups"][group] / total * step["ratio"]
+            axes.barh(place, width, left=left, color=color, height=0.62, label=group if place == 0 else None)
+            left += width
+        axes.annotate(f"{step['ratio']:.2f}", (left, place), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.axvline(1.0, color="black", linewidth=1.4)
+    axes.set_yticks(range(len(steps)), [step["title"] for step in steps])
+    axes.invert_yaxis()
+    axes.margins(x=0.08)
+    axes.set_xlabel("time, in multiples of the matrix work alone (1 = the machine's limit)")
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    _tidy(axes)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _tidy(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)

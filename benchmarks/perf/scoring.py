@@ -18,10 +18,10 @@ from torch import Tensor
 from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
 from benchmarks.perf.setting import Device, Pair, Setting, load_plain, synchronise
 from datamodules import MovieLens100K
-from datamodules.batch import PromptTreeBatch
-from datamodules.pretrained import load_tokenizer
-from datamodules.slates import Slate
-from recmodels import ZeroShot
+from datamodules.contract.batch import PromptTreeBatch
+from datamodules.instructions.slates import Slate
+from datamodules.sources.pretrained import load_tokenizer
+from recmodels.methods.zero_shot import ZeroShot
 
 BATCH_SIZES = (8, 20, 40)
 """Rows a padded batch that are tried; the fastest is used."""

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks import CostMeter
-from datamodules.loading import Keys, TimedLoader
+from callbacks.cost_meter import CostMeter
+from datamodules.batching.loaders import Keys, TimedLoader
 
 # Warnings of Lightning about few workers and missing steps are not what is tested here.
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]

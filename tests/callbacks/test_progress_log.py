@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from callbacks import ProgressLog
+from callbacks.progress_log import ProgressLog
 
 
 def test_progress_of_a_test(

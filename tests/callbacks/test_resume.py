@@ -12,12 +12,11 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks import CostMeter, Resume
-from callbacks.durable_checkpoint import CheckpointError, write_checkpoint
+from callbacks.cost_meter import CostMeter
 from callbacks.interruption import Interrupted, StopRequest, interruptible
-from callbacks.loop_progress import place
-from callbacks.random_state import random_state, set_random_state
-from callbacks.resume import checkpoints_in
+from callbacks.resume import Resume, checkpoints_in
+from callbacks.resume_state import place, random_state, set_random_state
+from datamodules.contract.checkpoints import CheckpointError, write_checkpoint
 
 
 def draw() -> list[float]:
@@ -29,7 +28,7 @@ def test_random_state_comes_back_through_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     write_checkpoint({"state_dict": {}, "random": random_state()}, path)
     expected = [draw(), draw()]
-    from callbacks.durable_checkpoint import read_checkpoint
+    from datamodules.contract.checkpoints import read_checkpoint
 
     set_random_state(read_checkpoint(path)["random"])
     assert [draw(), draw()] == expected

@@ -13,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.__main__ import main
-from benchmarks.run_folder import user_metrics
-from callbacks import ScoreLog
-from callbacks.score_log import best_branches
+from benchmarks.runs.folder import user_metrics
+from callbacks.score_log import ScoreLog, best_branches
 from recmodels.base import CaseScores
-from recmodels.metrics import RankingMetrics
-from recmodels.training import pad_branches
+from recmodels.metrics.ranking import RankingMetrics, pad_branches
 
 
 @given(

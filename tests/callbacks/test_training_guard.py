@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks import TrainingGuard
-from callbacks.training_guard import GuardError
+from callbacks.training_guard import GuardError, TrainingGuard
 
 
 @pytest.fixture

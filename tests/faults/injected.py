@@ -13,8 +13,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.durable_checkpoint import write_checkpoint
-from callbacks.random_state import random_state
+from callbacks.resume_state import random_state
+from datamodules.contract.checkpoints import write_checkpoint
 
 POINTS = (
     "batch_start",
@@ -78,8 +78,8 @@ def carry_out(
         patches: environment variables.
     """
     os.environ.update(patches or {})
-    from benchmarks import cli
     from benchmarks.__main__ import main
+    from benchmarks.cli import app as cli
 
     original = cli.InstructRecCLI.fit
     saboteur = Saboteur(point, step, signum) if point else None

@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.movielens import MovieLens100K
-from datamodules.protocol import Protocol, Sequences, apply_protocol
-from datamodules.requests import read_requests
-from datamodules.slates import SlateMaker
-from datamodules.sources import InputError
+from datamodules.batching.predict_file import read_requests
+from datamodules.contract.errors import InputError
+from datamodules.datasets.movielens import MovieLens100K
+from datamodules.instructions.slates import SlateMaker
+from datamodules.protocol.apply import apply_protocol
+from datamodules.protocol.rules import Protocol
+from datamodules.protocol.sequences import Sequences
 from tests.faults import tally
 
 COUNT, SHORT = 1000, 100

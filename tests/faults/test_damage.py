@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.durable_checkpoint import (
+from callbacks.resume import checkpoints_in
+from datamodules.contract.checkpoints import (
     CheckpointError,
     check_file,
     checksum,
@@ -22,7 +23,6 @@ from callbacks.durable_checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from callbacks.resume import checkpoints_in
 from tests.faults import tally
 from tests.faults.injected import content
 from tests.faults.trials import Runs, differences

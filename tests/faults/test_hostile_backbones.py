@@ -15,13 +15,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from datamodules.chat import ChatEncoder
-from datamodules.instructions import Instruction, clean_title
-from datamodules.movielens import MovieLens100K
-from datamodules.pretrained import load_tokenizer, pretrained_folder
-from datamodules.protocol import Protocol
-from datamodules.sources import InputError
-from recmodels.causal import load_causal
+from datamodules.contract.errors import InputError
+from datamodules.datasets.movielens import MovieLens100K
+from datamodules.instructions.templates import Instruction, clean_title
+from datamodules.protocol.rules import Protocol
+from datamodules.sources.pretrained import load_tokenizer, pretrained_folder
+from datamodules.tokens.chat import ChatEncoder
+from recmodels.backbones.causal import load_causal
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from datamodules.sources import InputError, UrlFile, fetch
+from datamodules.contract.errors import InputError
+from datamodules.sources.fetch import fetch
+from datamodules.sources.kinds import UrlFile
 from tests.faults import tally
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -184,7 +186,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_loaded(run: Run, disk:
 
 def test_a_disk_that_becomes_read_only_is_one_line(run: Run, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a network file system does when its server has gone."""
-    from recmodels import instruction
+    from recmodels.methods import base as instruction
 
     original = instruction.training_loss
 
@@ -204,7 +206,7 @@ def test_a_disk_that_becomes_read_only_is_one_line(run: Run, disk: Disk, monkeyp
 def test_a_killed_loader_worker_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: signal.Signals
 ) -> None:
-    from recmodels import instruction
+    from recmodels.methods import base as instruction
 
     original, killed = instruction.training_loss, []
 
@@ -271,10 +273,10 @@ def lost_network(port: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> flo
 
 
 def test_a_lost_network_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.downloads.BACKOFF_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr("datamodules.sources.downloads.BACKOFF_SECONDS", (0.1, 0.1))
     assert lost_network(closed_port(), tmp_path, monkeypatch) < 10
-    monkeypatch.setattr("datamodules.downloads._TIMEOUT", (0.5, 0.5))
-    monkeypatch.setattr("datamodules.downloads.STALLED_SECONDS", 0.2)
+    monkeypatch.setattr("datamodules.sources.downloads._TIMEOUT", (0.5, 0.5))
+    monkeypatch.setattr("datamodules.sources.downloads.STALLED_SECONDS", 0.2)
     with mute_server() as port:
         assert lost_network(port, tmp_path, monkeypatch) < 10
 
@@ -291,7 +293,7 @@ def test_a_lost_network_is_given_up_within_a_minute(tmp_path: Path, monkeypatch:
 def test_data_without_a_network_are_one_line(
     tiny_causal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("datamodules.downloads.BACKOFF_SECONDS", (0.1, 0.1))
+    monkeypatch.setattr("datamodules.sources.downloads.BACKOFF_SECONDS", (0.1, 0.1))
     monkeypatch.setenv("INSTRUCTREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{closed_port()}/simple")
     monkeypatch.delenv("INSTRUCTREC_DATA", raising=False)

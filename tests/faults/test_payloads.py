@@ -20,8 +20,10 @@ import torch
 import yaml
 
 from benchmarks.__main__ import main
-from datamodules.safe_templates import compile_template
-from datamodules.sources import InputError, LocalFile, fetch
+from datamodules.contract.errors import InputError
+from datamodules.instructions.sandbox import compile_template
+from datamodules.sources.fetch import fetch
+from datamodules.sources.kinds import LocalFile
 from tests.faults import tally
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -85,19 +87,19 @@ class Trap:
             "recmodels.base.torch.hub.load": {"repo_or_dir": str(self.folder), "source": "local"},
             "callbacks.training_guard.torch.load": {"f": str(self.torch), "weights_only": False},
             "callbacks.training_guard.Path": {},
-            "datamodules.downloads.subprocess.run": run,
-            "datamodules.pretrained.shutil.rmtree": {"path": str(self.folder)},
-            "datamodules.pretrained.os.system": {"command": self.command},
-            "recmodels.lora.LoRATuning.__init__.__globals__": {},
+            "datamodules.sources.downloads.subprocess.run": run,
+            "datamodules.sources.pretrained.shutil.rmtree": {"path": str(self.folder)},
+            "datamodules.sources.pretrained.os.system": {"command": self.command},
+            "recmodels.methods.lora.LoRATuning.__init__.__globals__": {},
             "benchmarks.launchers.local.subprocess.Popen": run,
             "lightning.pytorch.callbacks.lambda_function.Callable": {},
             "lightning.pytorch.loggers.wandb.os.system": {"command": self.command},
             "lightning.pytorch.strategies.launchers.subprocess_script.subprocess.Popen": run,
             "torch.optim.lr_scheduler.warnings.warn": {"message": "x"},
             # Defined inside the allowed packages, and yet not of a kind that a config builds.
-            "datamodules.sources.fetch": {"source": "x"},
+            "datamodules.sources.fetch.fetch": {"source": "x"},
             "callbacks.training_guard.load_trained": {"path": str(self.torch)},
-            "recmodels.backbone.load_causal": {"name": str(self.folder), "precision": "float32"},
+            "recmodels.backbones.base.load_causal": {"name": str(self.folder), "precision": "float32"},
             "lightning.pytorch.Trainer": {},
             "lightning.pytorch.cli.LightningCLI": {},
             "lightning.pytorch.core.saving._load_state": {},
@@ -176,7 +178,7 @@ def attacks(trap: Trap) -> list[tuple[str, ...]]:
             if slot in ("model", "data", "model.optimizer"):
                 made.append((*rest, f"--{slot}={name}"))
         for cls, argument in CALLABLES.get(slot, []):
-            for name in ("os.system", "datamodules.sources.fetch", "callbacks.CostMeter"):
+            for name in ("os.system", "datamodules.sources.fetch.fetch", "callbacks.CostMeter"):
                 spec = {"class_path": cls, "init_args": {argument: name}}
                 made.append((*rest, f"--{slot}={json.dumps([spec] if slot == 'trainer.callbacks' else spec)}"))
     return made
@@ -266,11 +268,11 @@ def test_a_suite_cannot_widen_what_may_be_named(trap: Trap, key: str) -> None:
 
 def test_a_suite_of_names_runs_nothing(trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cells of a suite are commands of their own; here each is parsed as its process would."""
-    from benchmarks.grid import expand
-    from benchmarks.suite import load_suite
+    from benchmarks.grid.cells import expand
+    from benchmarks.grid.suite import load_suite
 
     suite = trap.folder / "suite.yaml"
-    values = [{"class_path": name} for name in ("os.system", "torch.hub.load", "datamodules.sources.fetch")]
+    values = [{"class_path": name} for name in ("os.system", "torch.hub.load", "datamodules.sources.fetch.fetch")]
     suite.write_text(json.dumps({"name": "t", "axes": {"model.optimizer": [json.dumps(value) for value in values]}}))
     cells = expand(load_suite(suite), trap.folder / "grid")
     assert len(cells) == 3
@@ -332,7 +334,7 @@ def test_a_pickle_as_a_checkpoint_is_one_line(
 
 
 def test_pickles_in_stored_scores_do_not_run(trap: Trap) -> None:
-    from benchmarks.stored_scores import read_scores
+    from benchmarks.analysis.scores import read_scores
 
     path = trap.folder / "scores.npz"
     evil = np.empty(1, dtype=object)
@@ -358,8 +360,8 @@ CODE = (
 
 def test_code_in_data_is_a_title(trap: Trap, mini_data: Path) -> None:
     """List columns, ids and titles that are Python, shell or a template stay the words that they are."""
-    from datamodules.movielens import MovieLens100K
-    from datamodules.requests import read_requests
+    from datamodules.batching.predict_file import read_requests
+    from datamodules.datasets.movielens import MovieLens100K
 
     source = mini_data / "ml-100k"
     lines = (source / "ml-100k.item").read_text().splitlines()

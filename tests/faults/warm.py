@@ -94,14 +94,14 @@ def serve() -> None:
     from transformers.models.llama import modeling_llama  # noqa: F401
     from transformers.models.t5 import modeling_t5  # noqa: F401
 
-    import benchmarks.cli
-    import benchmarks.lightning_commands
+    import benchmarks.cli.app
+    import benchmarks.commands.fit
 
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):  # fills the parser's caches
         configs = ["-c", str(ROOT / "configs/model/lora.yaml"), "-c", str(ROOT / "configs/data/ml_100k.yaml")]
-        benchmarks.cli.main(["fit", *configs, "--print_config"])
+        benchmarks.cli.app.main(["fit", *configs, "--print_config"])
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

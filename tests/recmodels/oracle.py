@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 
-from datamodules.batch import PromptTreeBatch
-from datamodules.chat import EncodedInstruction
-from datamodules.collate import PromptTreeCollator
-from recmodels import AdapterTuning, LoRATuning, PrefixTuning
-from recmodels.causal import CausalBackbone
-from recmodels.instruction import InstructionRecommender
-from recmodels.prompt_tree import branch_scores, label_log_probabilities
+from datamodules.batching.prompt_trees import PromptTreeCollator
+from datamodules.contract.batch import PromptTreeBatch
+from datamodules.tokens.chat import EncodedInstruction
+from recmodels.backbones.causal import CausalBackbone
+from recmodels.engine.prompt_tree import branch_scores, label_log_probabilities
+from recmodels.methods.adapter import AdapterTuning
+from recmodels.methods.base import InstructionRecommender
+from recmodels.methods.lora import LoRATuning
+from recmodels.methods.prefix import PrefixTuning
 
 Case = tuple[list[int], list[list[int]]]
 """Ids of a prompt and of its answers."""

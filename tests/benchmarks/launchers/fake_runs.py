@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.grid import Cell
+from benchmarks.grid.cells import Cell
 
 FAKE = r"""
 import json, os, signal, sys, time

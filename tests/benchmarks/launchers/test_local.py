@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.grid import Cell
-from benchmarks.launchers.exits import describe_exit
+from benchmarks.grid.cells import Cell
+from benchmarks.grid.ledger import Ledger
+from benchmarks.grid.progress import Event
 from benchmarks.launchers.local import run_local
-from benchmarks.ledger import Ledger
-from benchmarks.progress import Event
-from benchmarks.suite import CHECKOUT
-from datamodules.sources import InputError
+from benchmarks.launchers.processes import describe_exit
+from benchmarks.paths import CHECKOUT
+from datamodules.contract.errors import InputError
 from tests.benchmarks.launchers.fake_runs import FAKE, fake_prefix, is_alive, make_cells, records, said, wait_for
 
 RUNNER = """
@@ -33,9 +33,9 @@ sys.path.insert(0, checkout)
 sys.modules["datamodules"] = types.ModuleType("datamodules")
 sys.modules["datamodules"].__path__ = [checkout + "/datamodules"]
 
-from benchmarks.grid import Cell
-from benchmarks.launchers import run_local
-from benchmarks.ledger import Ledger
+from benchmarks.grid.cells import Cell
+from benchmarks.launchers.local import run_local
+from benchmarks.grid.ledger import Ledger
 
 assert "torch" not in sys.modules
 cells = [

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.grid.ledger import Ledger
 from benchmarks.launchers import choose_launcher
 from benchmarks.launchers.one_cell import NOT_DONE, command_for
-from benchmarks.ledger import Ledger
-from benchmarks.suite import CHECKOUT
-from datamodules.sources import InputError
+from benchmarks.paths import CHECKOUT
+from datamodules.contract.errors import InputError
 from tests.benchmarks.launchers.fake_runs import FAKE, fake_prefix, is_alive, make_cells, records, said, wait_for
 
 OPTIONS = {"ray": [], "slurm": ["cluster=local"]}
@@ -26,7 +26,7 @@ RUNNER = """
 import dataclasses, json, sys
 from pathlib import Path
 from benchmarks.launchers import choose_launcher
-from benchmarks.ledger import Ledger
+from benchmarks.grid.ledger import Ledger
 from tests.benchmarks.launchers.fake_runs import fake_prefix, make_cells
 root, name, options, given = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
 launcher = dataclasses.replace(choose_launcher(name, options=given), prefix=fake_prefix(root), grace=3.0)

@@ -9,11 +9,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.perf.limit import Sizes, counts_of, matrix_rate, needed_flops, sizes_of
-from benchmarks.perf.profile import group_of, group_times
+from benchmarks.perf.profiling import group_of, group_times
 from benchmarks.perf.setting import Setting
 from benchmarks.perf.training import OurTraining
-from recmodels.lora_linear import LowRankLinear
-from recmodels.prompt_tree import tree_mask
+from recmodels.engine.prompt_tree import tree_mask
+from recmodels.layers.fused import LowRankLinear
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""From run records to rows, differences and tests; no torch."""

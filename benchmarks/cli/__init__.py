@@ -1,0 +1,1 @@
+"""The LightningCLI and what it refuses before anything is loaded."""

@@ -1,0 +1,382 @@
+"""The composition root: a LightningCLI over all recommenders, data sets and callbacks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger
+
+import recmodels
+from benchmarks.cli.allowed_imports import HELP, allow_imports, class_named, refuse_code, take_plugins
+from benchmarks.cli.checks import check_raw_input, refuse_unusable_paths, refuse_unusable_values
+from benchmarks.cli.errors import first_input_error, one_line
+from benchmarks.paths import CHECKOUT
+from benchmarks.runs.costs import measure
+from benchmarks.runs.folder import RunFolder, callback_of, measure_long_lists
+from benchmarks.runs.resuming import Continuation, best_precision, continuation, forget, identity_of, machine
+from benchmarks.runs.trial import Trial, result_named, trial_named
+from callbacks import *  # noqa: F403
+from callbacks.cost_meter import CostMeter
+from callbacks.durable_checkpoint import DurableCheckpointIO
+from callbacks.resume import Resume
+from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
+from datamodules import *  # noqa: F403
+from datamodules.base import InstructionDataModule
+from datamodules.contract.checkpoints import CheckpointError
+from datamodules.contract.errors import InputError
+from datamodules.contract.files import write_atomic
+from recmodels.base import IdentityError, NonFiniteError, Recommender
+
+# The resolved config, written beside the run and told to loggers.
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config into the run's own folder and logs it."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Writes once per run, before anything is trained."""
+        if self.already_saved or not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False, skip_validation=True)  # it was validated when it was read
+        write_atomic(folder / "config.yaml", text)
+        for logger in trainer.loggers:
+            if isinstance(logger, Logger):
+                logger.log_hyperparams(flatten(self.config.as_dict()))
+        self.already_saved = True
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key, as loggers want them.
+
+    Example:
+        >>> flatten({"model": {"r": 8}, "seed": 1})
+        {'model.r': 8, 'seed': 1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str, bool, type(None))) else str(value)
+    return flat
+
+
+# Values that a config leaves open.
+
+
+def batch_format_of(model: Namespace | None) -> str:
+    """The batch format that a configured model class reads; the commonest where no class is named yet."""
+    if model is None or not model.get("class_path"):
+        return "prompt_tree"
+    path = str(model.class_path)
+    named = class_named(path) if "." in path else getattr(recmodels, path, None)
+    return str(getattr(named, "batch_format", "prompt_tree"))
+
+
+def shots_of(model: Namespace | None) -> int:
+    """Demonstrations that a configured model asks for in every prompt; none where its class knows none."""
+    return int((model.get("init_args") or {}).get("shots") or 0) if model is not None else 0
+
+
+# Keeps libraries from talking over a run's own lines.
+
+
+def quieten() -> None:
+    """Keeps libraries from talking over the run's own lines; errors still come through."""
+    import transformers
+
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for message in (
+        "does not have many workers",  # batches are made faster than they are used; num_workers is an option
+        "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler knows its place
+        "exists and is not empty",  # the run's folder holds its config before the first log
+        "is deprecated, use `isinstance",  # inside Lightning 2.6: https://github.com/Lightning-AI/pytorch-lightning/issues/21300
+        "returned `None`, this fit will run with no optimizer",  # popularity counts, it needs none
+        "Found .* module\\(s\\) in eval mode",  # metrics and dropout-free parts
+        "smaller than the logging interval",  # popularity has one batch
+        "Trying to infer the `batch_size`",
+        "`loftq_config` specified but will be ignored",  # PEFT's own default, spelt out by the parser
+        "Sparse CSR tensor support is in beta",  # what torch multiplies sparse matrices with
+        "Sparse invariant checks are implicitly disabled",  # torch 2.11, where they are switched off by name
+        "LightningCLI's args parameter",  # the command line without our own flags
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
+
+
+DEFAULTS = CHECKOUT / "configs" / "trainer" / "default.yaml"
+
+EXPECTED_FAILURES = (NonFiniteError, IdentityError, GuardError)
+"""Failures whose message says everything, so that no traceback is printed."""
+
+current_run: RunFolder | None = None
+"""The run under way, for whoever must record its failure."""
+
+
+class InstructRecParser(LightningArgumentParser):
+    """A parser whose errors are one line that names the nearest valid choice."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # An abbreviated option is a mistyped one: it must not silently mean another.
+        super().__init__(*args, **(kwargs | {"allow_abbrev": False}))
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        """Prints the line and exits with 2."""
+        del ex
+        sys.stderr.write(f"instructrec: {one_line(message, self)}\n")
+        sys.exit(2)
+
+
+class InstructRecCLI(LightningCLI):
+    """`instructrec fit|validate|test|predict`.
+
+    `fit` trains, proves that the checkpoint gives the trained model back, loads the best one and tests it, so that one
+    command makes one row of a table.
+    """
+
+    continues: Continuation | None = None
+    """Where this fit goes on."""
+    trial: Trial | None = None
+    """What a search tries with this fit."""
+    search: dict[str, Any]
+    """What a search has chosen for this run."""
+
+    subcommand_help: ClassVar[dict[str, str]] = {
+        "fit": "tune, verify the checkpoint, test, and write the run record; --ckpt_path last continues",
+        "validate": "measure on the validation cases",
+        "test": "measure on the test cases and write the run record",
+        "predict": "rank items for new users (--data.predict_file)",
+    }
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The trainer methods that are commands, with the arguments that are not for the user."""
+        skip = {"model", "datamodule", "dataloaders", "weights_only", "return_predictions", "verbose"}
+        return {
+            "fit": skip | {"train_dataloaders", "val_dataloaders"},
+            "validate": skip,
+            "test": skip,
+            "predict": skip,
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the run's folder, name and saves, and the values that model and data share."""
+        parser.add_argument("--out", type=Path, default=Path("results/run"), help="folder of everything the run writes")
+        parser.add_lightning_class_args(Resume, "resume")
+        parser.add_argument("--name", type=str | None, default=None, help="name of the row; default: the model's class")
+        parser.add_argument(
+            "--search.trial", type=Path | None, help="file of a trial: fit measures validation cases only"
+        )
+        parser.add_argument("--search.result", type=Path | None, help="what a search has chosen, for the run's record")
+        parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
+        parser.link_arguments("model.init_args.objective", "data.init_args.objective")
+        parser.link_arguments("model", "data.init_args.batch_format", compute_fn=batch_format_of)
+        parser.link_arguments("model", "data.init_args.shots", compute_fn=shots_of)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Fills in what depends on the run's folder and on the machine."""
+        config = self.config[self.subcommand]
+        refuse_code(config)
+        refuse_unusable_values(config)
+        refuse_unusable_paths(config, self.subcommand == "fit")
+        self.trial, self.search = trial_named(config.search.trial), result_named(config.search.result)
+        trainer = config.trainer
+        trainer.default_root_dir = str(config.out)
+        if trainer.precision is None:
+            trainer.precision = best_precision(str(trainer.accelerator))
+        for logger in trainer.logger if isinstance(trainer.logger, list) else []:
+            if "save_dir" in logger.init_args and logger.init_args.save_dir in (None, "."):
+                logger.init_args.save_dir = str(config.out)
+            if logger.class_path.endswith("WandbLogger") and logger.init_args.get("name") is None:
+                logger.init_args.name = str(config.name or config.model.class_path.rsplit(".", 1)[-1])
+        for callback in trainer.callbacks or []:
+            if callback.class_path.endswith("ModelCheckpoint") and callback.init_args.dirpath is None:
+                callback.init_args.dirpath = str(config.out / "checkpoints")
+        if self.subcommand == "fit":
+            self._find_continuation(config)
+
+    def instantiate_classes(self) -> None:
+        """Builds trainer, model and data; here only constructors run, so what they refuse is the user's value.
+
+        Raises:
+            InputError: a constructor refuses its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
+            told = first_input_error(error)
+            raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
+
+        measure_long_lists(self.trainer, self.model)
+        if self.subcommand in ("fit", "test"):
+            global current_run
+            current_run = self.run_folder
+
+    def _find_continuation(self, config: Namespace) -> None:
+        """Decides where the fit begins, before anything is loaded; the written config does not say it."""
+        asked, config.ckpt_path = config.ckpt_path, None
+        self.identity = identity_of(
+            config.as_dict(), self.run_folder.header(), machine(str(config.trainer.accelerator))
+        )
+        self.continues = continuation(Path(config.out), asked, self.identity)
+        runs = list(self.continues.wandb) if self.continues else []
+        for logger in config.trainer.logger if isinstance(config.trainer.logger, list) else []:
+            if logger.class_path.endswith("WandbLogger") and runs and logger.init_args.get("id") is None:
+                logger.init_args.id = runs.pop(0)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Makes a trainer that writes checkpoints durably."""
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        trainer.callbacks += [self.trial] if self.trial else []  # type: ignore[attr-defined]
+        return trainer
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise InputError(f"seed_everything: {error}") from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Does nothing: the config, never the checkpoint, says which model is evaluated."""
+
+    @property
+    def run_folder(self) -> RunFolder:
+        """Where this run writes."""
+        config = self.config[self.subcommand]
+        name = str(config.name or config.model.class_path.rsplit(".", 1)[-1])
+        return RunFolder(Path(config.out), config.as_dict(), name, self.search)
+
+    def fit(self, model: Recommender, **kwargs: Any) -> None:
+        """Trains what there is to train, from its beginning or from where it was interrupted."""
+        if self.trainer.is_global_zero:
+            self.run_folder.begin(fresh=self.continues is None)
+        if resume := callback_of(self.trainer, Resume):
+            resume.identity = self.identity
+        if model.trains:
+            self.trainer.fit(model, **kwargs | {"ckpt_path": self.continues.path if self.continues else None})
+
+    def after_fit(self) -> None:
+        """Verifies, loads the best checkpoint, tests and writes the record."""
+        if self.trial is not None:
+            self._end_trial(self.trial)
+            return
+        findings: dict[str, Any] = dict(self.model.findings)
+        if self.model.trains:
+            last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
+            self.trainer.save_checkpoint(last, weights_only=True)
+            batch = self._probe_batch()
+            findings["reloaded_score_difference"] = verify_checkpoint(
+                self.model, last, batch, self.trainer.precision_plugin.forward_context
+            )
+            best = getattr(self.trainer.checkpoint_callback, "best_model_path", "") or str(last)
+            load_trained(self.model, Path(best))
+            findings["tested_checkpoint"] = Path(best).name
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if meter := callback_of(self.trainer, CostMeter):
+            meter.add(measure(self.model, self.datamodule, self.trainer.precision_plugin.forward_context))
+        self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
+        if self.trainer.is_global_zero:
+            forget(self.run_folder.path)
+
+    def _end_trial(self, trial: Trial) -> None:
+        """Writes what the trial measured; a model that nothing validated in its fit is validated now."""
+        if not trial.values:
+            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        trial.write_record(self.trainer, self.run_folder, self.model.kind)
+        if self.trainer.is_global_zero:
+            forget(self.run_folder.path)
+
+    def _probe_batch(self) -> Any:
+        self.datamodule.setup("test")
+        loader = self.datamodule.test_dataloader()
+        if self.model.batch_format in ("interactions", "sequences"):  # what is kept of other users would go unseen
+            return next(iter(loader)).to(self.model.device)
+        keys = range(min(2, len(loader.dataset)))
+        return loader.collate_fn([loader.dataset[key] for key in keys]).to(self.model.device)
+
+    def validate(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Measures on the validation cases."""
+        self._load(model, ckpt_path)
+        self.trainer.validate(model, verbose=True, **kwargs)
+
+    def test(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Measures on the test cases."""
+        self._load(model, ckpt_path)
+        self.trainer.test(model, verbose=False, **kwargs)
+        findings = {"tested_checkpoint": str(ckpt_path)} if ckpt_path else {}
+        self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
+
+    def predict(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
+        """Ranks items for the users of `data.predict_file`."""
+        file = self.datamodule.predict_file
+        if file is None or not file.is_file():
+            raise InputError(f"predict needs --data.predict_file, a JSONL of users' histories; {file} is no such file")
+        self._load(model, ckpt_path)
+        self.trainer.predict(model, return_predictions=False, **kwargs)
+        print(f"predictions: {Path(self.trainer.default_root_dir) / 'predictions.jsonl'}")
+
+    def _load(self, model: Recommender, ckpt_path: str | None) -> None:
+        if ckpt_path is None:
+            if model.trains:
+                raise InputError(f"{type(model).__name__} needs --ckpt_path, a checkpoint that fit wrote")
+            return
+        model.trainer = self.trainer
+        try:
+            load_trained(model, Path(ckpt_path))
+        except (CheckpointError, InputError) as error:
+            raise InputError(f"--ckpt_path {ckpt_path}: {str(error).removeprefix(f'{ckpt_path}: ')}") from error
+
+
+def with_one_command(kind: type[InstructRecCLI], command: str) -> type[InstructRecCLI]:
+    """The same without the other commands' parsers, which take a tenth of a second each to make."""
+    ours = {command: kind.subcommands()[command]}
+    return cast("type[InstructRecCLI]", type(kind.__name__, (kind,), {"subcommands": staticmethod(lambda: ours)}))
+
+
+def main(args: list[str] | None = None, kind: type[InstructRecCLI] = InstructRecCLI) -> InstructRecCLI:
+    """Runs one command.
+
+    Args:
+        args: command line without the program's name; None takes it from `sys.argv`.
+        kind: what to do with the command; a subclass may only build.
+    """
+    os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
+    os.environ.setdefault("WANDB_SILENT", "true")
+    arguments, plugins = take_plugins(sys.argv[1:] if args is None else list(args))
+    check_raw_input(arguments)
+    allow_imports(plugins)
+    quieten()
+    global current_run
+    current_run = None
+    if arguments[:1] and arguments[0] in kind.subcommands():
+        kind = with_one_command(kind, arguments[0])
+    return kind(
+        model_class=Recommender,
+        datamodule_class=InstructionDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfig,
+        parser_class=InstructRecParser,
+        parser_kwargs={
+            command: {"default_config_files": [str(DEFAULTS)], "epilog": HELP} for command in kind.subcommands()
+        },
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=None if arguments == sys.argv[1:] else arguments,
+    )

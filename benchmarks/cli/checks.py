@@ -1,0 +1,158 @@
+"""Looks at a command line before the parser does: mistakes that the parser would overlook, and where they stand."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from jsonargparse import Namespace
+
+from benchmarks.cli.allowed_imports import OWN, class_named
+from benchmarks.plain_yaml import read_yaml
+from datamodules.contract.errors import InputError
+
+LINKED = {
+    "data.backbone": "model.backbone",
+    "data.objective": "model.objective",
+    "data.batch_format": "the model's class",
+    "data.seed": "seed_everything",
+}
+"""Options that follow another; a value of the user's own would be overwritten in silence."""
+
+
+def check_raw_input(arguments: list[str]) -> None:
+    """Reads the config files that a command line names, and refuses values for what follows from another option.
+
+    Args:
+        arguments: command line without the program's name.
+
+    Raises:
+        InputError: a file is missing, unreadable, too large or not plain YAML (named by line), or an option is linked.
+
+    Example:
+        >>> check_raw_input(["fit", "--data.seed=3"])
+        Traceback (most recent call last):
+            ...
+        datamodules.sources.fetch.InputError: --data.seed cannot be set, it follows seed_everything; set that
+    """
+    words = iter(arguments)
+    for word in words:
+        option, has_value, value = word.partition("=")
+        if option in ("-c", "--config") or (word.startswith("-c") and not word.startswith("--")):
+            name = value if has_value else word[2:] if option not in ("-c", "--config") else next(words, "")
+            _check_file(name.removeprefix("="))
+        elif option.startswith("--"):
+            key = re.sub(r"\.init_args\b", "", option[2:])
+            if key in LINKED:
+                raise InputError(f"{option} cannot be set, it follows {LINKED[key]}; set that")
+            if value.endswith((".yaml", ".yml")) and Path(value).is_file():
+                _refuse_linked(read_yaml(Path(value))[0], value, key)
+
+
+def _check_file(name: str) -> None:
+    if not name or "\n" in name or name.lstrip().startswith("{"):
+        return  # missing, or YAML in place of a file name: the parser's affair
+    content, _ = read_yaml(Path(name))
+    if content is None:
+        raise InputError(f"{name}:1: the file is empty; a config has keys such as model, data, trainer")
+    if not isinstance(content, dict):
+        raise InputError(f"{name}:1: a mapping (key: value) is needed, got {str(content)[:60]!r}")
+    _refuse_linked(content, name, "")
+
+
+def _refuse_linked(content: Any, name: str, prefix: str) -> None:
+    for key in _keys(content, prefix):
+        if key in LINKED:
+            raise InputError(f"{name}: {key} cannot be set, it follows {LINKED[key]}; set that")
+
+
+def _keys(node: Any, prefix: str) -> Iterator[str]:
+    """Dotted keys as the command line writes them, without `init_args` and without the name of a command in front."""
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
+        inner = prefix if key in ("init_args", "fit", "validate", "test", "predict") else f"{prefix}.{key}".strip(".")
+        yield inner
+        if inner.count(".") < 2:
+            yield from _keys(value, inner)
+
+
+# What can be known to be wrong of a parsed config before a model or data file is opened.
+
+AT_LEAST_ONE: Sequence[str] = ("accumulate_grad_batches", "log_every_n_steps")
+"""Numbers of the trainer that Lightning takes as they are and then divides by."""
+
+
+def refuse_unusable_values(config: Namespace) -> None:
+    """Refuses what the parser cannot judge.
+
+    Raises:
+        InputError: an option is null that cannot be, the trainer is no mapping, or one of its numbers has no meaning.
+    """
+    for part in ("model", "data"):
+        refuse_nulls(config.get(part), part)
+    trainer: Any = config.trainer
+    if not isinstance(trainer, Namespace):
+        raise InputError(f"trainer: a mapping (key: value) is needed, got {str(trainer)[:60]!r}")
+    for name in AT_LEAST_ONE:
+        value = trainer.get(name)
+        if isinstance(value, (int, float)) and value < 1:
+            raise InputError(f"trainer.{name} is {value}, must be at least 1")
+
+
+def refuse_nulls(built: Any, key: str) -> None:
+    """Refuses null for an option of one of our classes that takes none; the parser lets it pass.
+
+    Args:
+        built: a class with its options, as parsed.
+        key: of it in the config.
+
+    Raises:
+        InputError: with the option's key.
+
+    Example:
+        >>> refuse_nulls(Namespace(class_path="recmodels.methods.lora.LoRATuning", init_args=Namespace(r=None)), "model")
+    """
+    found = class_named(str(built.get("class_path"))) if isinstance(built, Namespace) else None
+    if found is None or not _own(found):
+        return
+    hints: dict[str, Any] = {}
+    for each in reversed([one for one in found.__mro__ if _own(one) and "__init__" in vars(one)]):
+        hints |= get_type_hints(each.__init__)  # type: ignore[misc]
+    for name, value in (built.get("init_args") or Namespace()).items(branches=False):
+        hint = hints.get(name)
+        if value is None and hint not in (None, Any) and type(None) not in get_args(hint):
+            raise InputError(f"{key}.{name} is null, which is no {getattr(hint, '__name__', 'value that it takes')}")
+
+
+def _own(found: type) -> bool:
+    return found.__module__.split(".")[0] in OWN
+
+
+def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
+    """Refuses an output folder, a checkpoint or an earlier run that cannot be used, before anything is loaded.
+
+    Args:
+        config: of the command.
+        fitting: whether `last` is a checkpoint too.
+
+    Raises:
+        InputError: the checkpoint or the earlier run is not there, or the folder is not writable.
+    """
+    below = (config.model.get("init_args") or Namespace()).get("stack_on")
+    if fitting and below is not None and not Path(os.path.expanduser(below)).exists():
+        raise InputError(f"model.stack_on {below}: there is no such run, checkpoint or exported folder")
+    checkpoint = config.get("ckpt_path")
+    if checkpoint and not Path(checkpoint).is_file() and not (fitting and checkpoint == "last"):
+        raise InputError(f"--ckpt_path {checkpoint}: there is no such file")
+    nearest = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:
+            file.write(b"0")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"--out {config.out}: {nearest} is not a writable folder ({reason})") from error

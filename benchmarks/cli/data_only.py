@@ -1,0 +1,56 @@
+"""Commands that need a data set and no model: their config, under the same fences as a run's."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from datamodules.contract.errors import InputError
+
+
+def configured_data(
+    command: str, description: str, epilog: str, arguments: Sequence[str], add_options: Callable[[Any], None]
+) -> tuple[Any, Any]:
+    """The data module of a command line, and the command's own options.
+
+    Args:
+        command: its name.
+        description: one line of help.
+        epilog: what stands below the options in its help.
+        arguments: what follows the command's name.
+        add_options: adds the command's own options to a parser.
+
+    Returns:
+        The `InstructionDataModule`, not set up, and the options as a namespace.
+
+    Raises:
+        InputError: the config cannot be built.
+    """
+    from benchmarks.cli.allowed_imports import HELP, allow_imports, refuse_code, take_plugins
+    from benchmarks.cli.app import InstructRecParser, quieten
+    from benchmarks.cli.checks import check_raw_input
+    from benchmarks.cli.errors import first_input_error, one_line
+    from datamodules.base import InstructionDataModule
+
+    rest, plugins = take_plugins(list(arguments))
+    check_raw_input(rest)
+    allow_imports(plugins)
+    quieten()
+    parser = InstructRecParser(
+        prog=f"instructrec {command}",
+        description=description,
+        epilog=f"{epilog}\n{HELP}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", action="config", help="data config, such as configs/data/ml_100k.yaml")
+    add_options(parser)
+    parser.add_subclass_arguments(InstructionDataModule, "data", required=True, help="data set")
+    config = parser.parse_args(rest)
+    refuse_code(config.data)
+    try:
+        made = parser.instantiate(config)
+    except (ImportError, TypeError, ValueError) as error:
+        told = first_input_error(error)
+        raise told or InputError(f"the config cannot be built: {one_line(str(error), parser)}") from error
+    return made.data, config

@@ -1,0 +1,1 @@
+"""Plan and state of a grid of runs; no torch."""

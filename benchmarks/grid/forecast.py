@@ -1,0 +1,388 @@
+"""What a cell will take on a CPU: peak memory and time, from the backbone's shape and the number of tokens.
+
+The constants below were chosen on the committed quickstart run; `benchmarks/README.md` says how far off it is. Cells of
+the same folder that have finished correct the time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+
+from benchmarks.paths import CHECKOUT
+from benchmarks.plain_yaml import read_yaml
+from datamodules.contract.errors import InputError
+
+# What a cell's command configures, read without torch: its YAML overlays one over another, then its options.
+
+
+def cell_config(command: Sequence[str]) -> dict[str, Any]:
+    """The config that a command asks for, defaults of classes not filled in.
+
+    A later file that names another class takes the place of the earlier one's options, as on the command line.
+
+    Args:
+        command: words of `instructrec fit`.
+
+    >>> made = cell_config(["instructrec", "fit", "-c", "configs/model/lora.yaml", "--model.r=4", "--name", "x"])
+    >>> made["model"]["class_path"], made["model"]["init_args"]["r"]
+    ('LoRATuning', 4)
+    """
+    made: dict[str, Any] = {}
+    files = ["configs/trainer/default.yaml", *(after for word, after in _pairs(command) if word == "-c")]
+    for name in files:
+        content, _ = read_yaml(CHECKOUT / name)
+        _merge(made, content if isinstance(content, dict) else {})
+    for word in command:
+        key, given, text = word.removeprefix("--").partition("=")
+        if word.startswith("--") and given:
+            _place(made, key.rstrip("+").split("."), _value(text))
+    return made
+
+
+def options(config: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """The options of a part's class; empty where it has none.
+
+    >>> options({"model": {"class_path": "LoRATuning", "init_args": {"r": 4}}}, "model")
+    {'r': 4}
+    """
+    value = config.get(part)
+    found = value.get("init_args") if isinstance(value, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def class_of(config: Mapping[str, Any], part: str) -> str:
+    """The last part of a part's class name; "" where none is named.
+
+    >>> class_of({"model": {"class_path": "recmodels.methods.lora.LoRATuning"}}, "model")
+    'LoRATuning'
+    """
+    value = config.get(part)
+    path = value.get("class_path") if isinstance(value, dict) else value
+    return str(path or "").rpartition(".")[2]
+
+
+def _pairs(command: Sequence[str]) -> list[tuple[str, str]]:
+    return list(itertools.pairwise(command))
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    if into.get("class_path") and other.get("class_path") not in (None, into["class_path"]):
+        into.clear()
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        elif isinstance(value, dict):
+            into[key] = {}
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _place(into: dict[str, Any], path: list[str], value: Any) -> None:
+    """Sets a dotted option; one of a class stands among its `init_args`, which the command line leaves out."""
+    for number, key in enumerate(path[:-1]):
+        into = into[key] if isinstance(into.get(key), dict) else into.setdefault(key, {})
+        following = path[number + 1]
+        of_a_class = "class_path" in into or (number == 0 and key in ("model", "data"))
+        if of_a_class and following not in ("class_path", "init_args"):
+            into = into.setdefault("init_args", {})
+    into[path[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{text[:80]!r} is not readable as a value") from error
+
+
+BASE_BYTES = 5.4e8  # of a process that has imported everything and read a small data set
+TITLE, TEMPLATE, SUFFIX = 4, 25, 8  # tokens of a film's title, of the template, and of the question after a history
+COPIES = 7  # of what trains: gradient, two moments, and what guard and checkpoint keep
+FLOATS = 1.9  # numbers kept for backward beside the matrices' inputs and outputs, as their multiple
+EFFICIENCY, TEST_EFFICIENCY = 0.55, 0.9  # of the machine's matrix rate that training and scoring reach
+STARTING = 3.0  # seconds
+CLASSICAL = ("BM25", "EASE", "ItemKNN", "Popularity", "Random")
+UNTRAINED = ("ZeroShot",)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A backbone, as its config tells.
+
+    Attributes:
+        key_width: of all key heads together.
+        gated: the feed-forward has three matrices.
+        tied: the head is the embeddings.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    key_width: int
+    vocabulary: int
+    gated: bool = True
+    tied: bool = True
+
+    @property
+    def per_layer(self) -> int:
+        """Weights of a layer's matrices."""
+        return 2 * self.width * (self.width + self.key_width) + (3 if self.gated else 2) * self.width * self.inner
+
+    @property
+    def parameters(self) -> int:
+        """All weights but the norms' and biases."""
+        return self.layers * self.per_layer + (1 if self.tied else 2) * self.vocabulary * self.width
+
+
+PACKAGED = {
+    "smollm2-135m-instruct": Shape(30, 576, 1536, 192, 49_152),
+    "all-minilm-l6-v2": Shape(6, 384, 1536, 384, 30_522, gated=False),
+}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a cell is expected to take, or why that is not known.
+
+    Attributes:
+        trained: parameters that are trained.
+    """
+
+    memory_bytes: float = 0.0
+    seconds: float = 0.0
+    trained: int = 0
+    unknown: str = ""
+
+
+def forecast(config: Mapping[str, Any], rate: float) -> Forecast:
+    """Predicts a cell.
+
+    Args:
+        config: from `cell_config`.
+        rate: multiplications and additions a second that the machine reaches in matrix products.
+
+    >>> config = {"model": {"class_path": "ZeroShot"}, "data": {"init_args": {"protocol": {"test_users": 200}}}}
+    >>> made = forecast(config, 4e11)
+    >>> made.trained, round(made.memory_bytes / 2**30, 1)
+    (0, 1.5)
+    >>> forecast({}, 4e11).unknown
+    'no model is named'
+    """
+    name = class_of(config, "model")
+    if not name:
+        return Forecast(unknown="no model is named")
+    if str(_part(config, "trainer").get("accelerator", "auto")) not in ("auto", "cpu"):
+        return Forecast(unknown="only runs on a CPU are predicted")
+    if name in CLASSICAL:
+        return Forecast(BASE_BYTES, 1.0)
+    shape = backbone_shape(config)
+    trained = None if shape is None else trained_parameters(name, options(config, "model"), shape)
+    if shape is None or trained is None:
+        return Forecast(unknown=f"nothing is known of {'its backbone' if shape is None else name}")
+    step, steps, tested = _tokens(config, trained > 0)
+    weights = 4.0 * shape.parameters
+    # Loading holds the weights twice; then the second half is room for what training keeps.
+    kept = COPIES * 4.0 * trained + (_activations(shape, step) if trained else 0.0)
+    memory = BASE_BYTES + weights + max(weights, kept)
+    matrices = shape.layers * shape.per_layer
+    # Forward and the gradient of what flows back: two products each; that of the weights where they train.
+    train = step * steps * (4 * matrices + 2 * min(trained, matrices))
+    scored = 2 * matrices * tested / (TEST_EFFICIENCY * rate)
+    return Forecast(memory, STARTING + train / (EFFICIENCY * rate) + scored, trained)
+
+
+def trained_parameters(name: str, given: Mapping[str, Any], shape: Shape) -> int | None:
+    """Parameters that a method trains; None for a method that is not known here.
+
+    Args:
+        name: of its class.
+        given: its options.
+        shape: of the backbone.
+
+    >>> trained_parameters("LoRATuning", {"r": 8}, PACKAGED["smollm2-135m-instruct"])
+    2442240
+    """
+    h, f, k = shape.width, shape.inner, shape.key_width
+    if given.get("budget") is not None:
+        text = str(given["budget"])
+        return int(shape.parameters * float(text.rstrip("%")) / 100 if "%" in text else float(text))
+    if name in UNTRAINED:
+        return 0
+    if name in ("FullTuning", "TokenClassification"):
+        return shape.parameters
+    if name == "LoRATuning":
+        sides = {"q_proj": 2 * h, "o_proj": 2 * h, "k_proj": h + k, "v_proj": h + k}
+        sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), h + f)
+        chosen = given.get("targets") or list(sides)
+        return int((given.get("r") or 8) * shape.layers * sum(sides.get(target, 2 * h) for target in chosen))
+    if name == "AdapterTuning":
+        wide = given.get("bottleneck") or (h // given["reduction_factor"] if given.get("reduction_factor") else 32)
+        places = 2 if given.get("placement", "houlsby") == "houlsby" else 1
+        return int(shape.layers * places * (2 * h * wide + wide + h))
+    if name == "PrefixTuning" and not given.get("reparameterisation"):
+        return int((given.get("length") or 16) * shape.layers * 2 * k)
+    if name == "PartialTuning" and given.get("part", "top_layers") == "top_layers":
+        return int(min(given.get("layers", 2), shape.layers) * (shape.per_layer + 2 * h) + h)
+    return None
+
+
+def backbone_shape(config: Mapping[str, Any]) -> Shape | None:
+    """The shape of the backbone a config names: a packaged one, or a folder with a `config.json`; else None.
+
+    >>> backbone_shape({"model": {"class_path": "LoRATuning"}}).parameters
+    134479872
+    """
+    encoder = class_of(config, "model") == "TokenClassification"
+    name = str(options(config, "model").get("backbone") or ("all-minilm-l6-v2" if encoder else "smollm2-135m-instruct"))
+    if name in PACKAGED:
+        return PACKAGED[name]
+    try:
+        told = json.loads((Path(name).expanduser() / "config.json").read_text(encoding="utf-8"))
+        heads = int(told["num_attention_heads"])
+        size = int(told.get("head_dim") or told["hidden_size"] // heads)
+        inner, keys = int(told["intermediate_size"]), size * int(told.get("num_key_value_heads") or heads)
+        tied = bool(told.get("tie_word_embeddings", str(told.get("model_type")).startswith("gemma")))
+        layers, width = int(told["num_hidden_layers"]), int(told["hidden_size"])
+        return Shape(layers, width, inner, keys, int(told["vocab_size"]), tied=tied)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = config.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _tokens(config: Mapping[str, Any], trains: bool) -> tuple[float, int, float]:
+    """Tokens of a step, steps, and tokens of the test and all validations."""
+    data, trainer = options(config, "data"), _part(config, "trainer")
+    protocol = _part(data, "protocol")
+    protocol = protocol.get("init_args", protocol)
+    history, users = int(protocol.get("history") or 10), int(protocol.get("test_users") or 943)
+    targets = int(data.get("targets_per_window") or 10)
+    case = TEMPLATE + SUFFIX + TITLE * (history + int(protocol.get("negatives") or 19) + 1)
+    # A causal model reads a history once for all its targets, an encoder every case by itself.
+    window = TEMPLATE + TITLE * history + targets * (SUFFIX + 2 * TITLE)
+    window = targets * case if class_of(config, "model") == "TokenClassification" else window
+    steps = int(trainer.get("max_steps") or 0) if trains else 0
+    accumulated = int(trainer.get("accumulate_grad_batches") or 1)
+    every = int(trainer.get("val_check_interval") or 0) or steps
+    validations = steps // max(1, every)
+    tested = case * (users + validations * int(protocol.get("validation_users") or users))
+    return window * int(data.get("batch_size") or 4), steps * accumulated, tested
+
+
+def _activations(shape: Shape, tokens: float) -> float:
+    """Bytes kept for backward: inputs and outputs of every matrix, and the logits of the answers' tokens."""
+    inner = (2 if shape.gated else 1) * shape.inner + shape.inner
+    per_layer = 4 * shape.width + 2 * (shape.width + 2 * shape.key_width) + inner
+    return 4.0 * tokens * (FLOATS * shape.layers * per_layer + 0.27 * 3 * shape.vocabulary)
+
+
+@cache
+def matrix_rate() -> float:
+    """Multiplications and additions a second in a product of two float32 matrices, measured in a fraction of a second."""
+    size = 768
+    left = np.ones((size, size), dtype=np.float32)
+    best = min(_timed(left) for _ in range(4))
+    return 2.0 * size**3 / best
+
+
+def _timed(matrix: Any) -> float:
+    started = time.perf_counter()
+    _ = matrix @ matrix
+    return max(time.perf_counter() - started, 1e-9)
+
+
+def time_correction(measured: Sequence[tuple[float, float]]) -> float:
+    """How many times longer finished cells took than was predicted; 1 where none has finished.
+
+    Args:
+        measured: predicted and actual seconds.
+
+    >>> time_correction([(10.0, 20.0), (10.0, 40.0), (10.0, 30.0)]), time_correction([])
+    (3.0, 1.0)
+    """
+    return float(median(actual / predicted for predicted, actual in measured if predicted > 0)) if measured else 1.0
+
+
+def forecasts(commands: Mapping[str, Sequence[str]], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A line on each cell: what it is expected to take, with a flag where that is more than the machine has.
+
+    Args:
+        commands: of the cells, by name.
+        records: of the finished ones.
+
+    >>> print(forecasts({"a": ["instructrec", "fit", "-c", "configs/model/popularity.yaml"]}, {})["a"])
+    about 0.5 GiB, 1 s
+    """
+    made = {name: forecast(cell_config(command), matrix_rate()) for name, command in commands.items()}
+    taken = {name: _taken(record) for name, record in records.items()}
+    pairs = [(made[name].seconds, seconds) for name, seconds in taken.items() if seconds and made[name].trained]
+    factor, room = time_correction(pairs), machine_memory()
+    return {name: _line(found, factor, room) for name, found in made.items()}
+
+
+def rate_note(corrected: bool) -> str:
+    """What the predicted times rest on.
+
+    Args:
+        corrected: whether cells have finished.
+
+    >>> rate_note(corrected=True)
+    'times: by counting, corrected by the finished cells'
+    """
+    if corrected:
+        return "times: by counting, corrected by the finished cells"
+    return (
+        f"times: by counting, at this machine's float32 rate of {matrix_rate() / 1e9:.0f} GFLOP/s just now; bfloat16"
+        " hardware can be ten times as fast, and the first finished cell corrects them"
+    )
+
+
+def machine_memory() -> float:
+    """Bytes that a process may have here: the machine's, or less where a control group says so.
+
+    >>> machine_memory() > 2**28
+    True
+    """
+    limits = [float(psutil.virtual_memory().total)]
+    with suppress(OSError, ValueError):  # "max" is no number
+        limits.append(float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    return min(limits)
+
+
+def _taken(record: Mapping[str, Any]) -> float:
+    costs = _part(record, "costs")
+    kept = [costs.get(key) for key in ("train_seconds", "validation_seconds", "test_seconds")]
+    return float(sum(value for value in kept if isinstance(value, int | float)))
+
+
+def _line(found: Forecast, factor: float, room: float) -> str:
+    if found.unknown:
+        return f"not predicted: {found.unknown}"
+    seconds = found.seconds * (factor if found.trained else 1.0)
+    long = (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 90
+        else f"{seconds:.0f} s"
+    )
+    trained = f", trains {found.trained:,} parameters" if found.trained else ""
+    told = f"about {found.memory_bytes / 2**30:.1f} GiB, {long}{trained}"
+    return f"WILL NOT FIT in {room / 2**30:.1f} GiB: {told}" if found.memory_bytes > 0.95 * room else told

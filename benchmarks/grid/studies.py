@@ -1,0 +1,271 @@
+"""Studies: the search of one row of a grid, kept as files that a kill at any moment leaves whole.
+
+``DIR/search/<study>/trial-000.json`` says what a trial tries, and is written once, before it runs; its run is a cell
+below ``DIR/search/runs``, whose record says what came of it. Both are the ledger's kind of file (atomic, no locks), so a
+search is continued from them alone, on any file system. Optuna proposes from the trials of the rounds before and never
+keeps anything of its own: what it proposes hangs on the records and the study, not on who asks or when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grid.cells import SEED, Cell, varied
+from benchmarks.grid.ledger import Ledger
+from benchmarks.grid.search_space import Parameter, Search, written
+from benchmarks.metric_names import higher_is_better
+from benchmarks.paths import CHECKOUT, printed_path
+from datamodules.contract.errors import InputError
+from datamodules.contract.files import write_atomic
+
+__all__ = ["FORMAT", "Study", "make_studies", "propose", "read_search_file", "result_of", "searched", "trial_cell"]
+
+FORMAT = 1
+"""Of the files of trials and results."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """The search of one row of a grid: cells that differ in their seed only.
+
+    Attributes:
+        name: readable labels and eight digits of what makes its trials.
+        cells: of the row; trials use the seed of the first.
+        space: what is searched.
+        search: how, and with how many trials.
+        folder: of its files.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    space: Mapping[str, Parameter]
+    search: Search
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """The row's title, without a seed."""
+        parts = (part for part in self.cells[0].title.split(", ") if not part.startswith(f"{SEED}="))
+        return ", ".join(parts) or self.cells[0].title
+
+    def described(self) -> dict[str, str]:
+        """The space in words."""
+        return {name: parameter.described() for name, parameter in self.space.items()}
+
+
+def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> list[Study]:
+    """The studies of a grid, one for each row that has something to search.
+
+    Args:
+        search: of the suite; None searches nothing.
+        cells: of the grid, before any search.
+        out: the results folder.
+
+    Raises:
+        InputError: a rule matches no cell, or no row is left to be searched.
+
+    Example:
+        >>> cell = Cell("lora-1-00000000", "lora", (("model", "lora"), (SEED, "1")), ("fit",), "ab")
+        >>> search = Search(4, {"model.r": Parameter(choices=(4, 8))})
+        >>> [study.title for study in make_studies(search, [cell], Path("out"))]
+        ['lora']
+    """
+    if search is None:
+        return []
+    rows: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
+    used: set[int] = set()
+    for cell in cells:
+        excluded = [place for place, rule in enumerate(search.exclude) if _matches(rule, cell)]
+        used |= set(excluded)
+        if not excluded:
+            rows.setdefault(tuple(pair for pair in cell.labels if pair[0] != SEED), []).append(cell)
+    if unused := sorted(set(range(len(search.exclude))) - used):
+        raise InputError(f"search.exclude[{unused[0]}] matches no cell")
+    if not rows:
+        raise InputError("search.exclude leaves no cell to search for")
+    return [_study(search, tuple(row), out) for row in rows.values()]
+
+
+def _study(search: Search, row: tuple[Cell, ...], out: Path) -> Study:
+    spaces = [space for rule, space in search.instead if _matches(rule, row[0])]
+    space = spaces[-1] if spaces else search.parameters
+    told = [{name: str(parameter) for name, parameter in space.items()}, search.sampler, search.pruner, search.metric]
+    key = hashlib.sha256(json.dumps([row[0].key, told, search.parallel]).encode()).hexdigest()
+    name = f"{row[0].name.rpartition('-')[0] or 'study'}-{key[:8]}"
+    return Study(name, row, space, search, out.absolute() / "search" / name)
+
+
+def _matches(rule: Sequence[tuple[str, frozenset[str]]], cell: Cell) -> bool:
+    labels = dict(cell.labels)
+    return all(labels.get(axis) in wanted for axis, wanted in rule)
+
+
+def trial_cell(study: Study, place: int) -> Cell:
+    """The run of a trial that has been proposed.
+
+    Args:
+        study: of the trial.
+        place: its number, from 0.
+
+    Raises:
+        InputError: its file is missing or damaged.
+    """
+    path = _trial_path(study, place)
+    said = read_search_file(path, ("parameters", "metric", "pruner", "rivals"))
+    option = f"--search.trial={printed_path(path)}"
+    label = ("trial", f"{place:03d}")
+    return varied(study.cells[0], said["parameters"].items(), option, label=label, reason=f"{study.name}/{place}")
+
+
+def propose(study: Study, ledger: Ledger, place: int) -> None:
+    """Writes what a trial tries, if that is not yet written: proposed from the trials of the rounds before.
+
+    Args:
+        study: of the trial; the rounds before are done.
+        ledger: of the search's runs.
+        place: the trial's number.
+    """
+    path = _trial_path(study, place)
+    if path.is_file():
+        return
+    before = _outcomes(study, ledger, place - place % study.search.parallel)
+    content = {
+        "format": FORMAT,
+        "study": study.title,
+        "number": place,
+        "parameters": _proposal(study, before, place),
+        "metric": study.search.metric,
+        "pruner": study.search.pruner,
+        "rivals": [outcome["values"] for outcome in before if outcome["state"] == "completed"],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def result_of(study: Study, ledger: Ledger) -> dict[str, Any] | None:
+    """What the search has chosen; None before all trials are done.
+
+    Args:
+        study: the study.
+        ledger: of the search's runs.
+
+    Raises:
+        InputError: no trial has a value, so that nothing can be chosen; with the last trial's error.
+    """
+    outcomes = _outcomes(study, ledger, study.search.trials)
+    if len(outcomes) < study.search.trials:
+        return None
+    measured = [outcome for outcome in outcomes if outcome["state"] == "completed"]
+    measured = measured or [outcome for outcome in outcomes if outcome["value"] is not None]
+    if not measured:
+        raise InputError(f"search of {study.title}: no trial has a value; the last one: {outcomes[-1]['error']}")
+    sign = 1 if higher_is_better(study.search.metric) else -1
+    best = max(measured, key=lambda outcome: sign * outcome["value"])  # of equal ones the first
+    count = {
+        f"{state}_trials": sum(o["state"] == state for o in outcomes) for state in ("completed", "pruned", "failed")
+    }
+    return {
+        "format": FORMAT,
+        "trials": study.search.trials,
+        **count,
+        "sampler": study.search.sampler,
+        "pruner": study.search.pruner,
+        "metric": study.search.metric,
+        "space": study.described(),
+        "chosen": best["parameters"],
+        "value": best["value"],
+        "trial": best["number"],
+        "seconds": round(sum(outcome["seconds"] for outcome in outcomes), 1),
+    }
+
+
+def searched(study: Study, result: dict[str, Any]) -> list[Cell]:
+    """The row's cells with what the search has chosen, which their records tell.
+
+    Args:
+        study: the study.
+        result: from `result_of`; it is written beside the trials.
+    """
+    path = study.folder / "chosen.json"
+    text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
+    option = f"--search.result={printed_path(path)}"
+    reason = hashlib.sha256(text.encode()).hexdigest()
+    return [varied(cell, result["chosen"].items(), option, reason=reason) for cell in study.cells]
+
+
+def read_search_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Reads the file of a trial or of a result: data, checked for what must be in it.
+
+    Args:
+        path: the file.
+        keys: what it must hold.
+
+    Raises:
+        InputError: it is missing, is not JSON, or lacks a key.
+
+    Example:
+        >>> read_search_file(Path("nowhere.json"), ["trials"])
+        Traceback (most recent call last):
+            ...
+        datamodules.sources.fetch.InputError: nowhere.json: cannot be read (No such file or directory)
+    """
+    try:  # commands name it from the checkout's root
+        content = json.loads((path if path.is_file() else CHECKOUT / path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a file of a search ({error}); delete it to have it written again") from error
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing or content.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: not a file of a search (no {(missing or ['format'])[0]}); delete it to write it again"
+        )
+    return dict(content)
+
+
+def _trial_path(study: Study, place: int) -> Path:
+    return study.folder / f"trial-{place:03d}.json"
+
+
+def _outcomes(study: Study, ledger: Ledger, count: int) -> list[dict[str, Any]]:
+    """What came of the first trials, up to the first that is not done."""
+    found: list[dict[str, Any]] = []
+    for place in range(count):
+        if not _trial_path(study, place).is_file():
+            break
+        record = ledger.record(trial_cell(study, place).name)
+        if record is None:
+            break
+        said = record.get("trial") or {}
+        failed = record["status"] == "failed" or said.get("value") is None
+        found.append(
+            {
+                "number": place,
+                "parameters": read_search_file(_trial_path(study, place), ["parameters"])["parameters"],
+                "state": "failed" if failed else "pruned" if said.get("pruned") else "completed",
+                "value": None if failed else float(said["value"]),
+                "values": said.get("values") or [],
+                "seconds": float(said.get("seconds") or 0.0),
+                "error": record.get("error"),
+            }
+        )
+    return found
+
+
+def _proposal(study: Study, before: Sequence[Mapping[str, Any]], place: int) -> dict[str, str]:
+    if study.search.sampler == "grid":
+        points = itertools.product(*(parameter.choices for parameter in study.space.values()))
+        point = next(itertools.islice(points, place, None))
+        return {name: written(value) for name, value in zip(study.space, point, strict=True)}
+    from benchmarks.grid.sampling import suggest
+
+    digest = hashlib.sha256(f"{study.name}/{place}".encode()).digest()
+    return suggest(study.search, study.space, before, int.from_bytes(digest[:4], "big"))

@@ -1,0 +1,197 @@
+"""A grid's folder turned into tables, figures and one HTML page; every number comes from a run's files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.analysis.beyond_accuracy import beyond
+from benchmarks.analysis.leaderboard import build_tables
+from benchmarks.analysis.runs import read_suite
+from benchmarks.report.latex import render_latex
+from benchmarks.report.sections import cost_section, render_beyond_csv, render_sections, sections
+from benchmarks.report.tables import render_csv, render_markdown
+from datamodules.contract.errors import InputError
+from datamodules.contract.files import write_atomic
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """What `write_report` wrote; a figure is None where nothing can be drawn.
+
+    Attributes:
+        beyond: results beyond accuracy and by segment, one number a line.
+        text: the markdown leaderboard.
+    """
+
+    markdown: Path
+    csv: Path
+    latex: Path
+    beyond: Path
+    quality_cost: Path | None
+    learning_curves: Path | None
+    reliability: Path | None
+    axes: Path | None
+    template_spread: Path | None
+    rank_stability: Path | None
+    html: Path
+    text: str
+
+
+def write_report(directory: Path) -> ReportPaths:
+    """Writes `leaderboard.md/.csv/.tex`, `beyond_accuracy.csv`, the figures and `report.html` into a grid's folder.
+
+    Args:
+        directory: the folder given to `instructrec benchmark --out`.
+
+    Raises:
+        InputError: the folder holds no runs, or its `suite.yaml` is not YAML.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> (folder / "runs" / "lora").mkdir(parents=True)
+    >>> print(write_report(folder).text.splitlines()[-1])
+    - `lora`: unfinished, no record.json yet
+    """
+    # Imported here because matplotlib costs a second that a command line without a report need not wait for.
+    from benchmarks.report.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
+    from benchmarks.report.figures import draw_learning_curves, draw_quality_cost, draw_reliability
+    from benchmarks.report.html import render_html
+
+    suite = read_suite(directory)
+    tables, problems = build_tables(suite)
+    found = [beyond(table) for table in tables]
+    below = [
+        [*filter(None, [cost_section(table)]), *sections(table, made)]
+        for table, made in zip(tables, found, strict=True)
+    ]
+    text = render_markdown(suite, tables, problems, [render_sections(made) for made in below])
+    (directory / "figures").mkdir(exist_ok=True)
+    paths = ReportPaths(
+        markdown=directory / "leaderboard.md",
+        csv=directory / "leaderboard.csv",
+        latex=directory / "leaderboard.tex",
+        beyond=directory / "beyond_accuracy.csv",
+        quality_cost=draw_quality_cost(tables, directory / "figures" / "quality_cost.png"),
+        learning_curves=draw_learning_curves(tables, directory / "figures" / "learning_curves.png"),
+        reliability=draw_reliability(tables, directory / "figures" / "reliability.png"),
+        axes=draw_axis_curves(tables, directory / "figures" / "axes.png"),
+        template_spread=draw_template_spread(tables, directory / "figures" / "template_spread.png"),
+        rank_stability=draw_rank_stability(tables, directory / "figures" / "rank_stability.png"),
+        html=directory / "report.html",
+        text=text,
+    )
+    pictures = [paths.axes, paths.template_spread, paths.rank_stability, paths.quality_cost, paths.learning_curves]
+    pictures.append(paths.reliability)
+    write_atomic(paths.markdown, text)
+    write_atomic(paths.csv, render_csv(tables))
+    write_atomic(paths.beyond, render_beyond_csv(tables, found))
+    write_atomic(paths.latex, render_latex(tables))
+    write_atomic(paths.html, render_html(suite, tables, problems, pictures, below))
+    return paths
+
+
+def replace_between_markers(path: Path, marker: str, text: str) -> None:
+    """Replaces what stands between `<!-- marker:begin -->` and `<!-- marker:end -->`.
+
+    Args:
+        path: a text file with both markers once.
+        marker: their name.
+        text: the new content, without the markers.
+
+    Raises:
+        InputError: the file or a marker is missing, or a marker stands there more than once.
+
+    >>> import tempfile
+    >>> page = Path(tempfile.mkdtemp()) / "README.md"
+    >>> _ = page.write_text("<!-- table:begin -->old<!-- table:end -->")
+    >>> replace_between_markers(page, "table", "new")
+    >>> page.read_text().split()
+    ['<!--', 'table:begin', '-->', 'new', '<!--', 'table:end', '-->']
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    page = path.read_text(encoding="utf-8")
+    begin, end = f"<!-- {marker}:begin -->", f"<!-- {marker}:end -->"
+    for mark in (begin, end):
+        if page.count(mark) != 1:
+            raise InputError(f"{path} holds {mark!r} {page.count(mark)} times, must hold it once")
+    head, rest = page.split(begin)
+    if end not in rest:
+        raise InputError(f"{path}: {end!r} stands before {begin!r}")
+    write_atomic(path, f"{head}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}")
+
+
+# A grid's tables and figures as an artifact in W&B, in the group of its runs.
+
+__all__ = ["log_report", "project_of"]
+
+
+def project_of(directory: Path) -> str | None:
+    """The W&B project that the runs of a grid were logged to; None where none was.
+
+    Args:
+        directory: the grid's folder.
+
+    Example:
+        >>> import tempfile
+        >>> project_of(Path(tempfile.mkdtemp())) is None
+        True
+    """
+    for folder in sorted(directory.glob("runs/*/wandb")):
+        try:
+            loggers = json.loads((folder.parent / "record.json").read_bytes())["config"]["trainer"]["logger"]
+            named = [one["init_args"] for one in loggers if str(one["class_path"]).endswith("WandbLogger")]
+        except (OSError, ValueError, KeyError, TypeError):  # a cell that has no record yet, or another logger
+            continue
+        if named:
+            return str(named[0].get("project") or "instructrec")
+    return None
+
+
+def log_report(directory: Path, paths: ReportPaths, *, project: str, group: str) -> str:
+    """Logs what `write_report` wrote as the next version of one artifact; the same run is continued each time.
+
+    Without an account it is written beside the grid, as the runs are; `WANDB_MODE=online` sends it.
+
+    Args:
+        directory: the grid's folder.
+        paths: the files.
+        project: of W&B.
+        group: of the grid's runs.
+
+    Returns:
+        One line that says where it is, or why it is nowhere: the files on the disk do not depend on it.
+    """
+    import wandb
+
+    os.environ.setdefault("WANDB_MODE", "offline")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    if os.environ["WANDB_MODE"] == "disabled":
+        return "W&B: the report was not logged: WANDB_MODE is disabled"
+    # Copies of the files wait there to be sent: beside the grid, and not in the user's home.
+    os.environ.setdefault("WANDB_DATA_DIR", str(directory.absolute() / "wandb"))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"report-{group}")[:128]
+    settings: dict[str, Any] = {"project": project, "group": group, "job_type": "report", "name": name}
+    mark = hashlib.sha256(f"{project} {group} {directory.absolute()}".encode()).hexdigest()[:16]
+    try:
+        with wandb.init(**settings, id=f"report-{mark}", dir=str(directory), resume="allow") as run:
+            artifact = wandb.Artifact(name, type="report", description=f"tables and figures of {group}")
+            for path in _files(paths):
+                artifact.add_file(str(path), name=path.relative_to(directory).as_posix())
+            run.log_artifact(artifact)
+            where = Path(run.dir).parent
+    except (wandb.Error, OSError, ValueError) as error:
+        return f"W&B: the report was not logged: {' '.join(str(error).split())[:200]}"
+    return f"W&B: the report is an artifact of group {group!r}, project {project!r}: {where}"
+
+
+def _files(paths: ReportPaths) -> list[Path]:
+    found = (getattr(paths, field.name) for field in dataclasses.fields(paths))
+    return [path for path in found if isinstance(path, Path)]

@@ -1,0 +1,281 @@
+"""What a run leaves behind: the record, and the scores and metrics of every user."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.paths import CHECKOUT
+from benchmarks.runs.case_features import fact_arrays
+from callbacks.cost_meter import CostMeter
+from callbacks.resume import Resume
+from callbacks.sample_table import SampleTable
+from callbacks.score_log import ScoreLog
+from callbacks.time_budget import TimeBudget
+from callbacks.training_guard import TrainingGuard
+from datamodules.base import InstructionDataModule
+from datamodules.contract.checkpoints import read_checkpoint, remove_checkpoint
+from recmodels.base import Recommender
+from recmodels.metrics import ranking as metrics
+from recmodels.metrics.ranking import pad_branches
+from recmodels.metrics.rating import rating_values
+
+PACKAGES = (
+    "instructrec",
+    "torch",
+    "lightning",
+    "transformers",
+    "peft",
+    "torchmetrics",
+    "jsonargparse",
+    "polars",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: the folder; its name is the cell's id.
+        config: the whole resolved config.
+        name: of the row in tables.
+        search: how the run's settings were chosen; empty where nobody searched.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    name: str
+    search: dict[str, Any] = field(default_factory=dict)
+
+    def write_record(
+        self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: dict[str, Any]
+    ) -> None:
+        """Writes `scores.npz`, then `record.json` as the very last act of a finished run."""
+        if not trainer.is_global_zero:
+            return
+        log = callback_of(trainer, ScoreLog)
+        self.path.mkdir(parents=True, exist_ok=True)
+        if log is not None and log.answers:
+            write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
+        guard, samples = callback_of(trainer, TrainingGuard), callback_of(trainer, SampleTable)
+        resume, meter = callback_of(trainer, Resume), callback_of(trainer, CostMeter)
+        record = self.header(model.kind)
+        stored = self.path / "scores.npz"
+        record |= {
+            "status": "finished",
+            "error": None,
+            "scores_sha256": hashlib.sha256(stored.read_bytes()).hexdigest() if stored.exists() else None,
+            "protocol": {
+                "fingerprint": data.fingerprint,
+                "description": data.sequences.description | data.description,
+                "statistics": data.sequences.description["statistics"],
+                "task": data.cases_kind,
+                "num_candidates": data.num_candidates,
+            },
+            "device": _device(trainer),
+            "costs": self._costs(trainer),
+            "metrics": {
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+            },
+            "guards": (guard.findings if guard else {})
+            | findings
+            | ({"truncated_prompts": meter.truncated} if meter else {})
+            | (clock.findings() if (clock := callback_of(trainer, TimeBudget)) and model.trains else {})
+            | ({"resumed_at_steps": resume.resumed_at} if resume and resume.resumed_at else {}),
+            "samples": samples.samples if samples else [],
+        }
+        write_json(self.path / "record.json", record)
+        _report_to_loggers(trainer, record)
+
+    def header(self, kind: str | None = None) -> dict[str, Any]:
+        """The part of a record that is known before anything has run."""
+        model, data = self.config["model"], self.config["data"]
+        return {
+            "format": 1,
+            "name": self.name,
+            "cell": self.path.name,
+            "kind": kind,
+            "model": {
+                "class": model["class_path"].rsplit(".", 1)[-1],
+                "backbone": model.get("init_args", {}).get("backbone"),
+            },
+            "data": {"class": data["class_path"].rsplit(".", 1)[-1]},
+            "seed": self.config.get("seed_everything"),
+            "config": json.loads(json.dumps(self.config, default=str)),
+            **({"search": self.search} if self.search else {}),
+            "versions": installed_versions(),
+            **checkout_state(),
+        }
+
+    def begin(self, fresh: bool) -> None:
+        """Removes the record of an earlier run in the same folder, so that it never stands for this one.
+
+        Args:
+            fresh: the run begins, and is not continued: earlier checkpoints are not its own either.
+        """
+        (self.path / "record.json").unlink(missing_ok=True)
+        (self.path / "scores.npz").unlink(missing_ok=True)
+        if fresh:
+            for name in ("best.ckpt", "last.ckpt"):
+                remove_checkpoint(self.path / "checkpoints" / name)
+
+    def write_end(self, status: str, error: str, exit_code: int | None = None) -> None:
+        """Records that the run has ended without a result (`failed` or `interrupted`), and why."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        ended = {"status": status, "error": error} | ({} if exit_code is None else {"exit_code": exit_code})
+        write_json(self.path / "record.json", self.header() | ended)
+
+    def _costs(self, trainer: L.Trainer) -> dict[str, Any]:
+        meter = callback_of(trainer, CostMeter)
+        costs: dict[str, Any] = meter.costs() if meter else {}
+        last = self.path / "checkpoints" / "last.ckpt"
+        if last.exists():
+            kept = read_checkpoint(last, mmap=True)["state_dict"]
+            costs["checkpoint_bytes"] = last.stat().st_size
+            costs["trained_bytes"] = sum(value.numel() * value.element_size() for value in kept.values())
+        return costs
+
+
+def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:
+    """Flat columns of all scores that were kept, every metric by user, and what the cases are about."""
+    columns = log.columns()
+    arrays: dict[str, Any] = {name: value.numpy() for name, value in columns.items() if name != "case"}
+    arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
+    listed = columns["item"].numpy() if log.answers == "candidates" else np.empty(0, dtype=np.int64)
+    arrays |= fact_arrays(data, columns["case"].numpy(), listed)
+    starts = columns["case_start"]
+    owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
+    if log.answers == "candidates":
+        measured = log.measured() or user_metrics(owner, columns, cutoffs)
+        return arrays | {name: value.numpy() for name, value in measured.items()}
+    table, _ = pad_branches(columns["score"], owner, len(starts) - 1, 0.0)
+    relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
+    if log.answers == "fixed":
+        arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
+        arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
+        return arrays
+    value, _ = pad_branches(rating_values(columns["item"]), owner, len(starts) - 1, 0.0)
+    difference = ((table.double().softmax(1) * value).sum(1) - (relevance * value).sum(1)).numpy()
+    return arrays | {"mse": difference**2, "mae": np.abs(difference)}
+
+
+def user_metrics(owner: Tensor, columns: Mapping[str, Tensor], cutoffs: tuple[int, ...]) -> dict[str, Tensor]:
+    """Every rank metric of every case, `[U]`.
+
+    Args:
+        owner: `[B]` case of each branch, from 0 and in order.
+        columns: `score` and `relevance` `[B]`, `candidates` and `total_relevant` `[U]`.
+        cutoffs: the k of HR@k and NDCG@k.
+
+    Example:
+        >>> columns = {"score": torch.tensor([3.0, 2.0]), "relevance": torch.tensor([0.0, 1.0])}
+        >>> columns |= {"candidates": torch.tensor([2]), "total_relevant": torch.tensor([1])}
+        >>> user_metrics(torch.tensor([0, 0]), columns, (1,))["mrr"].tolist()
+        [0.5]
+    """
+    total = columns["total_relevant"]  # with those that retrieval missed
+    table, mask = pad_branches(columns["score"], owner, len(total), 0.0)
+    relevance, _ = pad_branches(columns["relevance"], owner, len(total), 0.0)
+    found: dict[str, Tensor] = {}
+    for k in metrics.informative_cutoffs(cutoffs, int(columns["candidates"].max())):
+        found[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total)
+        found[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask, total)
+    return found | {"mrr": metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total)}
+
+
+def measure_long_lists(trainer: L.Trainer, model: Recommender) -> None:
+    """Has the score log take what the model has just measured where lists are too long to be kept."""
+    if log := callback_of(trainer, ScoreLog):
+        told = model.test_ranking
+        log.measure = lambda _: {n: v.cpu() for n, v in told.latest.items() if n not in ("tie_rate", "users")}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is whole or not there: fresh name, fsync, rename."""
+    _write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes arrays without pickle, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    _write_atomically(path, buffer.getvalue())
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+def callback_of(trainer: L.Trainer, kind: type[Any]) -> Any:
+    """The trainer's callback of a class, or None."""
+    return next((c for c in cast("list[L.Callback]", trainer.callbacks) if isinstance(c, kind)), None)  # type: ignore[attr-defined]
+
+
+def _report_to_loggers(trainer: L.Trainer, record: dict[str, Any]) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.summary.update({f"cost/{k}": v for k, v in record["costs"].items()})
+            logger.experiment.summary["record"] = json.dumps({k: v for k, v in record.items() if k != "samples"})
+            logger.experiment.summary["protocol"] = record["protocol"]["fingerprint"]
+            logger.experiment.finish()  # an offline run's file is whole before the run says that it is done
+
+
+def _device(trainer: L.Trainer) -> dict[str, Any]:
+    on_gpu = torch.cuda.is_available() and trainer.strategy.root_device.type == "cuda"
+    name = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
+    return {
+        "name": name,
+        "cores": torch.get_num_threads(),
+        "processes": trainer.world_size,
+        "precision": str(trainer.precision),
+    }
+
+
+def installed_versions(*others: str) -> dict[str, str]:
+    """Versions of Python, of the packages that every result depends on, and of others; what is missing is absent."""
+    found = {"python": platform.python_version()}
+    for package in (*PACKAGES, *others):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def checkout_state() -> dict[str, Any]:
+    """Commit of the checkout this code runs from; absent outside one."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(CHECKOUT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}

@@ -1,0 +1,96 @@
+"""The collator of a data module: from its instructions and the model's batch format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from datamodules.batching.catalogue import CatalogueCollator
+from datamodules.batching.encoder_decoder import EncoderDecoderCollator
+from datamodules.batching.item_codes import InteractionCollator
+from datamodules.batching.prompt_trees import PromptTreeCollator
+from datamodules.batching.tagged_text import TaggedTextCollator
+from datamodules.contract.batch import BatchFormat
+from datamodules.contract.errors import InputError
+from datamodules.instructions.choice import SEPARATORS, Prompting
+from datamodules.instructions.preferences import explicit_texts, read_notes
+from datamodules.instructions.prompts import SlateText
+from datamodules.instructions.templates import Demonstration
+from datamodules.protocol.sequences import Sequences
+from datamodules.sources.pretrained import context_length, is_encoder_decoder, load_tokenizer
+from datamodules.tables.interactions import Interactions
+from datamodules.tokens.chat import ChatEncoder
+from datamodules.tokens.encoder import SlateEncoder
+
+Collator = PromptTreeCollator | CatalogueCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
+
+
+def make_text(data: Interactions, sequences: Sequences, prompting: Prompting, words: dict[str, str]) -> SlateText:
+    """What writes the prompts.
+
+    Args:
+        data: the typed tables; interactions with a column `row` where preferences or intentions are told.
+        sequences: made of them.
+        prompting: the instructions.
+        words: the domain's words in their language.
+
+    Raises:
+        InputError: a task needs ratings and the data lacks some, or lacks what it promised.
+    """
+    rated = bool({"like", "rating"} & prompting.forms)
+    if rated and np.isnan(sequences.rating).any():
+        raise InputError(f"task {prompting.template.form!r} needs ratings, and the data lacks some")
+    explicit = None
+    if prompting.preference_rule or prompting.intention_rule:
+        explicit = explicit_texts(
+            data,
+            sequences,
+            preference_rule=prompting.preference_rule,
+            intention_rule=prompting.intention_rule,
+            separator=SEPARATORS[prompting.template.language],
+            limit=prompting.texts.limit,
+            notes=read_notes(prompting.texts.annotations) if prompting.texts.annotations else None,
+        )
+    shared: dict[str, Any] = {"words": words, "item_ids": sequences.item_ids, "explicit": explicit}
+    shared["ratings"] = sequences.rating if "rating" in prompting.forms else None
+    others = tuple(SlateText(sequences.titles, template, **shared) for template in prompting.others)
+    return SlateText(sequences.titles, prompting.template, **shared, others=others)
+
+
+def make_collator(
+    text: SlateText,
+    batch_format: BatchFormat,
+    backbone: str | None,
+    row_tokens: int,
+    shown: Sequence[Demonstration] = (),
+    user_ids: Sequence[str] = (),
+) -> Collator:
+    """Makes batches of a format.
+
+    Args:
+        text: writes the prompts.
+        batch_format: what the model reads.
+        backbone: whose tokenizer is used.
+        row_tokens: tokens that attention handles at once.
+        shown: solved cases that every prompt begins with.
+        user_ids: ids by user code, for models that know users.
+
+    Raises:
+        InputError: the format needs a backbone and there is none.
+    """
+    if batch_format in ("interactions", "sequences"):
+        return InteractionCollator(text, user_ids)
+    if backbone is None:
+        raise InputError("data.backbone is not set; give the model's backbone")
+    tokenizer, context = load_tokenizer(backbone), context_length(backbone)
+    if batch_format == "tagged_text":
+        return TaggedTextCollator(text, tokenizer, context, row_tokens)
+    apart = is_encoder_decoder(backbone)
+    slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart, demonstrations=shown), context)
+    if apart:
+        return EncoderDecoderCollator(slates, row_tokens, tokenizer.pad_token_id)
+    trees = PromptTreeCollator(slates, row_tokens)
+    # A template that lists the candidates cannot list a catalogue.
+    return CatalogueCollator(trees, slates, tokenizer.pad_token_id) if text.template.form == "matching" else trees

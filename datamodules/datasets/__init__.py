@@ -1,0 +1,1 @@
+"""The benchmark data sets, one family a file."""

@@ -1,0 +1,1 @@
+"""From a user's history to an instruction in words."""

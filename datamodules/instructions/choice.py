@@ -1,0 +1,258 @@
+"""Which instructions a data module writes: chosen and checked from its options, before any data is opened."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from datamodules.contract.batch import BatchFormat
+from datamodules.contract.errors import InputError
+from datamodules.instructions.mixture import Mixture, mixture_of, shares
+from datamodules.instructions.preferences import TextRules, choose_rule
+from datamodules.instructions.space import Cell, Intention, Preference, TaskForm, parse_cell
+from datamodules.instructions.templates import (
+    TURNED,
+    InstructionTemplate,
+    Language,
+    find_template,
+    template_id,
+    wordings,
+)
+from datamodules.protocol.rules import Protocol
+
+SEPARATORS: dict[str, str] = {"en": ", ", "zh": "、"}
+"""Between categories, by language."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for; see the options of the same names of `InstructionDataModule`."""
+
+    cell: str | None = None
+    task: TaskForm | None = None
+    preference: Preference | None = None
+    intention: Intention | None = None
+    language: Language = "en"
+    template: str | None = None
+    paraphrase: int | Literal["seen"] = 1
+    mixture: Mapping[str, float] | None = None
+    temperature: float = 1.0
+    texts: TextRules = TextRules()  # noqa: RUF009  # frozen
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """The instructions of a data module.
+
+    Attributes:
+        template: the wording that is evaluated, and trained on unless there is a mixture.
+        others: further wordings that training mixes.
+        choice: which of them a user's windows have; None where there is one.
+        preference_rule: how preferences are put in words; empty where none are told.
+        intention_rule: how intentions are.
+        texts: the options they were chosen by.
+    """
+
+    template: InstructionTemplate
+    others: tuple[InstructionTemplate, ...] = ()
+    choice: Mixture | None = None
+    preference_rule: str = ""
+    intention_rule: str = ""
+    texts: TextRules = TextRules()  # noqa: RUF009  # frozen
+
+    @property
+    def cell(self) -> Cell:
+        """The evaluated cell of the instruction space."""
+        if self.template.cell is None:
+            raise RuntimeError(f"template {self.template.id} is not evaluated")
+        return self.template.cell
+
+    @property
+    def plain(self) -> bool:
+        """Whether prompts tell the history's titles and nothing else."""
+        return (self.cell.preference, self.cell.intention) == ("implicit", "none")
+
+    @property
+    def every(self) -> tuple[InstructionTemplate, ...]:
+        """All wordings, the evaluated one first."""
+        return (self.template, *self.others)
+
+    @property
+    def forms(self) -> set[str]:
+        """Their task forms."""
+        return {template.form for template in self.every}
+
+    @property
+    def history_needed(self) -> bool:
+        """Whether every prompt shows something of the past, so that a user's first event cannot be asked for."""
+        return self.cell.preference != "none" or self.cell.intention == "preference"
+
+    def check(self, batch_format: BatchFormat, objective: str, protocol: Protocol) -> None:
+        """Refuses a model or protocol that the task forms do not fit.
+
+        Raises:
+            InputError: the task is to be answered in text and the model does not, the objective needs other answers, or
+                a pair is to be drawn from a longer list.
+        """
+        form = self.template.form
+        if form in ("like", "rating") and batch_format != "prompt_tree":
+            raise InputError(f"data.task {form!r} needs a model that answers in text; this one reads {batch_format}")
+        if batch_format == "tagged_text" and (self.choice is not None or not self.plain):
+            raise InputError(
+                f"data.cell {self.cell} and mixtures need a model that answers in text; this one reads titles only, which"
+                " is preference 'implicit', intention 'none'"
+            )
+        needed = {"yes_no": {"like"}, "rating": {"rating"}}.get(objective, self.forms)
+        if not self.forms <= needed:
+            raise InputError(
+                f"model.objective {objective!r} needs data.task {', '.join(needed)}; prompts are of"
+                f" {', '.join(sorted(self.forms))}"
+            )
+        if objective == "listwise" and not self.forms.isdisjoint(TURNED):
+            raise InputError("model.objective 'listwise' needs several answers; instructions that turn a task have one")
+        if form == "pairwise" and protocol.negatives != 1:
+            raise InputError(f"data.task 'pairwise' needs protocol.negatives 1, it is {protocol.negatives}")
+
+    def default_negatives(self, batch_format: BatchFormat, objective: str, protocol: Protocol) -> int:
+        """Negatives beside a training target where the user did not say: as in the test where something needs them."""
+        asked = self.forms <= {"like", "rating"}
+        lists = not self.forms.isdisjoint({"reranking", "pairwise"})
+        return (
+            protocol.negatives
+            if not asked and (batch_format == "tagged_text" or lists or objective == "listwise")
+            else 0
+        )
+
+    def fingerprinted(self) -> list[str]:
+        """What makes results incomparable beside protocol and kind of case: being told the wish, and from where."""
+        intention = self.cell.intention
+        if intention in ("none", "preference"):
+            return []
+        file = self.texts.annotations if self.intention_rule == "annotation" else None
+        notes = file.read_bytes() if file else b""
+        return [intention, self.intention_rule, *([hashlib.sha256(notes).hexdigest()] if notes else [])]
+
+    def described(self) -> dict[str, Any]:
+        """What a run's record says beside the task form; empty for the plain cell P1,I0 in one wording."""
+        cell = self.cell
+        told: dict[str, Any] = {}
+        if not self.plain:
+            told["cell"] = str(cell)
+        if self.preference_rule:
+            told["preference_from"] = self.preference_rule
+        if self.intention_rule:
+            told["intention_from"] = self.intention_rule
+        return told
+
+
+def choose_prompting(wanted: Wanted, columns: Sequence[str], owner: str) -> Prompting:
+    """The instructions that the options ask for.
+
+    Args:
+        wanted: the options.
+        columns: what the data has.
+        owner: the data set, for messages.
+
+    Raises:
+        InputError: options contradict each other, name what there is not, or need what the data has not.
+
+    Example:
+        >>> made = choose_prompting(Wanted(cell="P1,I2,T3"), ("title", "rating", "categories"), "Beauty")
+        >>> made.template.id, made.intention_rule
+        ('P1,I2,T3.en.1', 'target_categories')
+    """
+    columns = [*columns, *(["annotation"] if wanted.texts.annotations else [])]
+    template = _evaluated(wanted)
+    mixed = _mixed(wanted, template)
+    others = tuple(find_template(name) for name in mixed if name != template.id)
+    choice = None
+    if others or (mixed and template.id not in mixed):
+        # Wording 0 is the evaluated one, whether it is trained on or not.
+        parts = {template.id: mixed.get(template.id, 0.0)} | {other.id: mixed[other.id] for other in others}
+        choice = mixture_of(parts, 0)
+    made = Prompting(template, others, choice, texts=wanted.texts)
+    preference_rule, intention_rule = _rules(made, wanted.texts, columns, owner)
+    return replace(made, preference_rule=preference_rule, intention_rule=intention_rule)
+
+
+def _evaluated(wanted: Wanted) -> InstructionTemplate:
+    """The template that is evaluated."""
+    axes = {name: getattr(wanted, name) for name in ("preference", "intention", "task")}
+    given = [name for name, value in axes.items() if value is not None]
+    if wanted.cell is not None and given:
+        raise InputError(f"data.cell {wanted.cell!r} says data.{given[0]} already; give one of them")
+    if wanted.template is None:
+        cell = parse_cell(wanted.cell) if wanted.cell is not None else _cell_of(axes)
+        number = 1 if wanted.paraphrase == "seen" else wanted.paraphrase
+        there = [t.id for t in wordings(cell, wanted.language)]
+        name = template_id(cell.form, wanted.language, number, cell)
+        if name not in there:
+            raise InputError(f"data.paraphrase is {number}, must be 1 to {len(there)}")
+        return find_template(name)
+    template = find_template(wanted.template)
+    if template.cell is None:
+        raise InputError(f"data.template {template.id!r} only trains; name it in data.mixture")
+    asked = {"task": template.form, "preference": template.cell.preference, "intention": template.cell.intention}
+    wrong = [name for name in given if axes[name] != asked[name]]
+    if wanted.cell is not None and parse_cell(wanted.cell) != template.cell:
+        wrong = ["cell"]
+    if template.language != wanted.language:
+        wrong = ["language"]
+    if wrong:
+        raise InputError(
+            f"data.template {template.id!r} does not fit data.{wrong[0]} {str(getattr(wanted, wrong[0]))!r}"
+        )
+    return template
+
+
+def _cell_of(axes: Mapping[str, Any]) -> Cell:
+    return Cell(axes["preference"] or "implicit", axes["intention"] or "none", axes["task"] or "matching")
+
+
+def _mixed(wanted: Wanted, template: InstructionTemplate) -> dict[str, float]:
+    """Shares of templates in training; empty where the evaluated one is all."""
+    if wanted.mixture is None:
+        if wanted.paraphrase != "seen" or template.cell is None:
+            return {}
+        return _spread({str(template.cell): 1.0}, wanted.language)
+    return _spread(shares(wanted.mixture, wanted.temperature), wanted.language)
+
+
+def _spread(parts: Mapping[str, float], language: str) -> dict[str, float]:
+    """Shares of names spread evenly over their wordings, but for the held-out ones."""
+    made: dict[str, float] = {}
+    for name, share in parts.items():
+        if name.rpartition(".")[2].isdigit():
+            seen = [find_template(name)]
+            if seen[0].language != language:
+                raise InputError(f"data.mixture: template {name!r} is not in data.language {language!r}")
+        else:
+            seen = [t for t in wordings(name if name in TURNED else parse_cell(name), language) if not t.held_out]
+        for each in seen:
+            made[each.id] = made.get(each.id, 0.0) + share / len(seen)
+    return made
+
+
+def _rules(made: Prompting, asked: TextRules, columns: Sequence[str], owner: str) -> tuple[str, str]:
+    """How preferences and intentions come about; refuses what the data cannot give."""
+    uses = {name for template in made.every for name in template.uses}
+    if ("rated" in uses or {"like", "rating"} & made.forms) and "rating" not in columns:
+        raise InputError(f"task {made.template.form!r} needs rating, and {owner} has {', '.join(columns)}")
+    preference = intention = ""
+    by_preference = any(template.searches_preference for template in made.every)
+    if "preference" in uses or by_preference:
+        preference = choose_rule("preference", asked.preference, columns, owner)
+    elif asked.preference is not None:
+        raise InputError(f"data.texts.preference is {asked.preference!r}, and no prompt tells a preference")
+    intentions = {t.cell.intention for t in made.every if t.cell is not None} - {"none", "preference"}
+    if len(intentions) > 1 and asked.intention is None:
+        raise InputError("a mixture of vague and specific intentions needs data.texts.intention, one rule for both")
+    if intentions or any(template.cell is None and "intention" in template.uses for template in made.every):
+        kind = "vague" if "vague" in intentions else "specific"
+        kind = {"target_review": "vague", "target_categories": "specific"}.get(asked.intention or "", kind)
+        intention = choose_rule(kind, asked.intention, columns, owner)
+    elif asked.intention is not None:
+        raise InputError(f"data.texts.intention is {asked.intention!r}, and no prompt tells an intention")
+    return preference, intention

@@ -1,0 +1,1 @@
+"""Where data and weights come from: fetched once, verified on every use."""

@@ -1,0 +1,186 @@
+"""Pretrained backbones behind one interface: a body that makes hidden states, a head that makes logits."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.contract.errors import InputError
+from recmodels.backbones.quantization import is_quantised
+from recmodels.layers.bottleneck import Adapted
+
+Precision = Literal["float32", "bfloat16"]
+
+OUTPUTS = {
+    "attention": ("o_proj", "out_proj", "out_lin", "c_proj", "dense", "o", "Wo"),
+    "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo", "Wo", "lin2", "dense"),
+}
+"""Names of the linear layers that end a block, by architecture family."""
+
+
+@dataclass(frozen=True)
+class Backbone(ABC):
+    """A pretrained network of transformer blocks that tuning methods change, whatever its layout.
+
+    Attributes:
+        model: the Hugging Face model; tuning methods change it in place.
+        name: what it was loaded from.
+    """
+
+    model: Any
+    name: str
+
+    @property
+    def body(self) -> nn.Module:
+        """The model without its head, where the architecture separates them; else the whole model."""
+        return cast(nn.Module, self.model.base_model)
+
+    @abstractmethod
+    def stacks(self) -> list[list[nn.Module]]:
+        """The transformer blocks, first to last, of the one stack, or of the encoder and then of the decoder.
+
+        Raises:
+            InputError: the architecture keeps its blocks where none of the known families does.
+        """
+
+    @abstractmethod
+    def probe(self) -> Tensor:
+        """What it makes of a small fixed input, without gradient or dropout: enough to tell two models apart."""
+
+    def layers(self) -> list[nn.Module]:
+        """The transformer blocks of all stacks, first to last."""
+        return [layer for stack in self.stacks() for layer in stack]
+
+    def attention_layers(self) -> list[nn.Module]:
+        """Every attention, block by block: over a token's own stack, and in decoder blocks over the encoder, too.
+
+        Raises:
+            InputError: a block has none where the known families have it, so there is nothing to prefix.
+        """
+        found = []
+        for layer in self.layers():
+            inside = [module for module in layer.modules() if type(module).__name__.endswith("Attention")]
+            # T5 wraps each attention in another module of such a name, BERT its own in one with the output layer.
+            inner = [one for one in inside if not any(other is not one and other in one.modules() for other in inside)]
+            if not inner:
+                raise InputError(f"backbone {self.name!r} ({self.family}) has no attention layer to prefix")
+            found += inner
+        return found
+
+    @property
+    def family(self) -> str:
+        """The architecture, as transformers calls it."""
+        return str(self.model.config.model_type)
+
+    @property
+    def output_embeddings(self) -> Any:
+        """The linear layer that makes logits; None in an encoder."""
+        return self.model.get_output_embeddings()
+
+    def linear_layers(self) -> dict[str, Any]:
+        """The body's linear layers by name, the head not among them."""
+        head = self.output_embeddings
+        return {
+            name: module
+            for name, module in self.body.named_modules()
+            if (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D") and module is not head
+        }
+
+    @property
+    def width(self) -> int:
+        """Of the hidden states between blocks."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    def input_layer(self, layer: nn.Module) -> nn.Module:
+        """The first linear layer of a transformer layer's feed-forward.
+
+        Raises:
+            InputError: there is none.
+        """
+        for path, module in layer.named_modules():
+            if "att" not in path.lower() and widths(module)[0] == self.width:
+                return cast(nn.Module, module)
+        raise InputError(f"no mlp input layer is known for backbone {self.name!r} ({self.family})")
+
+    def output_layer(self, layer: nn.Module, block: Literal["attention", "mlp"]) -> tuple[nn.Module, str]:
+        """The module that holds the linear layer ending a block of a transformer layer, and that layer's name in it.
+
+        In a decoder layer that also reads an encoder, the attention block is the one over its own tokens. Layers of
+        a like name that do not lead back to the hidden width (BERT's `intermediate.dense`) are passed over.
+
+        Raises:
+            InputError: the architecture names its layers otherwise.
+        """
+        for path, module in layer.named_modules():
+            parent, _, name = path.rpartition(".")
+            attends = "att" in parent.lower()
+            if name in OUTPUTS[block] and attends == (block == "attention") and widths(module)[1] == self.width:
+                return layer.get_submodule(parent), name
+        raise InputError(f"no {block} output layer is known for backbone {self.name!r} ({self.family})")
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """Width of what a linear layer reads and of what it makes; zeros for any other module.
+
+    Example:
+        >>> widths(nn.Linear(3, 4)), widths(nn.ReLU())
+        ((3, 4), (0, 0))
+    """
+    if isinstance(module, Adapted):
+        return widths(module.layer)
+    if is_quantised(module):
+        return int(cast(Any, module).in_features), int(cast(Any, module).out_features)
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or isinstance(module, nn.Embedding):
+        return 0, 0
+    made, read = weight.shape
+    return (made, read) if type(module).__name__ == "Conv1D" else (read, made)
+
+
+def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of a stack, first to last.
+
+    Raises:
+        InputError: the architecture keeps its blocks where none of the known families does.
+    """
+    for path in ("layers", "h", "decoder.layers", "block", "encoder.layer", "transformer.layer"):
+        try:
+            return list(cast(nn.ModuleList, stack.get_submodule(path)))
+        except AttributeError:
+            continue
+    raise InputError(f"backbone {backbone.name!r} ({backbone.family}) has no known list of layers")
+
+
+def check_agreement(backbone: Backbone, layout: str, got: Tensor, expected: Tensor) -> None:
+    """Compares the scores `[B]` of a layout with those of the model's own forward.
+
+    Raises:
+        InputError: they differ by more than rounding does, which is far less than a wrong mask or position.
+    """
+    difference = float((got - expected).abs().max())
+    tolerance = (1e-4 if backbone.model.dtype == torch.float32 else 2e-2) * max(1.0, float(expected.abs().max()))
+    if not difference <= tolerance:
+        raise InputError(
+            f"backbone {backbone.name!r} ({backbone.family}) does not honour {layout}: branch scores differ by"
+            f" {difference:.3g}"
+        )
+
+
+def checksum_parameters(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names and values of tensors, whatever their device: the identity of a backbone.
+
+    Example:
+        >>> checksum_parameters([("w", torch.zeros(2))])[:8]
+        'e5868624'
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(parameters, key=lambda pair: pair[0]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

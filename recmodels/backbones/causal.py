@@ -1,0 +1,194 @@
+"""Causal language models that honour prompt trees.
+
+# N tokens, B branches, D hidden
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.contract.batch import PromptTreeBatch
+from datamodules.contract.errors import InputError
+from recmodels.backbones.base import Backbone, Precision, block_list, check_agreement
+from recmodels.backbones.loading import load_model
+from recmodels.backbones.quantization import Quantization
+from recmodels.engine.prompt_tree import branch_scores, label_log_probabilities
+from recmodels.engine.tree_attention import ATTENTION, Forest, bucket, few_rows
+from recmodels.layers.fused import replace_norms
+
+
+class CausalBackbone(Backbone):
+    """A causal language model that honours prompt trees."""
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """Hidden states to logits."""
+        project = self.model.get_output_embeddings()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return (lambda states: cap * torch.tanh(project(states) / cap)) if cap else project
+
+    def stacks(self) -> list[list[nn.Module]]:
+        """The transformer blocks of the one stack."""
+        return [block_list(self, self.body)]
+
+    @property
+    def first_position(self) -> int:
+        """Position of a prompt's first token: behind a prefix that counts as tokens, as PEFT's does."""
+        return int(getattr(self.body, "first_position", 0))
+
+    def virtual_tokens(self) -> Tensor | None:
+        """Trained embeddings `[P, D]` that every prompt begins with; None where there are none."""
+        made = getattr(self.body, "virtual_tokens", None)
+        return None if made is None else made().to(self.model.get_input_embeddings().weight.dtype)
+
+    @torch.no_grad()
+    def probe(self) -> Tensor:
+        """Scores `[2]` of two branches of a small forest."""
+        training = self.model.training
+        self.model.eval()
+        token = PROBE % self.model.config.get_text_config().vocab_size
+        end = torch.tensor([9, 9, 3, 9, 9, 7, 7, 9, 9])
+        depth = torch.tensor([0, 1, 2, 2, 3, 4, 5, 4, 5])
+        hidden = self.hidden_states(token, end, depth, 2, (2, 3, 9))
+        place, branch = torch.tensor([4, 5, 4, 7]), torch.tensor([0, 0, 1, 1])
+        log_probability = label_log_probabilities(hidden, self.head, place, token[5:])
+        self.model.train(training)
+        return branch_scores(log_probability, branch, 2, mean=False)
+
+    def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
+        """Summed log-probability `[B]` of each branch's tokens."""
+        forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
+        hidden = self.hidden_states(*forest, read=batch.label_place.unique())
+        log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)
+        return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
+
+    def hidden_states(
+        self,
+        token: Tensor,
+        end: Tensor,
+        depth: Tensor,
+        trunk: int,
+        stretches: Sequence[int],
+        *,
+        read: Tensor | None = None,
+    ) -> Tensor:
+        """Last hidden states `[N, D]` of a forest of tokens.
+
+        Args:
+            token: `[N]` ids in depth-first preorder.
+            end: `[N]` index after the last descendant of each token.
+            depth: `[N]` distance from the root.
+            trunk: tokens at the front that are ancestors of all others.
+            stretches: bounds of runs of whole trees behind the trunk, from its end to N.
+            read: `[n]` places, each once, whose states are asked for; the others' lack the last feed-forward.
+        """
+        size, ahead = len(token), self.virtual_tokens()
+        if ahead is not None:  # they are ancestors of all tokens, so a longer trunk
+            first = torch.arange(len(ahead), device=token.device)
+            end = torch.cat([torch.full_like(first, size), end]) + len(ahead)
+            depth = torch.cat([first, depth + len(ahead)])
+            token = nn.functional.pad(token, (len(ahead), 0))
+            trunk, stretches = trunk + len(ahead), [bound + len(ahead) for bound in stretches]
+        whole = len(token)
+        if token.is_cuda:  # few lengths, so that kernels are compiled for few; padding tokens are trees of their own
+            place = torch.arange(whole, bucket(whole), device=token.device)
+            token, depth = (nn.functional.pad(part, (0, len(place))) for part in (token, depth))
+            end = torch.cat([end, place + 1])
+        rows = read if read is None or ahead is None else read + len(ahead)
+        with few_rows(self.layers()[-1], rows):
+            output = self.body(
+                **self.inputs(token[None], ahead),
+                attention_mask=end[None, None, None],  # transformers passes a mask of four dimensions on as it is
+                position_ids=depth[None] + self.first_position,
+                use_cache=False,
+                return_dict=True,
+                forest=Forest(end, depth, trunk, stretches),
+            )
+        return cast(Tensor, output.last_hidden_state)[0, whole - size : whole]
+
+    def inputs(self, token: Tensor, ahead: Tensor | None) -> dict[str, Tensor]:
+        """What the body reads for `[R, N]` ids; `[P, D]` embeddings, where there are any, replace the first P."""
+        if ahead is None:
+            return {"input_ids": token}
+        words = self.model.get_input_embeddings()(token[:, len(ahead) :])
+        return {"inputs_embeds": torch.cat([ahead.expand(len(token), -1, -1), words], 1)}
+
+
+def load_causal(
+    name: str, precision: Precision, dropout: float | None = None, quantization: Quantization | None = None
+) -> CausalBackbone:
+    """Loads a causal backbone with the prompt-tree attention, and proves on a small tree that it is exact.
+
+    Args:
+        name: packaged name, folder or hub id.
+        precision: of the weights.
+        dropout: probability for every dropout of the architecture; None leaves its own.
+        quantization: how the linear layers are held.
+
+    Raises:
+        InputError: the folder is no causal model, its weights are unreadable, or it does not honour trees.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = load_model(AutoModelForCausalLM, "a causal model", name, precision, dropout, ATTENTION, quantization)
+    replace_norms(model)
+    backbone = CausalBackbone(model=model, name=name)
+    prove_tree_attention(backbone)
+    return backbone
+
+
+PROBE = torch.tensor([3, 5, 1, 7, 4, 6, 8, 9, 2])
+"""A trunk of two; behind it a branch of one, and a stem of two with two branches of two, which are scored."""
+
+
+@torch.no_grad()
+def prove_tree_attention(backbone: CausalBackbone) -> None:
+    """Compares branches of a small forest with the same sequences through the model's own forward and attention.
+
+    Raises:
+        InputError: the scores differ, so the architecture does not take custom masks or positions.
+    """
+    model = backbone.model
+    if next(model.parameters()).is_meta:  # a copy that is only counted computes nothing
+        return
+    token = PROBE % model.config.get_text_config().vocab_size
+    prompt, answers = token[[0, 1, 3, 4]], (token[5:7], token[7:9])
+    training = model.training
+    model.eval()
+    with short_windows(model):
+        try:
+            got = backbone.probe()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"backbone {backbone.name!r} ({backbone.family}) does not honour prompt trees: {reason}"
+            ) from error
+        model.set_attn_implementation("eager")
+        expected = []
+        for answer in answers:
+            logits = model(input_ids=torch.cat([prompt, answer])[None], use_cache=False).logits[0].float()
+            expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
+        model.set_attn_implementation(ATTENTION)
+    model.train(training)
+    check_agreement(backbone, "prompt trees", got, torch.stack(expected))
+
+
+@contextmanager
+def short_windows(model: Any, width: int = 3) -> Iterator[None]:
+    """While it lasts, sliding windows are so short that a small proof reaches beyond them."""
+    places = [
+        place for place in (model.config.get_text_config(), *model.modules()) if vars(place).get("sliding_window")
+    ]
+    own = [place.sliding_window for place in places]
+    for place in places:
+        place.sliding_window = width
+    try:
+        yield
+    finally:
+        for place, window in zip(places, own, strict=True):
+            place.sliding_window = window

@@ -1,0 +1,1 @@
+"""The attention rule of prompt trees, without a model."""

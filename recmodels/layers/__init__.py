@@ -1,0 +1,1 @@
+"""Layers that tuning methods insert, as plain modules."""

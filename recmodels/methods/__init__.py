@@ -1,0 +1,1 @@
+"""Ways of tuning a language model, one file for each."""

@@ -1,0 +1,292 @@
+"""Language models that rank by the likelihood of answers; subclasses say what is trained.
+
+# U cases, B branches, L labelled tokens
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from peft import PeftConfig
+from torch import Tensor
+
+from datamodules.contract.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
+from datamodules.contract.errors import InputError
+from datamodules.sources.pretrained import check_backbone_name
+from recmodels.backbones.base import Backbone, Precision, checksum_parameters
+from recmodels.backbones.causal import CausalBackbone
+from recmodels.backbones.encoder_decoder import load_backbone
+from recmodels.backbones.loading import checkpoint_blocks
+from recmodels.backbones.quantization import Quantization, check_quantization
+from recmodels.base import CaseScores, IdentityError, Recommender
+from recmodels.methods.budget import count_trained, meta_copy, nearest_size, parse_budget
+from recmodels.methods.export import TOLERANCE, adapter_parts, merged
+from recmodels.metrics.rating import rating_values
+from recmodels.objectives.base import Objective, training_loss
+from recmodels.retrieval.beam_search import Retrieved, beam_search
+from recmodels.retrieval.exhaustive import catalogue_scores
+
+
+class InstructionRecommender(Recommender):
+    """A language model, causal or encoder-decoder, tuned on instructions (InstructRec, arXiv 2305.07001).
+
+    A variant overrides `tune`, which marks what is trained; everything else is frozen.
+
+    Args:
+        backbone: packaged name, folder with a Hugging Face model, GGUF file, or hub id `owner/name[@revision]`.
+        objective: `likelihood` of the right answer, `listwise` softmax over a case's answers, `yes_no`
+            (binary cross-entropy on Yes against No), or `rating` (squared error of the expected one).
+        length_normalised: score an answer by its mean log-probability a token instead of the sum.
+        dropout: probability for the backbone's dropouts; null leaves the architecture's own.
+        retrieval: how a whole catalogue is ranked: `exhaustive` scores every title, `beam` searches the likeliest ones
+            token by token and counts the others as missed. Lists of candidates are always scored whole.
+        beams: under `beam`, beginnings kept at every token, and titles found; at least the largest cut-off.
+        budget: share of the backbone's parameters to train, such as `0.1%`, in place of the method's own size (rank,
+            bottleneck, prefix length): the size nearest to it is taken, and what it trains is recorded.
+        gradient_checkpointing: forget what blocks compute and compute it again for the gradient: slower, less memory,
+            the same numbers.
+        quantization: `4bit` holds the frozen backbone's linear layers as NF4 (QLoRA); null leaves them in full.
+        **kwargs: of `Recommender`.
+    """
+
+    batch_format: ClassVar[BatchFormat] = "prompt_tree"
+    trains_backbone: ClassVar[bool] = False
+    """Whether backbone weights themselves train, and so must be kept in float32."""
+    size_field: ClassVar[str] = ""
+    """The attribute that a budget sets; a method without one has no size."""
+
+    def __init__(
+        self,
+        backbone: str = "smollm2-135m-instruct",
+        objective: Objective = "likelihood",
+        length_normalised: bool = False,
+        dropout: float | None = None,
+        retrieval: Literal["exhaustive", "beam"] = "exhaustive",
+        beams: int = 20,
+        budget: str | None = None,
+        gradient_checkpointing: bool = False,
+        quantization: Quantization | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
+        if quantization:
+            check_quantization(type(self).__name__, self.trains_backbone)
+        self.budget = None if budget is None else parse_budget(budget)
+        if self.budget is not None and not self.size_field:
+            raise InputError(f"model.budget: {type(self).__name__} has no size that a budget could set; leave it out")
+        check_backbone_name(backbone)
+        least = max(self.cutoffs) if retrieval == "beam" else 1
+        if beams < least:
+            reason = "" if least == 1 else ", the largest of model.cutoffs"
+            raise InputError(f"model.beams is {beams}, must be at least {least}{reason}")
+        self.retrieval, self.beams = retrieval, beams
+        self._trie: CatalogueTrie | None = None
+        self.backbone_name, self.objective = backbone, objective
+        self.length_normalised, self.dropout = length_normalised, dropout
+        self.network: torch.nn.Module | None = None
+        self._tuner: tuple[Any, ...] = ()  # PEFT's, in a tuple, so that its parameters are not counted twice
+
+    @abstractmethod
+    def tune(self, backbone: Backbone) -> None:
+        """Makes trainable what this variant trains; the whole backbone arrives frozen."""
+
+    def lay_ground(self, backbone: Backbone) -> None:
+        """Puts in what the method stands on, and does not train; most stand on the backbone alone."""
+
+    def size(self, given: int | None, default: int) -> int:
+        """The method's size where no budget sets it.
+
+        Args:
+            given: what the user asked for.
+            default: taken where neither a size nor a budget is given.
+
+        Raises:
+            InputError: both are given, or the size is below 1.
+        """
+        if given is not None and self.budget is not None:
+            raise InputError(f"model.budget and model.{self.size_field} both set the size; leave one of them out")
+        if given is not None and given < 1:
+            raise InputError(f"model.{self.size_field} is {given}, must be at least 1")
+        return default if given is None else given
+
+    def resize(self, size: int) -> None:
+        """Takes the size that a budget gives."""
+        setattr(self, self.size_field, size)
+
+    def apply_to(self, backbone: Backbone) -> None:
+        """Freezes a backbone and tunes it within the budget; what trains is float32 afterwards.
+
+        Raises:
+            InputError: the method does not fit the backbone.
+        """
+        backbone.model.requires_grad_(False)
+        if self.budget is not None:
+            self._keep_to_budget(backbone, self.budget)
+        self.tune(backbone)
+        if self.gradient_checkpointing:
+            checkpoint_blocks(backbone)
+        for value in backbone.model.parameters():  # small updates vanish in bfloat16
+            if value.requires_grad:
+                value.data = value.data.float()
+
+    def _keep_to_budget(self, backbone: Backbone, share: float) -> None:
+        meta = meta_copy(backbone)
+        wanted = round(share * sum(value.numel() for value in meta.model.parameters()))  # four bits pack theirs
+
+        def count(size: int) -> int:
+            self.resize(size)
+            return count_trained(self.tune, meta)
+
+        chosen = nearest_size(count, wanted)
+        self.findings |= {"budget_parameters": wanted, "budget_size": chosen, "budget_trained": count(chosen)}
+
+    def configure_model(self) -> None:
+        """Loads the backbone once and applies the variant."""
+        if self.network is not None:
+            return
+        mixed = self._trainer is not None and str(self._trainer.precision).startswith("bf16")
+        precision: Precision = "bfloat16" if mixed and not self.trains_backbone else "float32"
+        self.backbone = load_backbone(self.backbone_name, precision, self.dropout, self.quantization)
+        if self.retrieval == "beam":
+            _ = self._causal  # refuses before anything is trained
+        self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
+        self.lay_ground(self.backbone)
+        untuned = self._probe() if self.identity_at_start else None
+        self.apply_to(self.backbone)
+        self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
+        if untuned is not None:
+            self.check_identity(self._probe(), untuned)
+
+    def merged_model(self, tolerance: float = TOLERANCE) -> Any:
+        """A transformers model of the backbone's own layout that scores as this one does.
+
+        Args:
+            tolerance: how far scores may move, relative to the largest; weights in bfloat16 are rounded when merged.
+
+        Raises:
+            InputError: the method has no such form.
+        """
+        tuner = self._peft_tuner("cannot be merged into the backbone")
+        return merged(self.backbone, tuner, tolerance)
+
+    def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
+        """What a PEFT adapter folder holds: the configuration, and the tensors by name.
+
+        Raises:
+            InputError: the method is none of PEFT's.
+        """
+        tuner = self._peft_tuner("has no PEFT adapter")
+        return adapter_parts(self.backbone, tuner)
+
+    def _peft_tuner(self, otherwise: str) -> Any:
+        self.configure_model()
+        if not self._tuner:
+            raise InputError(f"{type(self).__name__} {otherwise}: it is no method of PEFT")
+        return self._tuner[0]
+
+    def _probe(self) -> Tensor:
+        # A method that splits weights up gives them back in float32 only, so there the probe knows no autocast.
+        mixed = self._trainer is not None and not self.trains_backbone
+        with self.trainer.precision_plugin.forward_context() if mixed else contextlib.nullcontext():
+            return self.backbone.probe()
+
+    def check_identity(self, tuned: Tensor, untuned: Tensor) -> None:
+        """Compares a probe of the tuned backbone with one of the untuned.
+
+        Raises:
+            IdentityError: they differ, though the method promises that they do not.
+        """
+        difference = float((tuned - untuned).abs().max())
+        self.findings["step0_score_difference"] = difference
+        if not difference <= 1e-5 * max(1.0, float(untuned.abs().max())):
+            raise IdentityError(
+                f"{type(self).__name__} promises the untuned scores before its first step, and they differ by"
+                f" {difference:.3g}"
+            )
+
+    def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:
+        """Scores `[B]`: log-likelihood of each answer under its prompt; of those found, under beam retrieval."""
+        if not isinstance(batch, CatalogueBatch):
+            return self._rank(self._log_likelihood(batch), batch)
+        return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
+
+    def score_cases(self, batch: Batch) -> CaseScores:
+        """Scores of a batch's candidates, or of what beam search finds among them."""
+        if self.retrieval == "exhaustive" or not isinstance(batch, CatalogueBatch):
+            return super().score_cases(batch)
+        found = self._retrieve(batch)
+        gain = batch.relevance.new_zeros(len(batch.case), len(batch.trie.item))
+        gain[batch.branch_case, batch.branch_item] = batch.relevance
+        return CaseScores(
+            case=batch.case,
+            branch_case=found.user,
+            branch_item=found.item,
+            score=self.check_scores(found.score),
+            relevance=gain[found.user, found.item],
+            **(self.case_totals(batch) | {"tokens": found.tokens}),
+        )
+
+    def _score_catalogue(self, batch: CatalogueBatch) -> Tensor:
+        trie = self._on_device(batch)
+        scores = catalogue_scores(self._causal, batch.prompt, batch.prompt_length, trie)
+        if self.length_normalised:
+            scores = scores / (trie.depth[trie.last] + 1)
+        return scores[batch.branch_case, batch.branch_item]
+
+    def _retrieve(self, batch: CatalogueBatch) -> Retrieved:
+        candidate = torch.zeros(len(batch.case), len(batch.trie.item), dtype=torch.bool, device=batch.case.device)
+        candidate[batch.branch_case, batch.branch_item] = True
+        return beam_search(
+            self._causal,
+            batch.prompt,
+            batch.prompt_length,
+            self._on_device(batch),
+            self.beams,
+            candidate=candidate,
+            length_normalised=self.length_normalised,
+        )
+
+    @property
+    def _causal(self) -> CausalBackbone:
+        if not isinstance(self.backbone, CausalBackbone):
+            raise InputError(
+                f"backbone {self.backbone_name!r} ({self.backbone.family}) is an encoder-decoder; a catalogue's tree needs"
+                " a causal one, use model.retrieval=exhaustive"
+            )
+        return self.backbone
+
+    def _on_device(self, batch: CatalogueBatch) -> CatalogueTrie:
+        """The catalogue's tree on the batch's device, copied there once."""
+        device = batch.prompt.device
+        if self._trie is None or self._trie.key != batch.trie.key or self._trie.token.device != device:
+            self._trie = batch.trie.to(device)
+        return self._trie
+
+    def _log_likelihood(self, batch: BranchBatch) -> Tensor:
+        backbone: Any = self.backbone  # the collator and the backbone go by the same configuration
+        return cast(Tensor, backbone.log_likelihood(batch))
+
+    def _rank(self, log_likelihood: Tensor, batch: BranchBatch) -> Tensor:
+        return log_likelihood / self._length(batch) if self.length_normalised else log_likelihood
+
+    @staticmethod
+    def _length(batch: BranchBatch) -> Tensor:
+        return torch.bincount(batch.label_branch, minlength=len(batch.branch_case))
+
+    def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
+        """The objective's loss on a batch of windows."""
+        log_likelihood = self._log_likelihood(batch)
+        loss = training_loss(
+            self.objective,
+            log_likelihood,
+            self._rank(log_likelihood, batch),
+            self._length(batch),
+            batch.relevance,
+            batch.branch_case,
+            rating_values(batch.branch_item) if batch.answers == "ratings" else None,
+        )
+        return self.check_loss(loss)

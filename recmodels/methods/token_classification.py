@@ -1,0 +1,200 @@
+"""The classic BERT baseline: every token of a recommended candidate is tagged RECOMMEND, all others O.
+
+# R rows, N tokens a row, B branches
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from datamodules.contract.batch import BatchFormat, TaggedTextBatch
+from datamodules.contract.errors import InputError
+from datamodules.sources.pretrained import check_backbone_name
+from recmodels.backbones.base import checksum_parameters
+from recmodels.backbones.encoder import load_encoder
+from recmodels.base import OWN_CONFIG, Recommender
+from recmodels.methods.base import InstructionRecommender
+from recmodels.methods.full import FullTuning
+from recmodels.methods.partial import PartialTuning
+
+TAGS = ("O", "RECOMMEND")
+
+
+class TokenClassification(Recommender):
+    """Sequence tagging with a bidirectional encoder (Devlin et al. 2019, arXiv 1810.04805).
+
+    History and candidate titles are one text, several texts are packed into a row; the loss is the cross-entropy of
+    the tags of all tokens; the score of a candidate is the mean RECOMMEND log-odds of its tokens. The tagger is new
+    and always trains.
+
+    Args:
+        backbone: packaged name, folder with a Hugging Face encoder, or hub id.
+        dropout: probability for the backbone's dropouts; null leaves the architecture's own.
+        tuning: how the encoder is tuned: a tuning method with its own options, such as `{class_path: LoRATuning,
+            init_args: {r: 8}}`; null trains all of it. What a method takes of the run (backbone, optimizer, ...) is
+            said here, not there; `PartialTuning` with `part: head` trains the tagger alone.
+        **kwargs: of `Recommender`.
+    """
+
+    batch_format: ClassVar[BatchFormat] = "tagged_text"
+
+    def __init__(
+        self,
+        backbone: str = "all-minilm-l6-v2",
+        dropout: float | None = None,
+        tuning: InstructionRecommender | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_backbone_name(backbone)
+        self.backbone_name, self.dropout = backbone, dropout
+        self._tuning = (FullTuning() if tuning is None else check_tuning(tuning),)  # in a tuple: no submodule
+        self.network: nn.Module | None = None
+        self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS), sync_on_compute=False)
+
+    def configure_model(self) -> None:
+        """Loads the encoder once, with a fresh tagging head."""
+        if self.network is not None:
+            return
+        self.encoder = load_encoder(self.backbone_name, self.dropout)
+        config = self.encoder.model.config
+        self.base_checksum = checksum_parameters(self.encoder.model.named_parameters())
+        tuning = self._tuning[0]
+        untuned = self.encoder.probe() if tuning.identity_at_start else None
+        tuning.apply_to(self.encoder)
+        self.waiting = tuning.waiting
+        if untuned is not None:
+            tuning.check_identity(self.encoder.probe(), untuned)
+        self.findings |= tuning.findings
+        self.tagger = nn.Linear(config.hidden_size, len(TAGS))
+        self.head_dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
+        self.network = self.encoder.model.train()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Freezes the blocks whose turn has not come, where a method unfreezes one after another."""
+        if isinstance(self._tuning[0], PartialTuning):
+            self._tuning[0].thaw(self.trainer)
+
+    def on_train_end(self) -> None:
+        """Leaves all that trains unfrozen."""
+        for value in self.trained().values():
+            value.requires_grad_(True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the sum of what the tuning method drew and does not train, too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["instructrec"]["drawn"] = getattr(self._tuning[0], "drawn", "")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint whose frozen random part is another.
+
+        Raises:
+            InputError: it was made with another seed.
+        """
+        super().on_load_checkpoint(checkpoint)
+        mine = getattr(self._tuning[0], "drawn", "")
+        if checkpoint["instructrec"].get("drawn", mine) != mine:  # older ones do not tell
+            raise InputError(f"the checkpoint's tuning drew other frozen values; {OWN_CONFIG} and seed_everything")
+
+    def tag_logits(self, batch: TaggedTextBatch) -> Tensor:
+        """Logits `[R, N, 2]` of the tags O and RECOMMEND."""
+        states = self.encoder.hidden_states(batch.token, batch.segment, batch.position, batch.attention)
+        return cast(Tensor, self.tagger(self.head_dropout(states)).float())
+
+    @staticmethod
+    def tags(batch: TaggedTextBatch) -> Tensor:
+        """True tags `[R, N]`; -100 at padding."""
+        inside = batch.branch >= 0
+        tag = torch.where(inside, (batch.relevance[batch.branch.clamp(min=0)] > 0).long(), 0)
+        return torch.where(batch.attention, tag, -100)
+
+    def forward(self, batch: TaggedTextBatch) -> Tensor:
+        """Scores `[B]`: mean RECOMMEND log-odds over each candidate's tokens."""
+        return self._scores(self.tag_logits(batch), batch)
+
+    @staticmethod
+    def _scores(logits: Tensor, batch: TaggedTextBatch) -> Tensor:
+        inside = batch.branch >= 0
+        odds, branch = (logits[..., 1] - logits[..., 0])[inside], batch.branch[inside]
+        branches = len(batch.branch_case)
+        total = odds.new_zeros(branches).index_add(0, branch, odds)
+        return total / torch.bincount(branch, minlength=branches)
+
+    def training_step(self, batch: TaggedTextBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the tags."""
+        logits = self.tag_logits(batch)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), self.tags(batch).flatten(), ignore_index=-100)
+        return self.check_loss(loss)
+
+    def score(self, batch: TaggedTextBatch) -> Tensor:  # type: ignore[override]  # this model reads tagged texts only
+        """Scores, with the tags counted for the classification report."""
+        logits = self.tag_logits(batch)
+        self.confusion.update(logits[batch.attention].argmax(-1), self.tags(batch)[batch.attention])
+        return self.check_scores(self._scores(logits, batch))
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs ranks and the report by tag."""
+        super().on_validation_epoch_end()
+        self._log_report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs ranks and the report by tag."""
+        super().on_test_epoch_end()
+        self._log_report("test")
+
+    def _log_report(self, stage: str) -> None:
+        report = classification_report(self.confusion.compute())
+        self.log_dict({f"{stage}/tag_{name}": value for name, value in report.items()})
+        self.confusion.reset()
+
+
+def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
+    """Passes a tuning method on that has no training step of its own.
+
+    Raises:
+        InputError: it tunes nothing, wants four bits, stands on another run, or trains in a way that a tagger's loop
+            does not.
+    """
+    name = type(tuning).__name__
+    if not tuning.trains:
+        raise InputError(
+            f"model.tuning is {name}, which trains nothing; PartialTuning with part=head trains the tagger"
+        )
+    if tuning.quantization:
+        raise InputError("model.tuning.quantization is '4bit', which encoders are too small to need; leave it out")
+    if getattr(tuning, "stack_on", None) is not None:
+        raise InputError(
+            "model.tuning.stack_on is set, and a tagger's adapters stand on its encoder only; leave it out"
+        )
+    own = [each for each in ("training_step", "optimizer_step") if each in vars(type(tuning))]
+    if own:
+        raise InputError(f"model.tuning is {name}, which has a {own[0]} of its own; use LoRATuning, or it as the model")
+    return tuning
+
+
+def classification_report(confusion: Tensor) -> dict[str, float]:
+    """Precision, recall, F1 and support of each tag.
+
+    Args:
+        confusion: `[2, 2]` counts, true tags by row, predicted by column.
+
+    Returns:
+        Values by `<tag>_<measure>` in lower case; 0 where a denominator is 0, as in scikit-learn.
+
+    Example:
+        >>> classification_report(torch.tensor([[90, 2], [6, 2]]))["recommend_recall"]
+        0.25
+    """
+    report = {}
+    for number, tag in enumerate(TAGS):
+        hits = float(confusion[number, number])
+        support, predicted = float(confusion[number].sum()), float(confusion[:, number].sum())
+        precision, recall = hits / predicted if predicted else 0.0, hits / support if support else 0.0
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        for name, value in (("precision", precision), ("recall", recall), ("f1", f1), ("support", support)):
+            report[f"{tag.lower()}_{name}"] = value
+    return report

@@ -1,0 +1,1 @@
+"""What is optimised: from branch scores to a loss."""

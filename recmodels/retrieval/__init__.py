@@ -1,0 +1,1 @@
+"""Ranking a whole catalogue: exhaustively as one trie, or by beams."""

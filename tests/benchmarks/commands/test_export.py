@@ -1,0 +1,149 @@
+"""Exported folders: plain transformers and PEFT load them and give the scores of the checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.__main__ import main
+from benchmarks.commands.export import load_run_model, model_card
+from datamodules.contract.checkpoints import write_checkpoint
+
+WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
+TOKENS = torch.tensor([[3, 5, 1, 7, 9, 20, 31, 40, 2, 11]])
+CONFIG = """
+seed_everything: 1
+trainer: {{precision: 32-true}}
+model: {{class_path: {name}, init_args: {{backbone: {backbone}{more}}}}}
+data: {{class_path: MovieLens100K}}
+"""
+
+
+def run_of(name: str, backbone: Path, folder: Path, more: str = "", **options: Any) -> Path:
+    """A run's folder as `fit` leaves it, with weights that are far from their start; returns the checkpoint."""
+    import recmodels
+
+    torch.manual_seed(3)
+    model = getattr(recmodels, name)(backbone=str(backbone), **options)
+    model.configure_model()
+    for value in model.trained().values():
+        nn.init.normal_(value, std=0.1)
+    (folder / "checkpoints").mkdir(parents=True)
+    more += "".join(f", {key}: {json.dumps(value)}" for key, value in options.items())
+    (folder / "config.yaml").write_text(CONFIG.format(name=name, backbone=backbone, more=more))
+    (folder / "record.json").write_text(json.dumps({"name": "row", "metrics": {"test/hr@5": 0.25}, "seed": 7}))
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    path = folder / "checkpoints" / "best.ckpt"
+    write_checkpoint(checkpoint, path)
+    return path
+
+
+def ours(checkpoint: Path) -> torch.Tensor:
+    model = load_run_model(checkpoint, checkpoint.parent.parent / "config.yaml", [])
+    hidden = model.backbone.hidden_states(TOKENS[0], torch.full((10,), 10), torch.arange(10), 1, (1, 10))
+    return model.backbone.head(hidden).log_softmax(-1)
+
+
+@pytest.mark.parametrize(("name", "merge"), [("LoRATuning", True), ("LoRATuning", False), ("FullTuning", False)])
+@torch.no_grad()
+def test_an_export_gives_the_same_scores_in_plain_libraries(
+    name: str, merge: bool, tiny_causal: Path, mini_data: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    checkpoint, out = run_of(name, tiny_causal, tmp_path / "run"), tmp_path / "out"
+
+    assert main(["export", str(checkpoint), "--out", str(out), *(["--merge"] if merge else [])]) == 0
+
+    untuned = AutoModelForCausalLM.from_pretrained(tiny_causal)
+    before = untuned(TOKENS).logits[0].log_softmax(-1)
+    if name == "LoRATuning" and not merge:
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(untuned, out)
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(out)
+    got = loaded.eval()(TOKENS).logits[0].log_softmax(-1)
+    assert (got - ours(checkpoint)).abs().max() < 1e-4
+    assert (got - before).abs().max() > 0.1, "the export is the untuned model"
+    assert AutoTokenizer.from_pretrained(out)("Night")["input_ids"]
+    card = (out / "README.md").read_text()
+    assert "| test/hr@5 | 0.25 |" in card
+    assert "- seed: 7" in card
+    assert sorted(tmp_path.iterdir()) == [out, tmp_path / "run"], "scratch is left behind"
+
+
+@pytest.mark.parametrize(("name", "merge"), [("AdapterTuning", True), ("PrefixTuning", True)])
+def test_what_no_library_holds_is_refused_in_one_line(
+    name: str,
+    merge: bool,
+    tiny_causal: Path,
+    mini_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint, out = run_of(name, tiny_causal, tmp_path / "run"), tmp_path / "out"
+
+    assert main(["export", str(checkpoint), "--out", str(out), *(["--merge"] if merge else [])]) == 2
+
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert f"{name} {'cannot be merged' if merge else 'has no PEFT adapter'}" in said[0]
+    assert not out.exists()
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("kept")
+    stray = tmp_path / "stray.ckpt"
+    stray.write_text("no checkpoint")
+    run = tmp_path / "run" / "checkpoints"
+    run.mkdir(parents=True)
+    (run / "best.ckpt").write_text("no checkpoint")
+    (run.parent / "config.yaml").write_text("model: {}\n")
+    for checkpoint, out, expected in (
+        (tmp_path / "none.ckpt", tmp_path / "new", "there is no such checkpoint"),
+        (stray, tmp_path / "new", "is no checkpoint in a run's folder"),
+        (run / "best.ckpt", tmp_path / "full", "is not an empty folder"),
+    ):
+        assert main(["export", str(checkpoint), "--out", str(out)]) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) == 1
+        assert expected in said[0]
+    assert (tmp_path / "full" / "file").read_text() == "kept"
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(
+    tiny_causal: Path, mini_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = run_of("LoRATuning", tiny_causal, tmp_path / "run")
+    checkpoint.write_text("no checkpoint")
+
+    assert main(["export", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
+    assert str(checkpoint) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_has_the_tensors_of_the_checkpoint_and_no_others(
+    tiny_causal: Path, mini_data: Path, tmp_path: Path
+) -> None:
+    checkpoint = run_of("LoRATuning", tiny_causal, tmp_path / "run")
+    model = load_run_model(checkpoint, checkpoint.parent.parent / "config.yaml", [])
+
+    _, state = model.peft_parts()
+
+    assert sorted(v.sum().item() for v in state.values()) == pytest.approx(
+        sorted(v.sum().item() for v in model.trained().values())
+    )
+
+
+def test_the_card_says_only_what_is_recorded() -> None:
+    assert "Costs" not in model_card({}, "a", True)
+    assert 'base_model: "a: b"' in model_card({}, "a: b", True)
