@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +9,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-Measure = Callable[[Any], dict[str, Tensor]]
-"""Every metric of each case of a batch, `[U]` in the order of its `case`."""
-
 
 class ScoreLog(L.Callback):
     """Collects what `test_step` returns as columns; `columns()` gives them in case order.
 
     All scores of a large catalogue for many users fill the memory. Of long lists only the best are kept, and the
-    metrics are measured while the batch is whole. The first batch decides it for all, so that no case goes without its
-    metrics where lists differ in length.
+    metrics that the model measured while the batch was whole. The first batch decides it for all, so that no case goes
+    without its metrics where lists differ in length.
 
     Args:
         longest: longest list that is kept whole; of longer ones the best are kept, so many as `kept`.
@@ -28,8 +24,6 @@ class ScoreLog(L.Callback):
 
     def __init__(self, longest: int = 4096, kept: int = 100) -> None:
         self.longest, self.kept = longest, kept
-        self.measure: Measure | None = None
-        """Set by who knows the metrics; without it all lists are kept whole."""
         self._long = False
         self._parts: list[Any] = []
         self._measured: list[tuple[Tensor, dict[str, Tensor]]] = []
@@ -51,8 +45,9 @@ class ScoreLog(L.Callback):
         if not self._parts:
             longest = int(torch.bincount(outputs.branch_case).max())
             self._long = longest > self.longest and outputs.answers == "candidates"
-        if self._long and self.measure is not None:
-            self._measured.append((outputs.case, self.measure(outputs)))
+        if self._long and outputs.metrics:  # without them all lists are kept whole
+            measured = {name: value.cpu() for name, value in outputs.metrics.items() if name != "tie_rate"}
+            self._measured.append((outputs.case, measured))
             outputs = best_branches(outputs, self.kept)
         self._parts.append(outputs)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from datamodules.contract.batch import Batch, BatchFormat, Columns
 from datamodules.contract.errors import InputError
 from recmodels.metrics.binary import BinaryMetrics
-from recmodels.metrics.ranking import RankingMetrics, pad_branches
+from recmodels.metrics.ranking import RankingMetrics, pad_branches, user_values
 from recmodels.metrics.rating import RatingMetrics, rating_values
 from recmodels.optimization import Schedule, grouped_optimizer, learning_rate_factor
 
@@ -44,6 +44,7 @@ class CaseScores(Columns):
         total_relevant: `[U]` number of relevant ones among them.
         answers: `candidates`, `fixed` or `ratings`.
         tokens: real tokens that went through the network; 0 where none did.
+        metrics: rank metrics `[U]` of the cases by name, where they have been measured.
     """
 
     case: Tensor
@@ -55,6 +56,7 @@ class CaseScores(Columns):
     total_relevant: Tensor
     answers: str
     tokens: int
+    metrics: dict[str, Tensor] = field(default_factory=dict)
 
 
 class NonFiniteError(ArithmeticError):
@@ -185,8 +187,8 @@ class Recommender(L.LightningModule, ABC):
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """Measures a test batch and hands its scores to the observers."""
         scored = self.score_cases(batch)
-        self._measure(scored, self.test_ranking, self.test_binary, self.test_rating)
-        return scored.cpu()
+        metrics = self._measure(scored, self.test_ranking, self.test_binary, self.test_rating)
+        return replace(scored, metrics=metrics).cpu()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> CaseScores:
         """Scores a batch."""
@@ -201,7 +203,9 @@ class Recommender(L.LightningModule, ABC):
         self._log_metrics("test", self.test_ranking, self.test_binary, self.test_rating)
 
     @staticmethod
-    def _measure(scored: CaseScores, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics) -> None:
+    def _measure(
+        scored: CaseScores, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics
+    ) -> dict[str, Tensor]:
         cases = len(scored.case)
         table, mask = pad_branches(scored.score, scored.branch_case, cases, 0.0)
         relevance, _ = pad_branches(scored.relevance, scored.branch_case, cases, 0.0)
@@ -211,7 +215,10 @@ class Recommender(L.LightningModule, ABC):
             value, _ = pad_branches(rating_values(scored.branch_item), scored.branch_case, cases, 0.0)
             rating.update((table.softmax(dim=1) * value).sum(1), (relevance * value).sum(1))
         else:
-            ranking.update(table, relevance, mask, scored.total_relevant, scored.candidates)
+            values = user_values(table, relevance, ranking.cutoffs, mask, scored.total_relevant)
+            ranking.update(table, relevance, mask, scored.total_relevant, scored.candidates, values)
+            return {name: value.cpu() for name, value in values.items()}
+        return {}
 
     def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics) -> None:
         metric = next((each for each in (ranking, binary) if each.update_called), rating)

@@ -20,7 +20,7 @@ from benchmarks.cli.checks import check_raw_input, refuse_unusable_paths, refuse
 from benchmarks.cli.errors import first_input_error, one_line
 from benchmarks.paths import CHECKOUT
 from benchmarks.runs.costs import measure
-from benchmarks.runs.folder import RunFolder, callback_of, measure_long_lists
+from benchmarks.runs.folder import RunFolder, callback_of
 from benchmarks.runs.resuming import Continuation, best_precision, continuation, forget, identity_of, machine
 from benchmarks.runs.trial import Trial, result_named, trial_named
 from callbacks import *  # noqa: F403
@@ -221,7 +221,6 @@ class InstructRecCLI(LightningCLI):
             told = first_input_error(error)
             raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
 
-        measure_long_lists(self.trainer, self.model)
         if self.subcommand in ("fit", "test"):
             global current_run
             current_run = self.run_folder

@@ -31,8 +31,7 @@ from callbacks.training_guard import TrainingGuard
 from datamodules.base import InstructionDataModule
 from datamodules.contract.checkpoints import read_checkpoint, remove_checkpoint
 from recmodels.base import Recommender
-from recmodels.metrics import ranking as metrics
-from recmodels.metrics.ranking import pad_branches
+from recmodels.metrics.ranking import informative_cutoffs, pad_branches, user_values
 from recmodels.metrics.rating import rating_values
 
 PACKAGES = (
@@ -193,18 +192,9 @@ def user_metrics(owner: Tensor, columns: Mapping[str, Tensor], cutoffs: tuple[in
     total = columns["total_relevant"]  # with those that retrieval missed
     table, mask = pad_branches(columns["score"], owner, len(total), 0.0)
     relevance, _ = pad_branches(columns["relevance"], owner, len(total), 0.0)
-    found: dict[str, Tensor] = {}
-    for k in metrics.informative_cutoffs(cutoffs, int(columns["candidates"].max())):
-        found[f"hr@{k}"] = metrics.hit_rate(table, relevance, k, mask, total)
-        found[f"ndcg@{k}"] = metrics.ndcg(table, relevance, k, mask, total)
-    return found | {"mrr": metrics.reciprocal_rank(table, relevance, mask=mask, total_relevant=total)}
-
-
-def measure_long_lists(trainer: L.Trainer, model: Recommender) -> None:
-    """Has the score log take what the model has just measured where lists are too long to be kept."""
-    if log := callback_of(trainer, ScoreLog):
-        told = model.test_ranking
-        log.measure = lambda _: {n: v.cpu() for n, v in told.latest.items() if n not in ("tie_rate", "users")}
+    informative = informative_cutoffs(cutoffs, int(columns["candidates"].max()))
+    values = user_values(table, relevance, informative, mask, total)
+    return {name: value for name, value in values.items() if name != "tie_rate"}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -24,7 +24,7 @@ the list, shapes differ, or k is below 1. The measures of yes/no probabilities a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ __all__ = [
     "recall",
     "reciprocal_rank",
     "tie_rate",
+    "user_values",
 ]
 
 
@@ -202,6 +203,28 @@ def tie_rate(scores: Tensor, mask: MaybeTensor = None) -> Tensor:
     return per_user(lambda r: r.tied.double(), scores, torch.zeros_like(scores), mask, None)
 
 
+def user_values(
+    scores: Tensor,
+    relevance: Tensor,
+    cutoffs: Sequence[int],
+    mask: MaybeTensor = None,
+    total_relevant: MaybeTensor = None,
+) -> dict[str, Tensor]:
+    """HR@k and NDCG@k at every cut-off, reciprocal rank (`mrr`) and `tie_rate` by name; lists are ranked once.
+
+    Example:
+        >>> user_values(torch.tensor([[3.0, 2.0]]), torch.tensor([[0, 1]]), (1,))["mrr"].tolist()
+        [0.5]
+    """
+    names = [f"{name}@{k}" for name in ("hr", "ndcg") for k in cutoffs] + ["mrr", "tie_rate"]
+
+    def measure(ranking: Ranking) -> Tensor:
+        columns = [_hit_rate(ranking, k) for k in cutoffs] + [_ndcg(ranking, k) for k in cutoffs]
+        return torch.stack([*columns, _reciprocal_rank(ranking, None), ranking.tied.double()], dim=1)
+
+    return dict(zip(names, per_user(measure, scores, relevance, mask, total_relevant).unbind(1), strict=True))
+
+
 def informative_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> tuple[int, ...]:
     """Cut-offs below the number of candidates; from there on HR@k is 1 by construction.
 
@@ -246,8 +269,6 @@ class RankingMetrics(Metric):
         self.cutoffs = tuple(sorted(set(cutoffs)))
         self.names = [f"{name}@{k}" for name in ("hr", "ndcg") for k in self.cutoffs]
         self.names += ["mrr", "tie_rate", "users"]
-        self.latest: dict[str, Tensor] = {}
-        """Values `[U]` of the users that were added last, NaN for those that are skipped."""
         for state, size in (("sums", len(self.names)), ("longer", len(self.cutoffs)), ("skipped", 1)):
             self.add_state(state, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -263,24 +284,23 @@ class RankingMetrics(Metric):
         mask: MaybeTensor = None,
         total_relevant: MaybeTensor = None,
         candidates: MaybeTensor = None,
+        values: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Adds users; the arguments are those of the functions of this module.
 
-        `candidates`, `[U]`, says how many each list was retrieved from; without it lists are whole.
+        `candidates`, `[U]`, says how many each list was retrieved from; without it lists are whole. `values` are what
+        `user_values` gives of the same lists, where they have been measured already.
         """
-        values = per_user(self._measure, scores, relevance, mask, total_relevant)  # [U, M]
-        self.latest = dict(zip(self.names, values.unbind(1), strict=True))
-        counted = values[~values.isnan().any(1)]
+        if values is None:
+            values = user_values(scores, relevance, self.cutoffs, mask, total_relevant)
+        columns = {**values, "users": torch.ones_like(values["mrr"])}
+        table = torch.stack([columns[name] for name in self.names], dim=1)  # [U, M]
+        counted = table[~table.isnan().any(1)]
         self.sums += counted.sum(0).to(self.sums.device)
-        self.skipped += len(values) - len(counted)
+        self.skipped += len(table) - len(counted)
         real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.bool()
         size = real.sum(1) if candidates is None else candidates
         self.longer += (size[:, None] > torch.tensor(self.cutoffs, device=size.device)).sum(0).to(self.longer)
-
-    def _measure(self, ranking: Ranking) -> Tensor:
-        columns = [_hit_rate(ranking, k) for k in self.cutoffs] + [_ndcg(ranking, k) for k in self.cutoffs]
-        columns += [_reciprocal_rank(ranking, None), ranking.tied.double(), torch.ones_like(ranking.total)]
-        return torch.stack(columns, dim=1)
 
     def compute(self) -> dict[str, Tensor]:
         """Value by name; `users` and `skipped_users` are numbers of users, the rest means over `users`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from benchmarks.__main__ import main
 from benchmarks.runs.folder import user_metrics
 from callbacks.score_log import ScoreLog, best_branches
+from recmodels import Popularity
 from recmodels.base import CaseScores
-from recmodels.metrics.ranking import RankingMetrics, pad_branches
 
 
 @given(
@@ -55,7 +56,7 @@ def long_lists(seed: int) -> CaseScores:
     generator = torch.Generator().manual_seed(seed)
     relevance = torch.zeros(18)
     relevance[[3, 8, 12]] = 1.0
-    return CaseScores(
+    scored = CaseScores(
         case=torch.tensor([2, 0, 1]),
         branch_case=owner,
         branch_item=torch.arange(18),
@@ -66,13 +67,13 @@ def long_lists(seed: int) -> CaseScores:
         answers="candidates",
         tokens=0,
     )
+    return replace(scored, metrics=user_metrics(owner, vars(scored), (1, 3)))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_long_lists_are_measured_whole_and_kept_in_part(seed: int) -> None:
     scored = long_lists(seed)
     whole, short = ScoreLog(), ScoreLog(longest=6, kept=2)
-    short.measure = lambda batch: user_metrics(batch.branch_case, vars(batch), (1, 3))
     for log in (whole, short):
         log.on_test_batch_end(None, None, scored, None, 0)  # type: ignore[arg-type]
     columns = whole.columns()
@@ -96,7 +97,6 @@ def test_where_lists_differ_in_length_every_case_has_its_metrics(first: str) -> 
     batches = {"long": long_lists(3), "short": best_branches(long_lists(4), 4)}
     batches["short"] = replace(batches["short"], case=torch.tensor([5, 3, 4]))
     log = ScoreLog(longest=6, kept=2)
-    log.measure = lambda batch: user_metrics(batch.branch_case, vars(batch), (1, 3))
     for name in (first, *(set(batches) - {first})):
         log.on_test_batch_end(None, None, batches[name], None, 0)  # type: ignore[arg-type]
     measured = log.measured()
@@ -114,15 +114,19 @@ def test_no_list_is_shorter_than_it_was() -> None:
     assert torch.bincount(kept.branch_case).tolist() == [5, 6, 6]
 
 
-def test_what_the_model_measured_last_is_what_the_scores_give() -> None:
-    scored = long_lists(2)
-    table, mask = pad_branches(scored.score, scored.branch_case, 3, 0.0)
-    relevance, _ = pad_branches(scored.relevance, scored.branch_case, 3, 0.0)
-    metric = RankingMetrics((1, 3))
+def test_the_metrics_a_model_hands_over_are_what_the_scores_give() -> None:
+    scored = replace(long_lists(2), metrics={})
+
+    class Given(Popularity):
+        def score_cases(self, batch: Any) -> CaseScores:
+            return scored
+
+    model = Given(cutoffs=(3, 1))
     for _ in range(2):  # of the last batch alone
-        metric.update(table, relevance, mask, scored.total_relevant, scored.candidates)
+        handed = model.test_step(None, 0).metrics  # type: ignore[arg-type]
     for name, value in user_metrics(scored.branch_case, vars(scored), (1, 3)).items():
-        assert torch.equal(metric.latest[name], value), name
+        assert torch.equal(handed[name], value), name
+    assert model.test_ranking.compute()["users"] == 6
 
 
 @pytest.mark.filterwarnings("ignore")
