@@ -36,10 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
         count = 1 if "=" in arguments[0] else 2
         arguments = [*arguments[count:], *arguments[:count]]
     command = arguments[0]
-    if command in ("benchmark", "report"):  # quick: neither needs torch
+    if command == "benchmark":  # quick: neither it nor report needs torch
         from benchmarks.commands.benchmark import run_command
 
-        return run_command(command, arguments[1:])
+        return run_command(arguments[1:])
+    if command == "report":
+        from benchmarks.commands.report import run_command as run_report
+
+        return run_report(arguments[1:])
     if command == "reproduce":
         from benchmarks.commands.reproduce import run_command as run_reproduce
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.analysis.rows import Difference, Row, build_row
-from benchmarks.analysis.runs import Problem, Run, Suite
+from benchmarks.analysis.runs import GridResults, Problem, Run
 from benchmarks.analysis.significance import PairedComparison, holm, paired_bootstrap
 from benchmarks.metric_names import higher_is_better, metric_base, metric_label
 
@@ -150,7 +150,7 @@ class Table:
         return f"{self.data or 'data not recorded'}, {self.task}, protocol {self.fingerprint[:12]}"
 
 
-def build_tables(suite: Suite) -> tuple[list[Table], list[Problem]]:
+def build_tables(suite: GridResults) -> tuple[list[Table], list[Problem]]:
     """Groups runs by protocol, averages seeds, and tests the differences.
 
     Args:
@@ -159,7 +159,7 @@ def build_tables(suite: Suite) -> tuple[list[Table], list[Problem]]:
     Returns:
         The tables, longest first, and the problems of the suite with repeated runs added.
 
-    >>> build_tables(Suite("empty", "", (), ()))
+    >>> build_tables(GridResults("empty", "", (), ()))
     ([], [])
     """
     problems = list(suite.problems)

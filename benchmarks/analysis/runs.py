@@ -227,7 +227,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Suite:
+class GridResults:
     """A grid folder: finished runs, and the rest by name."""
 
     name: str
@@ -236,7 +236,7 @@ class Suite:
     problems: tuple[Problem, ...]
 
 
-def read_suite(directory: Path) -> Suite:
+def read_suite(directory: Path) -> GridResults:
     """Reads every run below `directory/runs`; a broken one becomes a problem and hides no other.
 
     Args:
@@ -279,7 +279,7 @@ def read_suite(directory: Path) -> Suite:
             runs.append(replace(run, settings=settings, curves=curves))
             if complaint:
                 problems.append(Problem(cell, "note", f"{complaint}; its row stays, without curves", log))
-    return Suite(name, description, tuple(runs), tuple(problems))
+    return GridResults(name, description, tuple(runs), tuple(problems))
 
 
 def read_run(folder: Path) -> Run:

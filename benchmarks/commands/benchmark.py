@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shlex
 import sys
 from collections import Counter
@@ -286,76 +285,37 @@ def _print_report(out: Path, group: str) -> None:
     print(f"results: {report.markdown} and {report.html}")
 
 
-# `instructrec benchmark` and `instructrec report`: the commands that need no torch.
-
-
-def run_command(command: str, arguments: list[str]) -> int:
-    """Runs `benchmark` or `report`.
+def run_command(arguments: list[str]) -> int:
+    """Runs `benchmark`.
 
     Args:
-        command: its name.
-        arguments: what follows it.
+        arguments: what follows the command's name.
 
     Returns:
         0 done, 2 the input is wrong, 1 a cell failed or the grid was stopped.
     """
-    options = _parser(command).parse_args(arguments)
+    from benchmarks.launchers import choose_launcher
+
+    options = _parser().parse_args(arguments)
     try:
-        if command == "benchmark":
-            from benchmarks.launchers import choose_launcher
-
-            return run_benchmark(
-                options.suite,
-                options.out,
-                launcher=choose_launcher(
-                    options.launcher, processes=options.processes, gpus=options.gpus, options=options.launcher_option
-                ),
-                dry_run=options.dry_run,
-                retry_failed=options.retry_failed,
-                max_cells=options.max_cells,
-                plugins=options.allow_import,
-            )
-        from benchmarks.report.write import replace_between_markers, write_report
-
-        report = write_report(options.directory)
-        text = report.text
-        print(text)
-        if options.wandb:
-            from benchmarks.grid.ledger import Ledger
-            from benchmarks.report.write import log_report, project_of
-
-            project, group = project_of(options.directory) or "instructrec", Ledger(options.directory.absolute()).group
-            print(log_report(options.directory, report, project=project, group=group))
-        if options.readme:
-            # Inside another page the table's headings come one level down from that page's sections.
-            replace_between_markers(options.readme, "leaderboard", re.sub(r"(?m)^#+ ", "### ", text))
-        if options.publish:
-            from benchmarks.report.publish import publish_runs
-
-            made = publish_runs(options.directory, options.publish)
-            print(f"published: {len(made)} finished runs in {options.publish}, a grid's folder to report or go on with")
-        print(f"report: {options.directory / 'report.html'}")
+        return run_benchmark(
+            options.suite,
+            options.out,
+            launcher=choose_launcher(
+                options.launcher, processes=options.processes, gpus=options.gpus, options=options.launcher_option
+            ),
+            dry_run=options.dry_run,
+            retry_failed=options.retry_failed,
+            max_cells=options.max_cells,
+            plugins=options.allow_import,
+        )
     except InputError as error:
         print(f"instructrec: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser = LineParser(prog=f"instructrec {command}")
-    if command == "report":
-        parser.add_argument("directory", type=Path, help="folder of a grid, as benchmark wrote it")
-        parser.add_argument(
-            "--wandb", action="store_true", help="log tables and figures as an artifact, as benchmark does"
-        )
-        parser.add_argument(
-            "--publish",
-            type=Path,
-            metavar="FOLDER",
-            help="copy finished runs there, without prompts, titles, ids and paths",
-        )
-        parser.add_argument("--readme", type=Path, help="put the table between this file's leaderboard markers")
-        return parser
+def _parser() -> argparse.ArgumentParser:
+    parser = LineParser(prog="instructrec benchmark")
     parser.add_argument("suite", type=Path, help="YAML of the grid: axes of configs and overrides")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the results; the same one continues the grid"

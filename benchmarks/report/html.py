@@ -14,7 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.analysis.leaderboard import Table, flatten
 from benchmarks.analysis.rows import Row
-from benchmarks.analysis.runs import Problem, Run, Suite
+from benchmarks.analysis.runs import GridResults, Problem, Run
 from benchmarks.metric_names import metric_label
 from benchmarks.report.figures import running_mean, validation_metric
 from benchmarks.report.sections import Section
@@ -36,7 +36,7 @@ class Curve:
 
 
 def render_html(
-    suite: Suite,
+    suite: GridResults,
     tables: Sequence[Table],
     problems: Sequence[Problem],
     figures: Sequence[Path | None],
@@ -51,7 +51,7 @@ def render_html(
         figures: PNG files to embed, None for one that was not drawn.
         below: sections that follow each table; shorter than `tables`, the rest has none.
 
-    >>> page = render_html(Suite("<i>", "", (), ()), [], [], [])
+    >>> page = render_html(GridResults("<i>", "", (), ()), [], [], [])
     >>> "<title>&lt;i&gt;" in page, "<i>" in page
     (True, False)
     """

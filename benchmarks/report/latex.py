@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks.analysis.leaderboard import Table
 from benchmarks.report.sections import cost_section
-from benchmarks.report.tables import Cell, columns, protocol_lines
+from benchmarks.report.tables import TableCell, columns, protocol_lines
 
 __all__ = ["render_latex"]
 
@@ -30,7 +30,7 @@ def render_latex(tables: Sequence[Table]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _environment(body: Mapping[str, Sequence[Cell]], caption: str, left: str) -> list[str]:
+def _environment(body: Mapping[str, Sequence[TableCell]], caption: str, left: str) -> list[str]:
     head = " & ".join(_latex(title) for title in body)
     lines = [" & ".join(_latex(cell.text) for cell in row) for row in zip(*body.values(), strict=True)]
     return [

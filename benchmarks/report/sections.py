@@ -11,7 +11,7 @@ from benchmarks.analysis.beyond_accuracy import DEFINITIONS, Beyond, Segment
 from benchmarks.analysis.leaderboard import Table
 from benchmarks.analysis.rows import Row
 from benchmarks.metric_names import metric_label
-from benchmarks.report.tables import EMPTY, Cell, cost_text, fraction, markdown_table
+from benchmarks.report.tables import EMPTY, TableCell, cost_text, fraction, markdown_table
 
 LABELS = {"coverage": "coverage", "gini": "Gini", "popularity": "popularity", "novelty": "novelty (bits)"}
 LABELS |= {"diversity": "diversity", "ece": "ECE", "brier": "Brier"}
@@ -27,7 +27,7 @@ class Section:
     """
 
     title: str
-    columns: dict[str, list[Cell]]
+    columns: dict[str, list[TableCell]]
     notes: tuple[str, ...]
 
 
@@ -52,7 +52,7 @@ def _beyond_section(names: Sequence[str], found: Beyond) -> Section | None:
     metrics = [name for name in DEFINITIONS if any(name in values for values in found.values.values())]
     if not metrics:
         return None
-    columns = {"method": [Cell(name) for name in names]}
+    columns = {"method": [TableCell(name) for name in names]}
     notes = []
     for metric in metrics:
         label = LABELS[metric] + (f" @{found.cutoff}" if metric not in ("ece", "brier") else "")
@@ -68,10 +68,10 @@ def _beyond_section(names: Sequence[str], found: Beyond) -> Section | None:
     return Section("Beyond accuracy", columns, tuple(notes))
 
 
-def _number(value: float | None, metric: str) -> Cell:
+def _number(value: float | None, metric: str) -> TableCell:
     if value is None or value != value:
-        return Cell(EMPTY)
-    return Cell(f"{value:.2f}" if metric == "novelty" else fraction(value), value)
+        return TableCell(EMPTY)
+    return TableCell(f"{value:.2f}" if metric == "novelty" else fraction(value), value)
 
 
 def _segment_section(table: Table, names: Sequence[str], found: Beyond) -> Section | None:
@@ -80,18 +80,26 @@ def _segment_section(table: Table, names: Sequence[str], found: Beyond) -> Secti
 
 def _group_section(table: Table, names: Sequence[str], found: Beyond, column: str) -> Section | None:
     gaps = {name: found.gaps.get(name, {}).get(column) for name in names}
-    cells = [Cell(f"{fraction(g.value)}, p = {fraction(g.p, 3)}", g.value) if g else Cell(EMPTY) for g in gaps.values()]
+    cells = [
+        TableCell(f"{fraction(g.value)}, p = {fraction(g.p, 3)}", g.value) if g else TableCell(EMPTY)
+        for g in gaps.values()
+    ]
     return _table_of_segments(table, names, found, (column,), f"By users' {column}", {"gap": cells})
 
 
 def _table_of_segments(
-    table: Table, names: Sequence[str], found: Beyond, wanted: Sequence[str], title: str, more: dict[str, list[Cell]]
+    table: Table,
+    names: Sequence[str],
+    found: Beyond,
+    wanted: Sequence[str],
+    title: str,
+    more: dict[str, list[TableCell]],
 ) -> Section | None:
     by_row = {name: [s for s in found.segments.get(name, []) if s.of in wanted] for name in names}
     titles = dict.fromkeys(segment.name for segments in by_row.values() for segment in segments)
     if not titles:
         return None
-    columns = {"method": [Cell(name) for name in names]}
+    columns = {"method": [TableCell(name) for name in names]}
     for each in titles:
         held = {name: next((s for s in by_row[name] if s.name == each), None) for name in names}
         cases = max(segment.cases for segment in held.values() if segment)
@@ -111,17 +119,17 @@ def _table_of_segments(
     return Section(title, columns | more, tuple(notes))
 
 
-def _segment_cell(segment: Segment | None) -> Cell:
+def _segment_cell(segment: Segment | None) -> TableCell:
     if segment is None:
-        return Cell(EMPTY)
+        return TableCell(EMPTY)
     ends = f" [{fraction(segment.interval[0])}, {fraction(segment.interval[1])}]" if segment.interval else ""
-    return Cell(fraction(segment.value) + ends, segment.value)
+    return TableCell(fraction(segment.value) + ends, segment.value)
 
 
 def render_sections(made: Sequence[Section]) -> str:
     """The sections as markdown, a heading each.
 
-    >>> print(render_sections([Section("By segment", {"method": [Cell("lora")]}, ())]))
+    >>> print(render_sections([Section("By segment", {"method": [TableCell("lora")]}, ())]))
     ### By segment
     <BLANKLINE>
     | method |
@@ -194,16 +202,16 @@ def cost_section(table: Table) -> Section | None:
     >>> cost_section(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())) is None
     True
     """
-    columns = {"method": [Cell(row.name) for row in table.rows]}
+    columns = {"method": [TableCell(row.name) for row in table.rows]}
     for title, key in COLUMNS.items():
         if any(key in row.costs for row in table.rows):
-            columns[title] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in table.rows]
+            columns[title] = [TableCell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in table.rows]
     if any(_forgotten(row) is not None for row in table.rows):
         columns["perplexity"] = [_perplexity(row) for row in table.rows]
     return None if len(columns) == 1 else Section("Costs", columns, _notes(columns, table.rows))
 
 
-def _notes(columns: dict[str, list[Cell]], rows: Sequence[Row]) -> tuple[str, ...]:
+def _notes(columns: dict[str, list[TableCell]], rows: Sequence[Row]) -> tuple[str, ...]:
     notes = [f"{text}." for title, text in NOTES.items() if title in columns]
     if any(len(row.runs) > 1 for row in rows):
         notes.append("Means over seeds.")
@@ -216,9 +224,9 @@ def _forgotten(row: Row) -> float | None:
     return None if not before or after is None else after / before - 1
 
 
-def _perplexity(row: Row) -> Cell:
+def _perplexity(row: Row) -> TableCell:
     risen = _forgotten(row)
     if risen is None:
-        return Cell(EMPTY)
+        return TableCell(EMPTY)
     before, after = row.costs["perplexity_before"], row.costs["perplexity_after"]
-    return Cell(f"{before:.4g} → {after:.4g} ({risen:+.1%})", risen)
+    return TableCell(f"{before:.4g} → {after:.4g} ({risen:+.1%})", risen)

@@ -12,21 +12,21 @@ from typing import Any
 
 from benchmarks.analysis.leaderboard import Table, is_any_searched, search_text, trials_of
 from benchmarks.analysis.rows import Difference, Row
-from benchmarks.analysis.runs import Problem, Suite
+from benchmarks.analysis.runs import GridResults, Problem
 from benchmarks.metric_names import DEFINITIONS, metric_base, metric_label
 
 EMPTY = "–"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A table cell as text, and the number that it sorts by where it has one."""
 
     text: str
     sort: float | None = None
 
 
-def columns(table: Table) -> dict[str, list[Cell]]:
+def columns(table: Table) -> dict[str, list[TableCell]]:
     """A table's printed columns by title, one cell per row; a missing value is "–".
 
     Args:
@@ -38,35 +38,35 @@ def columns(table: Table) -> dict[str, list[Cell]]:
     """
     rows, main = table.rows, table.main
     result = {
-        "method": [Cell(f"{row.name} (best)" if row.best else row.name) for row in rows],
-        "kind": [Cell(row.kind or EMPTY) for row in rows],
+        "method": [TableCell(f"{row.name} (best)" if row.best else row.name) for row in rows],
+        "kind": [TableCell(row.kind or EMPTY) for row in rows],
         f"{metric_label(main)} [95 %]": [_measured(row, main, interval=True) for row in rows],
     }
     result |= {metric_label(name): [_measured(row, name) for row in rows] for name in table.headline[1:]}
     result[f"Δ {metric_label(table.compared)} to zero-shot"] = [_difference_cell(row.difference) for row in rows]
     key = "trainable_parameters"
-    result["trainable"] = [Cell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
+    result["trainable"] = [TableCell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in rows]
     if is_any_searched(rows):
-        result["search"] = [Cell(search_text(row), trials_of(row)) for row in rows]
-    result["users"] = [Cell(EMPTY if row.users is None else f"{row.users:,}", row.users) for row in rows]
-    result["seeds"] = [Cell(_seeds_text(row), len(row.runs)) for row in rows]
+        result["search"] = [TableCell(search_text(row), trials_of(row)) for row in rows]
+    result["users"] = [TableCell(EMPTY if row.users is None else f"{row.users:,}", row.users) for row in rows]
+    result["seeds"] = [TableCell(_seeds_text(row), len(row.runs)) for row in rows]
     return result
 
 
-def _measured(row: Row, name: str, interval: bool = False) -> Cell:
+def _measured(row: Row, name: str, interval: bool = False) -> TableCell:
     value, ends = row.metrics.get(name), row.intervals.get(name)
     if value is None:
-        return Cell(EMPTY)
+        return TableCell(EMPTY)
     shown = f" [{fraction(ends[0])}, {fraction(ends[1])}]" if interval and ends else ""
-    return Cell(fraction(value) + shown, value)
+    return TableCell(fraction(value) + shown, value)
 
 
-def _difference_cell(difference: Difference | None) -> Cell:
+def _difference_cell(difference: Difference | None) -> TableCell:
     if difference is None:
-        return Cell(EMPTY)
+        return TableCell(EMPTY)
     value, low, high = (fraction(v, signed=True) for v in (difference.value, difference.low, difference.high))
     p = "p < .001" if difference.p < 0.001 else f"p = {fraction(difference.p, 3)}"
-    return Cell(f"{value} [{low}, {high}], {p}", difference.value)
+    return TableCell(f"{value} [{low}, {high}], {p}", difference.value)
 
 
 def _seeds_text(row: Row) -> str:
@@ -116,7 +116,7 @@ def _scaled(value: float, step: int, units: Sequence[str]) -> str:
 
 
 def render_markdown(
-    suite: Suite, tables: Sequence[Table], problems: Sequence[Problem], below: Sequence[str] = ()
+    suite: GridResults, tables: Sequence[Table], problems: Sequence[Problem], below: Sequence[str] = ()
 ) -> str:
     """The leaderboard as markdown: per protocol its definitions, chance and rows; problems at the end.
 
@@ -126,7 +126,7 @@ def render_markdown(
         problems: the same.
         below: markdown that follows each table; shorter than `tables`, the rest has none.
 
-    >>> print(render_markdown(Suite("tiny", "", (), ()), [], []))
+    >>> print(render_markdown(GridResults("tiny", "", (), ()), [], []))
     # Results: tiny
     <BLANKLINE>
     No finished run.
@@ -147,10 +147,10 @@ def render_markdown(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def markdown_table(body: Mapping[str, Sequence[Cell]], notes: Sequence[str]) -> list[str]:
+def markdown_table(body: Mapping[str, Sequence[TableCell]], notes: Sequence[str]) -> list[str]:
     """A table and the notes below it.
 
-    >>> print(markdown_table({"method": [Cell("lora")]}, [])[0])
+    >>> print(markdown_table({"method": [TableCell("lora")]}, [])[0])
     | method |
     | --- |
     | lora |

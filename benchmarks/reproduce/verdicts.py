@@ -12,9 +12,9 @@ from benchmarks.analysis.rows import build_row
 from benchmarks.analysis.runs import Run
 from benchmarks.reproduce.cards import Card, Cost, Published
 
-__all__ = ["Outcome", "Verdict", "compare", "deviations", "judge", "predicted", "setting"]
+__all__ = ["Agreement", "Outcome", "compare", "deviations", "judge", "predicted", "setting"]
 
-Verdict = Literal["match", "within noise", "below", "above", "not comparable"]
+Agreement = Literal["match", "within noise", "below", "above", "not comparable"]
 CLOSE = 0.01
 """A number within this share of the published one reproduces it."""
 SUSTAINED = 1.25e14
@@ -43,13 +43,13 @@ class Outcome:
     seeds: int
     spread: float | None
     digits: int
-    verdict: Verdict
+    verdict: Agreement
     reason: str
     source: str
     certainty: str
 
 
-def judge(expected: float, got: float, *, digits: int, noise: float) -> Verdict:
+def judge(expected: float, got: float, *, digits: int, noise: float) -> Agreement:
     """What a difference says.
 
     Args:
@@ -97,7 +97,7 @@ def compare(card: Card, size: str, runs: Sequence[Run]) -> list[Outcome]:
             low, high = row.intervals.get(metric, (math.nan, math.nan)) if row else (math.nan, math.nan)
             spread = seed_spread([run.metrics[metric] for run in beside if metric in run.metrics])
             reason = _reason(number, size, expected, got)
-            verdict: Verdict = "not comparable"
+            verdict: Agreement = "not comparable"
             if not reason and expected is not None and got is not None:
                 own = published_noise(metric, expected, number.cases)
                 noise = math.hypot((high - low) / 2, 1.96 * (spread or 0.0), own)

@@ -34,7 +34,7 @@ from benchmarks.analysis.significance import bootstrap_interval
 from benchmarks.report.write import write_report
 from benchmarks.runs.case_features import feature_codes
 from recmodels.metrics.binary import expected_calibration_error
-from tests.benchmarks.report.test_write import CANDIDATES, USERS, Grid, grid  # noqa: F401  # a fixture
+from tests.benchmarks.report.grids import CANDIDATES, USERS, Grid
 
 ITEMS = 6
 POPULARITY = np.array([9, 4, 4, 1, 0, 2])
@@ -194,7 +194,7 @@ def add_facts(folder: Path, shift: int = 0) -> None:
 
 
 @pytest.fixture
-def stored(grid: Grid) -> Grid:  # noqa: F811
+def stored(grid: Grid) -> Grid:
     for name, shift in (("popular", 0), ("reversed", 50)):
         add_facts(grid.add(name), shift)
     grid.add("earlier", rank=9)  # as runs of earlier versions: no facts
@@ -260,7 +260,7 @@ def test_facts_that_do_not_fit_together_are_not_used(stored: Grid, name: str) ->
     assert "popular" in beyond(build_tables(read_suite(stored.directory))[0][0]).without
 
 
-def test_yes_no_tables_have_calibration_and_a_reliability_plot(grid: Grid) -> None:  # noqa: F811
+def test_yes_no_tables_have_calibration_and_a_reliability_plot(grid: Grid) -> None:
     generator = np.random.default_rng(2)
     label = (generator.random(USERS) < 0.4).astype(float)
     for name, sharp in (("lora", 0.3), ("zero_shot", 0.05)):

@@ -19,7 +19,7 @@ from benchmarks.analysis.leaderboard import Table, build_tables
 from benchmarks.analysis.runs import read_suite
 from benchmarks.report.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
 from benchmarks.report.write import write_report
-from tests.benchmarks.report.test_write import Grid, grid  # noqa: F401  # a fixture
+from tests.benchmarks.report.grids import Grid
 
 
 def write_cells(directory: Path, labels: dict[str, dict[str, Any]]) -> None:
@@ -40,7 +40,7 @@ def not_blank(path: Path | None) -> None:
 
 
 @pytest.fixture(params=["data.protocol.shots", "shots"])
-def shots(grid: Grid, request: pytest.FixtureRequest) -> Grid:  # noqa: F811
+def shots(grid: Grid, request: pytest.FixtureRequest) -> Grid:
     """Two methods at three numbers of shots and two seeds: every number of shots is a protocol of its own.
 
     A suite's axis is an option, or has a name of its own and values with names, which stand alone in a run's.
@@ -91,7 +91,7 @@ def test_the_curve_is_drawn_and_on_the_page(shots: Grid) -> None:
     assert paths.template_spread is None
 
 
-def test_an_axis_of_names_or_of_one_number_is_no_curve(grid: Grid) -> None:  # noqa: F811
+def test_an_axis_of_names_or_of_one_number_is_no_curve(grid: Grid) -> None:
     grid.add("lora", cell="a")
     grid.add("prefix", cell="b")
     write_cells(grid.directory, {"a": {"model": "lora", "model.r": "8"}, "b": {"model": "prefix", "model.r": "8"}})
@@ -102,7 +102,7 @@ def test_an_axis_of_names_or_of_one_number_is_no_curve(grid: Grid) -> None:  # n
     assert not stale.exists()
 
 
-def test_two_numeric_axes_are_two_panels_with_lines_of_the_other(grid: Grid) -> None:  # noqa: F811
+def test_two_numeric_axes_are_two_panels_with_lines_of_the_other(grid: Grid) -> None:
     labels = {}
     for rank, share in itertools.product((4, 16), (0.25, 1.0)):
         cell = f"{rank}-{share}"
@@ -116,7 +116,7 @@ def test_two_numeric_axes_are_two_panels_with_lines_of_the_other(grid: Grid) -> 
     not_blank(draw_axis_curves(tables, grid.directory / "axes.png"))
 
 
-def test_spread_over_wordings_names_the_worst_and_the_best(grid: Grid) -> None:  # noqa: F811
+def test_spread_over_wordings_names_the_worst_and_the_best(grid: Grid) -> None:
     labels = {}
     for method, rank in (("lora", 3), ("prefix", 6)):
         for number in (1, 2, 3):
@@ -146,7 +146,7 @@ def test_spread_over_wordings_names_the_worst_and_the_best(grid: Grid) -> None: 
     not_blank(draw_template_spread([table], grid.directory / "spread.png"))
 
 
-def test_ranks_are_compared_over_what_all_protocols_have(grid: Grid) -> None:  # noqa: F811
+def test_ranks_are_compared_over_what_all_protocols_have(grid: Grid) -> None:
     labels = {}
     order = {4: ("lora", "prefix", "adapter"), 19: ("lora", "adapter", "prefix"), 99: ("adapter", "prefix", "lora")}
     for count, methods in order.items():

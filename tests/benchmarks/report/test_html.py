@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.report.write import write_report
 from tests.benchmarks.report.chromium import Page, find_browser
-from tests.benchmarks.report.test_write import HOSTILE, Grid
+from tests.benchmarks.report.grids import HOSTILE, Grid
 
 BROWSER = find_browser()
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")

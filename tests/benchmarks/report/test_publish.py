@@ -15,7 +15,7 @@ from benchmarks.paths import CHECKOUT
 from benchmarks.report.publish import publish_runs
 from benchmarks.report.write import write_report
 from datamodules.contract.errors import InputError
-from tests.benchmarks.report.test_write import Grid
+from tests.benchmarks.report.grids import Grid
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.commands.benchmark import _print_report
 from benchmarks.grid.ledger import Ledger
 from benchmarks.report.write import log_report, project_of, write_report
-from tests.benchmarks.report.test_write import Grid
+from tests.benchmarks.report.grids import Grid
 from tests.benchmarks.report.wandb_files import wandb_records
 
 

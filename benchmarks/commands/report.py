@@ -1,0 +1,65 @@
+"""`instructrec report DIR`: tables, figures and the page of a grid's folder."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from benchmarks.commands import LineParser
+from datamodules.contract.errors import InputError
+
+__all__ = ["run_command"]
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs `report`.
+
+    Args:
+        arguments: what follows the command's name.
+
+    Returns:
+        0 done, 2 the input is wrong.
+    """
+    options = _parser().parse_args(arguments)
+    # Imported here because matplotlib costs a second that `--help` need not wait for.
+    from benchmarks.report.write import replace_between_markers, write_report
+
+    try:
+        report = write_report(options.directory)
+        print(report.text)
+        if options.wandb:
+            from benchmarks.grid.ledger import Ledger
+            from benchmarks.report.write import log_report, project_of
+
+            project, group = project_of(options.directory) or "instructrec", Ledger(options.directory.absolute()).group
+            print(log_report(options.directory, report, project=project, group=group))
+        if options.readme:
+            # Inside another page the table's headings come one level down from that page's sections.
+            replace_between_markers(options.readme, "leaderboard", re.sub(r"(?m)^#+ ", "### ", report.text))
+        if options.publish:
+            from benchmarks.report.publish import publish_runs
+
+            published = publish_runs(options.directory, options.publish)
+            count = f"{len(published)} finished runs"
+            print(f"published: {count} in {options.publish}, a grid's folder to report or go on with")
+        print(f"report: {options.directory / 'report.html'}")
+    except InputError as error:
+        print(f"instructrec: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = LineParser(prog="instructrec report")
+    parser.add_argument("directory", type=Path, help="folder of a grid, as benchmark wrote it")
+    parser.add_argument("--wandb", action="store_true", help="log tables, figures and page to W&B, as benchmark does")
+    parser.add_argument(
+        "--publish",
+        type=Path,
+        metavar="FOLDER",
+        help="copy finished runs there, without prompts, titles, ids and paths",
+    )
+    parser.add_argument("--readme", type=Path, help="put the table between this file's leaderboard markers")
+    return parser
