@@ -274,7 +274,7 @@ def test_the_configuration_chooses_the_kind(folders: dict[str, Path], tiny_causa
 def test_a_decoder_that_keeps_its_own_positions_is_refused(
     folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import recmodels.backbones.encoder_decoder as engine
+    import recmodels.engine.answer_attention as engine
 
     backbone = load_backbone(str(folders[family]), "float32")
     prove_answer_trees(backbone)  # type: ignore[arg-type]
