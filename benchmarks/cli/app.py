@@ -20,7 +20,7 @@ from benchmarks.cli.checks import check_raw_input, refuse_unusable_paths, refuse
 from benchmarks.cli.errors import first_input_error, one_line
 from benchmarks.paths import CHECKOUT
 from benchmarks.runs.costs import measure
-from benchmarks.runs.folder import RunFolder, callback_of
+from benchmarks.runs.folder import RunFolder, callback_of, has_record, output_folder
 from benchmarks.runs.resuming import Continuation, best_precision, continuation, forget, identity_of, machine
 from benchmarks.runs.trial import Trial, result_named, trial_named
 from callbacks import *  # noqa: F403
@@ -43,9 +43,10 @@ class SaveConfig(SaveConfigCallback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Writes once per run, before anything is trained."""
-        if self.already_saved or not trainer.is_global_zero:
-            return
         folder = Path(trainer.default_root_dir)
+        only_read = stage in ("validate", "predict") and has_record(folder)
+        if self.already_saved or not trainer.is_global_zero or only_read:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False, skip_validation=True)  # it was validated when it was read
         write_atomic(folder / "config.yaml", text)
@@ -174,7 +175,14 @@ class InstructRecCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's folder, name and saves, and the values that model and data share."""
-        parser.add_argument("--out", type=Path, default=Path("results/run"), help="folder of everything the run writes")
+        parser.add_argument(
+            "--out",
+            type=Path | None,
+            default=None,
+            help="folder of everything the run writes; default: results/run, or where that holds a finished run"
+            " results/run-2 and so on",
+        )
+        parser.add_argument("--overwrite", action="store_true", help="replace the finished run that --out holds")
         parser.add_lightning_class_args(Resume, "resume")
         parser.add_argument("--name", type=str | None, default=None, help="name of the row; default: the model's class")
         parser.add_argument(
@@ -192,12 +200,18 @@ class InstructRecCLI(LightningCLI):
         config = self.config[self.subcommand]
         refuse_code(config)
         refuse_unusable_values(config)
+        config.out = output_folder(config.out, self.subcommand, overwrite=config.pop("overwrite"))
         refuse_unusable_paths(config, self.subcommand == "fit")
         self.trial, self.search = trial_named(config.search.trial), result_named(config.search.result)
         trainer = config.trainer
         trainer.default_root_dir = str(config.out)
         if trainer.precision is None:
             trainer.precision = best_precision(str(trainer.accelerator))
+        if isinstance(trainer.logger, Namespace):
+            trainer.logger = [trainer.logger]
+        if self.subcommand in ("validate", "predict") and has_record(config.out) and isinstance(trainer.logger, list):
+            # Lightning's CSVLogger begins by deleting the metrics.csv that it finds: the run's learning curves.
+            trainer.logger = [logger for logger in trainer.logger if not logger.class_path.endswith("CSVLogger")]
         for logger in trainer.logger if isinstance(trainer.logger, list) else []:
             if "save_dir" in logger.init_args and logger.init_args.save_dir in (None, "."):
                 logger.init_args.save_dir = str(config.out)
@@ -316,6 +330,8 @@ class InstructRecCLI(LightningCLI):
     def test(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:
         """Measures on the test cases."""
         self._load(model, ckpt_path)
+        if self.trainer.is_global_zero:
+            self.run_folder.begin(fresh=False)
         self.trainer.test(model, verbose=False, **kwargs)
         findings = {"tested_checkpoint": str(ckpt_path)} if ckpt_path else {}
         self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)

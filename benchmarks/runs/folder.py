@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from callbacks.time_budget import TimeBudget
 from callbacks.training_guard import TrainingGuard
 from datamodules.base import InstructionDataModule
 from datamodules.contract.checkpoints import read_checkpoint, remove_checkpoint
+from datamodules.contract.errors import InputError
 from recmodels.base import Recommender
 from recmodels.metrics.ranking import informative_cutoffs, pad_branches, user_values
 from recmodels.metrics.rating import rating_values
@@ -150,6 +152,47 @@ class RunFolder:
             costs["checkpoint_bytes"] = last.stat().st_size
             costs["trained_bytes"] = sum(value.numel() * value.element_size() for value in kept.values())
         return costs
+
+
+def has_record(folder: Path) -> bool:
+    """Whether a run has ended in a folder, with a result or without."""
+    return (folder / "record.json").is_file()
+
+
+def holds_finished_run(folder: Path) -> bool:
+    """Whether a folder holds a run's result; a record that cannot be read may be one.
+
+    Example:
+        >>> holds_finished_run(Path("nowhere"))
+        False
+    """
+    try:
+        return str(json.loads((folder / "record.json").read_bytes())["status"]) not in ("failed", "interrupted")
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def output_folder(out: Path | None, command: str, overwrite: bool) -> Path:
+    """The folder that a command writes into.
+
+    Args:
+        out: `--out`; without it `results/run`, or for `fit` and `test` the first of `results/run-2`, ... where that
+            holds a finished run.
+        command: `fit` and `test` write a record.
+        overwrite: a finished run there may be replaced.
+
+    Raises:
+        InputError: `out` holds a finished run, which `fit` or `test` would delete.
+    """
+    first, writes = Path("results/run"), command in ("fit", "test")
+    if out is None:
+        numbered = (first.with_name(f"run-{number}") for number in count(2))
+        return next(path for path in chain([first], numbered) if overwrite or not (writes and holds_finished_run(path)))
+    if writes and not overwrite and holds_finished_run(out):
+        raise InputError(f"--out {out} holds a finished run; add --overwrite to replace it, or name another --out")
+    return out
 
 
 def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int, ...]) -> dict[str, Any]:

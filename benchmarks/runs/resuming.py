@@ -25,6 +25,7 @@ from datamodules.contract.errors import InputError
 # Settings that change no number: where things go, what is watched, how many processes prepare batches.
 FREE = (
     "out",
+    "overwrite",
     "name",
     "config",
     "ckpt_path",

@@ -1,0 +1,114 @@
+"""The folder of a run as users meet it: what finished stays until somebody asks for its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.runs.folder import holds_finished_run, output_folder
+
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # what libraries warn of while whole commands run is theirs
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(mini_data: Path, tiny_causal: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command with a tiny backbone; returns its exit code and the lines it wrote to stderr."""
+
+    def call(command: str, *options: str | Path, model: str = "LoRATuning") -> tuple[int, str]:
+        backbone = [f"--model.backbone={tiny_causal}"] if model == "LoRATuning" else []
+        words = [
+            *(f"--model={model}", *backbone, "--data=MovieLens100K", "--data.batch_size=2"),
+            *("--data.protocol.negatives=6", "--trainer.max_steps=2", "--trainer.val_check_interval=1"),
+            '--trainer.logger={"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "", "version": ""}}',
+        ]
+        code = main([command, *words, *map(str, options)])
+        return code, "\n".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("instructrec:"))
+
+    return call
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_is_replaced_only_when_asked(
+    run: Run, tmp_path: Path, users_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    assert run("fit", "--out", out)[0] == 0
+    before, remedy = content(out), "add --overwrite to replace it, or name another --out"
+    assert {"record.json", "scores.npz", "metrics.csv", "config.yaml", "checkpoints/best.ckpt"} <= before.keys()
+    best = out / "checkpoints" / "best.ckpt"
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recmodels.methods.base.load_backbone", lambda *_, **__: pytest.fail("a model was loaded"))
+        for words in (
+            ["fit", "--out", out],
+            ["fit", "--out", out, "--ckpt_path", "last"],
+            ["fit", "-c", out / "config.yaml"],  # whose `out` is this folder
+            ["test", "--out", out, "--ckpt_path", best],
+        ):
+            code, line = run(*words)
+            assert code == 2
+            assert line == f"instructrec: --out {out} holds a finished run; {remedy}"
+            assert content(out) == before
+
+    # What only reads a run leaves its record, its scores, its config and its learning curves as they are.
+    assert run("validate", "--out", out, "--ckpt_path", best)[0] == 0
+    assert run("predict", "-c", out / "config.yaml", "--ckpt_path", best, "--data.predict_file", users_file)[0] == 0
+    after = content(out)
+    assert after.pop("predictions.jsonl")
+    for files in (before, after):
+        del files["progress.json"]  # where the last process in this folder is
+    assert after == before
+
+    assert run("fit", "--out", out, "--overwrite", "--seed_everything=2")[0] == 0
+    record = json.loads((out / "record.json").read_text())
+    assert record["seed"] == 2
+    assert "overwrite" not in record["config"], "a saved config that overwrites would do so whenever it is run"
+    assert "overwrite" not in (out / "config.yaml").read_text()
+
+    assert run("test", "--out", out, "--overwrite", "--ckpt_path", best)[0] == 0
+    assert json.loads((out / "record.json").read_text())["guards"]["tested_checkpoint"] == str(best)
+    assert best.is_file()
+
+
+def test_runs_without_out_are_numbered(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("fit", model="Popularity")[0] == 0
+    first = content(tmp_path / "results" / "run")
+    assert run("fit", "--seed_everything=2", model="Popularity")[0] == 0
+    assert content(tmp_path / "results" / "run") == first
+    second = json.loads((tmp_path / "results" / "run-2" / "record.json").read_text())
+    assert second["seed"] == 2
+    assert second["cell"] == "run-2"
+
+
+@pytest.mark.parametrize(
+    ("record", "finished"),
+    [
+        (None, False),
+        ('{"status": "failed"}', False),
+        ('{"status": "interrupted"}', False),
+        ('{"status": "finished"}', True),
+        ('{"status": "fin', True),
+        ("[]", True),
+    ],
+)
+def test_a_folder_is_taken_where_its_record_may_be_a_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: str | None, finished: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = Path("results/run")
+    first.mkdir(parents=True)
+    if record is not None:
+        (first / "record.json").write_text(record)
+    assert holds_finished_run(first) == finished
+    assert output_folder(None, "fit", False) == Path("results/run-2" if finished else "results/run")
+    assert output_folder(None, "fit", True) == output_folder(None, "predict", False) == first
