@@ -200,7 +200,7 @@ class InstructRecCLI(LightningCLI):
         config = self.config[self.subcommand]
         refuse_code(config)
         refuse_unusable_values(config)
-        config.out = output_folder(config.out, self.subcommand, overwrite=config.pop("overwrite"))
+        config.out = output_folder(config.out, str(self.subcommand), overwrite=config.pop("overwrite"))
         refuse_unusable_paths(config, self.subcommand == "fit")
         self.trial, self.search = trial_named(config.search.trial), result_named(config.search.result)
         trainer = config.trainer
