@@ -118,7 +118,7 @@ def read_yaml(path: Path) -> tuple[Any, bytes]:
         >>> read_yaml(Path("nowhere.yaml"))
         Traceback (most recent call last):
             ...
-        datamodules.sources.fetch.InputError: nowhere.yaml: no such file
+        datamodules.contract.errors.InputError: nowhere.yaml: no such file
     """
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:

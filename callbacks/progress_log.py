@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+
+from datamodules.contract.files import write_atomic
 
 
 class ProgressLog(L.Callback):
@@ -74,9 +75,7 @@ class ProgressLog(L.Callback):
         state = {"phase": phase, "done": done, "total": total, "message": loss, "seconds_left": left}
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f".progress-{os.getpid()}.json"
-        fresh.write_text(json.dumps(state))
-        os.replace(fresh, folder / "progress.json")
+        write_atomic(folder / "progress.json", json.dumps(state), sync=False)
         if now - self._printed >= self.print_every or done == total:
             self._printed = now
             rest = "" if left is None else f" · {left:.0f} s left"

@@ -26,13 +26,9 @@ from callbacks.resume_state import (
     random_state,
     set_random_state,
 )
-from datamodules.contract.checkpoints import (
-    CheckpointError,
-    check_file,
-    clear_drafts,
-    link_checkpoint,
-    remove_checkpoint,
-)
+from datamodules.contract.checkpoints import check_file, link_checkpoint, remove_checkpoint
+from datamodules.contract.errors import CheckpointError
+from datamodules.contract.files import clear_drafts
 
 KEY = "resume"
 """Where a checkpoint keeps what this callback needs."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from datamodules.contract.checkpoints import read_checkpoint
+from datamodules.contract.checkpoints import checksum_parameters, read_checkpoint
 
 
 class GuardError(RuntimeError):
@@ -28,7 +27,7 @@ class TrainingGuard(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remembers every parameter by its checksum; a continued run has them from its beginning."""
         if not self._continued:
-            self._before = {name: _checksum(value) for name, value in pl_module.named_parameters()}
+            self._before = {name: checksum_parameters([("", value)]) for name, value in pl_module.named_parameters()}
         self._continued = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -48,18 +47,17 @@ class TrainingGuard(L.Callback):
         if trainer.global_step == 0 or not self._before:
             return
         trained = {name for name, value in pl_module.named_parameters() if value.requires_grad}
-        moved = {name for name, value in pl_module.named_parameters() if _checksum(value) != self._before[name]}
+        moved = {
+            name
+            for name, value in pl_module.named_parameters()
+            if checksum_parameters([("", value)]) != self._before[name]
+        }
         self.findings["parameters_moved"] = round(len(moved & trained) / max(1, len(trained)), 4)
         self.findings["frozen_unchanged"] = not moved - trained
         if trained and not moved & trained:
             raise GuardError(f"after {trainer.global_step} steps none of the {len(trained)} trained tensors has moved")
         if moved - trained:
             raise GuardError(f"frozen parameters have changed, first {sorted(moved - trained)[0]}")
-
-
-def _checksum(value: Tensor) -> str:
-    raw = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return hashlib.sha256(raw.data).hexdigest()
 
 
 @torch.no_grad()

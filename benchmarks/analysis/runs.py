@@ -99,7 +99,7 @@ def typed(record: Mapping[str, Any], key: str, kind: type[T], noun: str, prefix:
     Example:
         >>> typed({"seed": True}, "seed", int, "a whole number")
         Traceback (most recent call last):
-        datamodules.sources.fetch.InputError: record.json: seed is True, must be a whole number
+        datamodules.contract.errors.InputError: record.json: seed is True, must be a whole number
     """
     value = record.get(key)
     # True is an int in Python, but no seed.
@@ -294,7 +294,7 @@ def read_run(folder: Path) -> Run:
 
     >>> read_run(Path("nowhere"))
     Traceback (most recent call last):
-    datamodules.sources.fetch.InputError: record.json cannot be read: No such file or directory
+    datamodules.contract.errors.InputError: record.json cannot be read: No such file or directory
     """
     record = read_json(folder / "record.json")
     if record.get("format") != FORMAT:

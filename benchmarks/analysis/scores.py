@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import zipfile
 import zlib
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.metric_names import DEFINITIONS, metric_base
 from datamodules.contract.errors import InputError
+from datamodules.contract.files import sha256_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer[Any]]
@@ -62,7 +62,7 @@ def read_scores(path: Path, sha256: str | None) -> Scores | None:
     """
     if not path.is_file():
         return None
-    if sha256 is not None and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    if sha256 is not None and sha256_of(path) != sha256:
         raise InputError("scores.npz is not the file that record.json was written with (sha256 differs)")
     try:
         # numpy leaves a path that it cannot read open

@@ -30,7 +30,6 @@ from callbacks.resume import Resume
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
 from datamodules import *  # noqa: F403
 from datamodules.base import InstructionDataModule
-from datamodules.contract.checkpoints import CheckpointError
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 from recmodels.base import IdentityError, NonFiniteError, Recommender
@@ -353,7 +352,7 @@ class InstructRecCLI(LightningCLI):
         model.trainer = self.trainer
         try:
             load_trained(model, Path(ckpt_path))
-        except (CheckpointError, InputError) as error:
+        except InputError as error:
             raise InputError(f"--ckpt_path {ckpt_path}: {str(error).removeprefix(f'{ckpt_path}: ')}") from error
 
 

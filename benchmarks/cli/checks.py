@@ -37,7 +37,7 @@ def check_raw_input(arguments: list[str]) -> None:
         >>> check_raw_input(["fit", "--data.seed=3"])
         Traceback (most recent call last):
             ...
-        datamodules.sources.fetch.InputError: --data.seed cannot be set, it follows seed_everything; set that
+        datamodules.contract.errors.InputError: --data.seed cannot be set, it follows seed_everything; set that
     """
     words = iter(arguments)
     for word in words:

@@ -24,7 +24,6 @@ import callbacks
 import datamodules
 import recmodels
 from benchmarks.cli.allowed_imports import FLAG
-from datamodules.contract.checkpoints import CheckpointError
 from datamodules.contract.errors import InputError
 
 EXPORTS = {"model": recmodels, "data": datamodules, "callbacks": callbacks}
@@ -88,10 +87,10 @@ def _plugin_hint(name: str) -> str:
     return "" if known else f"; if {package} is a plug-in of yours: {FLAG} {package}"
 
 
-def first_input_error(error: BaseException | None) -> InputError | CheckpointError | None:
+def first_input_error(error: BaseException | None) -> InputError | None:
     """The outermost error in a chain that says what is wrong with the user's input or file; None if there is none."""
     while error is not None:
-        if isinstance(error, (InputError, CheckpointError)):
+        if isinstance(error, InputError):
             return error
         error = error.__cause__ or error.__context__
     return None

@@ -187,7 +187,6 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
     """
     from benchmarks.cli import app as cli
     from callbacks.training_guard import load_trained
-    from datamodules.contract.checkpoints import CheckpointError
     from recmodels.methods.base import InstructionRecommender
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -201,7 +200,7 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
         model.trainer = made.trainer
         try:
             load_trained(model, checkpoint)
-        except (CheckpointError, InputError) as error:
+        except InputError as error:
             raise InputError(f"{checkpoint}: {str(error).removeprefix(f'{checkpoint}: ')}") from error
     return model.float().eval()  # after the load: the backbone is recognised in the precision it was trained in
 

@@ -23,6 +23,7 @@ from benchmarks.grid.suite import AxisValue, Pair, Rule, Suite, load_suite
 from benchmarks.paths import CHECKOUT, printed_path
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
+from datamodules.contract.files import sha256_of
 
 __all__ = ["MAX_CELLS", "SEED", "Cell", "changed_file", "expand", "load_suite", "varied"]
 
@@ -143,7 +144,7 @@ def changed_file(cell: Cell) -> str | None:
     """
     for name, digest in cell.files:
         path = CHECKOUT / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if not path.is_file() or sha256_of(path) != digest:
             return name
     return None
 

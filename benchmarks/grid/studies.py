@@ -215,7 +215,7 @@ def read_search_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         >>> read_search_file(Path("nowhere.json"), ["trials"])
         Traceback (most recent call last):
             ...
-        datamodules.sources.fetch.InputError: nowhere.json: cannot be read (No such file or directory)
+        datamodules.contract.errors.InputError: nowhere.json: cannot be read (No such file or directory)
     """
     try:  # commands name it from the checkout's root
         content = json.loads((path if path.is_file() else CHECKOUT / path).read_text(encoding="utf-8"))

@@ -115,7 +115,7 @@ def choose_launcher(
         >>> choose_launcher("slurmy")
         Traceback (most recent call last):
         ...
-        datamodules.sources.fetch.InputError: --launcher: no launcher 'slurmy'; nearest: slurm
+        datamodules.contract.errors.InputError: --launcher: no launcher 'slurmy'; nearest: slurm
     """
     if name not in LAUNCHERS:
         near = difflib.get_close_matches(name, LAUNCHERS, n=1, cutoff=0.0)[0]

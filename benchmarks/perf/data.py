@@ -26,7 +26,7 @@ from benchmarks.perf.report import MIB, cpu_name, verdict
 from benchmarks.report.figure_style import COLORS, GREY
 from benchmarks.runs.folder import checkout_state, installed_versions
 from datamodules.contract.errors import InputError
-from datamodules.contract.files import write_atomic
+from datamodules.contract.files import sha256_of, write_atomic
 
 SIZES = (100_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
 COMPARED = 10_000_000
@@ -92,9 +92,8 @@ def ours(path: Path, *, cache: bool = False, compare: bool = True) -> dict[str, 
     columns = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
     events = pl.read_csv(path, has_header=False, schema=columns)
     items = events.select(pl.col("item").unique(maintain_order=True))
-    with path.open("rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    data = Interactions(events, items.with_columns(pl.format("Product {}", "item").alias("title")), checksum)
+    titled = items.with_columns(pl.format("Product {}", "item").alias("title"))
+    data = Interactions(events, titled, sha256_of(path))
     del events, items
     protocol = Protocol(user_core=CORE, item_core=CORE, negatives=NEGATIVES)
     made = frozen_sequences(data, protocol, least=1 if cache else 1 << 62)

@@ -67,9 +67,7 @@ def _publish(folder: Path, target: Path) -> Path:
     if (folder / "scores.npz").is_file():
         content = _scores(folder / "scores.npz")
         record["scores_sha256"] = hashlib.sha256(content).hexdigest()
-        draft = target / ".scores.npz"
-        draft.write_bytes(content)
-        draft.replace(target / "scores.npz")
+        write_atomic(target / "scores.npz", content)
     record = without_paths(record | {"samples": []}, folder)
     write_atomic(target / "record.json", json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return target

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -32,6 +30,7 @@ from callbacks.training_guard import TrainingGuard
 from datamodules.base import InstructionDataModule
 from datamodules.contract.checkpoints import read_checkpoint, remove_checkpoint
 from datamodules.contract.errors import InputError
+from datamodules.contract.files import sha256_of, write_atomic
 from recmodels.base import Recommender
 from recmodels.metrics.ranking import informative_cutoffs, pad_branches, user_values
 from recmodels.metrics.rating import rating_values
@@ -82,7 +81,7 @@ class RunFolder:
         record |= {
             "status": "finished",
             "error": None,
-            "scores_sha256": hashlib.sha256(stored.read_bytes()).hexdigest() if stored.exists() else None,
+            "scores_sha256": sha256_of(stored) if stored.exists() else None,
             "protocol": {
                 "fingerprint": data.fingerprint,
                 "description": data.sequences.description | data.description,
@@ -242,23 +241,14 @@ def user_metrics(owner: Tensor, columns: Mapping[str, Tensor], cutoffs: tuple[in
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON so that the file is whole or not there: fresh name, fsync, rename."""
-    _write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False).encode())
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Writes arrays without pickle, whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    _write_atomically(path, buffer.getvalue())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    write_atomic(path, buffer.getvalue())
 
 
 def callback_of(trainer: L.Trainer, kind: type[Any]) -> Any:

@@ -13,14 +13,9 @@ from typing import Any
 import torch
 
 from callbacks.resume import KEY, best_beside, checkpoints_in
-from datamodules.contract.checkpoints import (
-    CheckpointError,
-    check_file,
-    clear_drafts,
-    read_checkpoint,
-    remove_checkpoint,
-)
-from datamodules.contract.errors import InputError
+from datamodules.contract.checkpoints import check_file, read_checkpoint, remove_checkpoint
+from datamodules.contract.errors import CheckpointError, InputError
+from datamodules.contract.files import clear_drafts
 
 # Settings that change no number: where things go, what is watched, how many processes prepare batches.
 FREE = (

@@ -1,8 +1,6 @@
 """Checkpoint files that a kill at any moment leaves whole, and whose damage always shows.
 
-Beside every checkpoint lies its manifest, `NAME.sha256`, in the format of sha256sum. A checkpoint is written under a
-temporary name, synced, read back, and renamed; the manifest names the old and the new content while the rename is due,
-so that there is no moment at which file and manifest disagree.
+A checkpoint is written as a draft, synced, read back, and put in place together with its manifest, `NAME.sha256`.
 """
 
 from __future__ import annotations
@@ -10,22 +8,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import re
 import shutil
-import uuid
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from torch import Tensor
 
-DRAFTS = ".*.tmp"
-"""Pattern of files that a killed process was writing."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message is one line: the file, what was expected, what was found."""
+from datamodules.contract.errors import CheckpointError
+from datamodules.contract.files import draft_of, manifest_of, put_in_place, read_manifest, sha256_of, write_new
 
 
 def write_checkpoint(content: dict[str, Any], path: Path) -> None:
@@ -46,18 +39,14 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
         >>> read_checkpoint(path)["state_dict"]["w"].tolist(), sorted(file.name for file in path.parent.iterdir())
         ([1.0, 1.0], ['a.ckpt', 'a.ckpt.sha256'])
     """
-
-    def fill(file: BinaryIO) -> None:
-        torch.save(content, file)
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    draft = draft_of(path)
     try:
-        written = _write(draft, fill)
-        if checksum(draft) != written:
+        written = write_new(draft, lambda file: torch.save(content, file), name=path)
+        if sha256_of(draft) != written:
             raise OSError(errno.EIO, "what was read back is not what was written", str(path))
         _load(draft, path, mmap=True)
-        _put_in_place(draft, path, written)
+        put_in_place(draft, path, written)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -69,14 +58,15 @@ def link_checkpoint(source: Path, path: Path) -> None:
         source: a whole checkpoint.
         path: the other name; what it named before is replaced.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    draft = draft_of(path)
     try:
         try:
             os.link(source, draft)
         except OSError:  # some file systems have no links
-            shutil.copyfile(source, draft)
+            with source.open("rb") as data:
+                write_new(draft, lambda file: shutil.copyfileobj(data, file), name=path)
         sums = read_manifest(source)
-        _put_in_place(draft, path, sums[0] if len(sums) == 1 else checksum(draft))
+        put_in_place(draft, path, sums[0] if len(sums) == 1 else sha256_of(draft))
     finally:
         draft.unlink(missing_ok=True)
 
@@ -100,7 +90,7 @@ def check_file(path: Path) -> bool:
         raise CheckpointError(f"{path}: expected a checkpoint, found an empty file")
     expected = read_manifest(path)
     if expected:
-        found = checksum(path)
+        found = sha256_of(path)
         if found not in expected:
             raise CheckpointError(
                 f"{path} is damaged: expected sha256 {expected[-1]}, found {found}; use another checkpoint"
@@ -130,125 +120,24 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     return _load(path, path, mmap)
 
 
-def read_manifest(path: Path) -> list[str]:
-    """The sums that a checkpoint may have: one, or two while it is being replaced; none without a manifest.
-
-    Raises:
-        CheckpointError: the manifest itself is damaged.
-    """
-    manifest = manifest_of(path)
-    try:
-        lines = manifest.read_bytes().decode("ascii").splitlines()
-    except FileNotFoundError:
-        return []
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"{manifest} is damaged: expected ASCII text, found byte {error.start}") from error
-    sums = [line[:64] for line in lines if re.fullmatch(rf"[0-9a-f]{{64}}  {re.escape(path.name)}", line)]
-    if not sums or len(sums) != len(lines):
-        raise CheckpointError(f"{manifest} is damaged: expected lines 'SHA256  {path.name}', found {lines[:1]}")
-    return sums
-
-
-def manifest_of(path: Path) -> Path:
-    """Where the manifest of a checkpoint lies."""
-    return path.with_name(f"{path.name}.sha256")
-
-
 def remove_checkpoint(path: Path) -> None:
     """Removes a checkpoint, and then its manifest."""
     path.unlink(missing_ok=True)
     manifest_of(path).unlink(missing_ok=True)
 
 
-def clear_drafts(folder: Path) -> None:
-    """Removes what killed processes were writing."""
-    for draft in folder.glob(DRAFTS) if folder.is_dir() else ():
-        draft.unlink(missing_ok=True)
+def checksum_parameters(parameters: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names and values of tensors, whatever their device: the identity of a backbone.
 
-
-def checksum(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-class _Stream:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest = file, hashlib.sha256()
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        self.digest.update(data)
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _write(path: Path, fill: Callable[[Any], None]) -> str:
-    """Fills a new file, syncs it, and returns its sha256."""
-    with path.open("xb") as file:
-        stream = _Stream(file)
-        try:
-            fill(stream)
-        except RuntimeError as error:  # torch says where it stood, never why
-            if stream.error is None:
-                raise
-            raise OSError(stream.error.errno, stream.error.strerror, str(path)) from error
-        file.flush()
-        os.fsync(file.fileno())
-    return stream.digest.hexdigest()
-
-
-def _put_in_place(draft: Path, path: Path, content: str) -> None:
-    _write_manifest(path, [*_present_sums(path), content])
-    os.replace(draft, path)
-    _sync_folder(path.parent)
-    _write_manifest(path, [content])
-
-
-def _present_sums(path: Path) -> list[str]:
-    """What the manifest must go on to allow until the file is replaced."""
-    if not path.is_file():
-        return []
-    try:
-        sums = read_manifest(path)
-    except CheckpointError:  # the file is not to be trusted, and no reason to lose the new one
-        return []
-    if len(sums) == 1:
-        return sums
-    found = checksum(path)  # of an earlier version, or a kill came between manifest and rename
-    return [found] if found in sums or not sums else []
-
-
-def _write_manifest(path: Path, sums: list[str]) -> None:
-    manifest = manifest_of(path)
-    draft = manifest.with_name(f".{manifest.name}.{uuid.uuid4().hex}.tmp")
-    text = "".join(f"{one}  {path.name}\n" for one in sums)
-    try:
-        _write(draft, lambda file: file.write(text.encode("ascii")))
-        os.replace(draft, manifest)
-        _sync_folder(manifest.parent)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes new names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot sync a folder
-            raise
-    finally:
-        os.close(handle)
+    Example:
+        >>> checksum_parameters([("w", torch.zeros(2))])[:8]
+        'e5868624'
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(parameters, key=lambda pair: pair[0]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _load(file: Path, name: Path, mmap: bool) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import requests
 class InputError(Exception):
     """The user's input is wrong; the message is one line: what, where, and the nearest valid choice."""
 
-    __module__ = "datamodules.sources.fetch"  # where everyone imports it from, so tracebacks name that place
+
+class CheckpointError(InputError):
+    """A checkpoint cannot be used; the message is one line: the file, what was expected, what was found."""
 
 
 def reason_of(error: BaseException) -> str:

@@ -96,7 +96,7 @@ def choose_rule(kind: str, asked: str | None, columns: Sequence[str], owner: str
         >>> choose_rule("vague", None, ("title", "rating"), "Beauty")
         Traceback (most recent call last):
             ...
-        datamodules.sources.fetch.InputError: a vague intention needs one of query, review, and Beauty has title, rating
+        datamodules.contract.errors.InputError: a vague intention needs one of query, review, and Beauty has title, rating
     """
     what = "an explicit preference" if kind == "preference" else f"a {kind} intention"
     allowed = [rule for rule in PREFERRED[kind] if NEEDS[rule] in columns]

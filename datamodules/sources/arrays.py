@@ -13,7 +13,6 @@ import json
 import mmap
 import os
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.contract.errors import reason_of, say
+from datamodules.contract.files import write_atomic
 from datamodules.sources.cache import cache_dir, is_abandoned, private_name
 
 Arrays = dict[str, NDArray[Any]]
@@ -141,16 +141,8 @@ def _write(path: Path, key: dict[str, str], arrays: Arrays) -> None:
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece)
-    fresh = path.parent / private_name(path.name, ".tmp").name
-    try:
-        with fresh.open("xb") as out:
-            out.writelines([_MAGIC, digest.digest(), *pieces])
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(fresh, path)
-    finally:
-        with suppress(OSError):  # the first error counts
-            fresh.unlink(missing_ok=True)
+    draft = path.parent / private_name(path.name, ".tmp").name
+    write_atomic(path, lambda file: [file.write(piece) for piece in (_MAGIC, digest.digest(), *pieces)], draft=draft)
 
 
 def _aligned(size: int) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from datamodules.contract.errors import InputError, reason_of, say
-from datamodules.contract.files import sha256_of
+from datamodules.contract.files import sha256_of, write_new
 from datamodules.sources.archives import open_members
 from datamodules.sources.kinds import Archive, sha256_mismatch
 
@@ -136,10 +136,7 @@ def store_entry(archive: Path, source: Archive) -> Path:
             "members": source.members,
             "files": contents,
         }
-        with (staging / "manifest.json").open("x", encoding="utf-8") as out:
-            json.dump(manifest, out, indent=1)
-            out.flush()
-            os.fsync(out.fileno())
+        write_new(staging / "manifest.json", json.dumps(manifest, indent=1))
         _publish(staging, entry, source)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -149,15 +146,8 @@ def store_entry(archive: Path, source: Archive) -> Path:
 def _copy(data: IO[bytes], path: Path) -> dict[str, int | str]:
     """Writes a stream to a new file, durably, and returns its line in the manifest."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
-    with path.open("xb") as out:
-        while block := data.read(1 << 20):
-            out.write(block)
-            digest.update(block)
-            size += len(block)
-        out.flush()
-        os.fsync(out.fileno())
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    digest = write_new(path, lambda out: shutil.copyfileobj(data, out, 1 << 20))
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 def _publish(staging: Path, entry: Path, source: Archive) -> None:

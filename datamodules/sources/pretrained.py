@@ -20,7 +20,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 from datamodules.contract.errors import InputError, reason_of, say
-from datamodules.contract.files import sha256_of
+from datamodules.contract.files import sha256_of, write_new
 from datamodules.sources.cache import cache_dir, is_abandoned, private_name
 from datamodules.sources.fetch import fetch
 from datamodules.sources.kinds import HubSnapshot, PackageArchive
@@ -161,7 +161,7 @@ def check_backbone_name(name: str) -> None:
         >>> check_backbone_name("smolm2-135m")
         Traceback (most recent call last):
         ...
-        datamodules.sources.fetch.InputError: no backbone 'smolm2-135m': neither packaged, a folder nor a hub id owner/name; \
+        datamodules.contract.errors.InputError: no backbone 'smolm2-135m': neither packaged, a folder nor a hub id owner/name; \
 the nearest packaged one is 'smollm2-135m-instruct'
     """
     if name in PACKAGED:
@@ -269,10 +269,10 @@ def _converted(name: str, digest: str, gguf: str, source: Callable[[], Path]) ->
         try:
             _convert_gguf(here, gguf, fresh)
             sums = {file.name: sha256_of(file) for file in sorted(fresh.iterdir())}
-            (fresh / "manifest.json").write_text(json.dumps(sums, indent=1))
             for file in fresh.iterdir():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
+            write_new(fresh / "manifest.json", json.dumps(sums, indent=1))
             _place(fresh, folder)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import polars as pl
 
 from datamodules.contract.errors import InputError
+from datamodules.contract.files import sha256_of
 from datamodules.tables.interactions import Interactions
 
 Untitled = Literal["refuse", "drop", "item_id"]
@@ -167,6 +168,5 @@ def checksum_of(files: Sequence[Path], **options: Any) -> str:
     """
     total = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode())
     for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
+        total.update(bytes.fromhex(sha256_of(path)))
     return total.hexdigest()

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import unicodedata
 from bisect import bisect_right
@@ -20,6 +19,10 @@ import numpy as np
 from datamodules.instructions.templates import clean_title
 from datamodules.sources.arrays import Arrays, cached_arrays
 from datamodules.tokens.chat import control_ids, encode_plain
+
+ENCODING_VERSION = 1
+"""Part of every key: to be raised when a change of `clean_title`, `encode_plain` or this file changes the arrays of some
+titles, which the test of their golden ids shows; arrays made before are then made again."""
 
 
 class Frame(NamedTuple):
@@ -109,14 +112,13 @@ def token_key(tokenizer: Any, cleaned: Sequence[str], frames: Sequence[Frame]) -
     """
     encode_plain(tokenizer, ["a"])  # takes back the truncation and padding of an earlier call, which are no part of it
     content = tokenizer.backend_tokenizer.to_str()
-    code = [inspect.getsource(function) for function in (clean_title, encode_plain, _encode, _is_cut, cuts_between)]
     return {
         "tokenizer": hashlib.sha256(content.encode()).hexdigest(),
         "tokenizer class": type(tokenizer).__name__,
         "special tokens": f"none added, as ordinary text: {_digest(sorted(control_ids(tokenizer)))}",
         "titles": _digest(list(cleaned)),
         "frames": _digest(list(frames)),
-        "code": _digest(code),
+        "code": str(ENCODING_VERSION),
         "tokenizers": version("tokenizers"),
         "transformers": version("transformers"),
         "unicode": unicodedata.unidata_version,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -170,17 +168,3 @@ def check_agreement(backbone: Backbone, layout: str, got: Tensor, expected: Tens
             f"backbone {backbone.name!r} ({backbone.family}) does not honour {layout}: branch scores differ by"
             f" {difference:.3g}"
         )
-
-
-def checksum_parameters(parameters: Iterable[tuple[str, Tensor]]) -> str:
-    """sha256 over names and values of tensors, whatever their device: the identity of a backbone.
-
-    Example:
-        >>> checksum_parameters([("w", torch.zeros(2))])[:8]
-        'e5868624'
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(parameters, key=lambda pair: pair[0]):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -27,7 +27,7 @@ def check_quantization(method: str, trains_backbone: bool) -> None:
         >>> check_quantization("FullTuning", True)
         Traceback (most recent call last):
         ...
-        datamodules.sources.fetch.InputError: model.quantization is '4bit', and FullTuning needs the weights themselves, which \
+        datamodules.contract.errors.InputError: model.quantization is '4bit', and FullTuning needs the weights themselves, which \
 four bits do not hold; use LoRATuning, AdapterTuning or PrefixTuning, or leave model.quantization out
     """
     if trains_backbone:

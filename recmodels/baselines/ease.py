@@ -73,7 +73,7 @@ def check_square(items: int, free: int) -> None:
         >>> check_square(16_859, 8 * 2**30)
         >>> check_square(16_859, 4 * 2**30)
         Traceback (most recent call last):
-        datamodules.sources.fetch.InputError: EASE inverts an items x items matrix: 16,859 items need 4.2 GiB of memory and 4.0 GiB are free; ItemKNN takes catalogues of any size
+        datamodules.contract.errors.InputError: EASE inverts an items x items matrix: 16,859 items need 4.2 GiB of memory and 4.0 GiB are free; ItemKNN takes catalogues of any size
     """
     need = SQUARES * items**2 * (8 if items <= MOST_DOUBLE else 4)
     if need > free:

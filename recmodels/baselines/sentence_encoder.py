@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.contract.batch import EventBatch, InteractionBatch
+from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import check_backbone_name, context_length, load_tokenizer
-from recmodels.backbones.base import checksum_parameters
 from recmodels.backbones.encoder import TextEncoder, load_encoder
 from recmodels.baselines.closed_form import ClosedForm
 

@@ -6,7 +6,6 @@ arXiv 2005.00052).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from datamodules.contract.checkpoints import read_checkpoint
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone, widths
 from recmodels.layers.bottleneck import ACTIVATIONS, Activation, Adapted
@@ -219,14 +219,12 @@ def plain_level(level: Level) -> dict[str, Any]:
 
 
 def _from_checkpoint(path: Path) -> Stack:
-    _check_sum(path)
+    content = read_checkpoint(path, mmap=True)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         made, state = content["instructrec"], content["state_dict"]
         method = str(made["model"])
-    except Exception as error:  # a broken archive or pickle raises whatever it meets
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise InputError(f"it cannot be read as a checkpoint of instructrec: {reason}") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"it cannot be read as a checkpoint of instructrec: {error} is missing") from error
     if method != "AdapterTuning":
         raise InputError(f"it is of {method}; adapters stand on adapters only, which AdapterTuning trains")
     if "adapters" not in made:
@@ -234,17 +232,6 @@ def _from_checkpoint(path: Path) -> Stack:
     own = {name.removeprefix("network."): value for name, value in state.items()}
     levels = [*levels_below(content), read_level(made["adapters"], own)]
     return Stack(levels, str(made.get("backbone")), str(made.get("base_checksum")))
-
-
-def _check_sum(path: Path) -> None:
-    """Compares a checkpoint with the manifest beside it, where there is one."""
-    manifest = path.with_name(f"{path.name}.sha256")
-    if not manifest.is_file():
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found not in manifest.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(f"{path.name} is damaged: its sha256 {found} is not in {manifest.name}")
 
 
 def _from_export(folder: Path) -> Stack:

@@ -14,9 +14,10 @@ from peft import PeftConfig
 from torch import Tensor
 
 from datamodules.contract.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
+from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import check_backbone_name
-from recmodels.backbones.base import Backbone, Precision, checksum_parameters
+from recmodels.backbones.base import Backbone, Precision
 from recmodels.backbones.causal import CausalBackbone
 from recmodels.backbones.encoder_decoder import load_backbone
 from recmodels.backbones.loading import checkpoint_blocks

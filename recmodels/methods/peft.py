@@ -12,8 +12,9 @@ from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
+from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
-from recmodels.backbones.base import Backbone, checksum_parameters
+from recmodels.backbones.base import Backbone
 from recmodels.backbones.causal import CausalBackbone, prove_tree_attention
 from recmodels.backbones.quantization import check_quantised_layers, check_quantization, holds_four_bits
 from recmodels.layers.fused import LowRankLinear

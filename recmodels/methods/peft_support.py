@@ -250,7 +250,7 @@ def check_sized(config: PeftConfig) -> None:
         >>> check_sized(IA3Config())
         Traceback (most recent call last):
             ...
-        datamodules.sources.fetch.InputError: model.budget: IA3Config has no size that a budget could set; leave it out
+        datamodules.contract.errors.InputError: model.budget: IA3Config has no size that a budget could set; leave it out
     """
     name = type(config).__name__
     kind: Any = config.peft_type

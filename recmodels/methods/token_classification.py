@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from datamodules.contract.batch import BatchFormat, TaggedTextBatch
+from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import check_backbone_name
-from recmodels.backbones.base import checksum_parameters
 from recmodels.backbones.encoder import load_encoder
 from recmodels.base import OWN_CONFIG, Recommender
 from recmodels.methods.base import InstructionRecommender

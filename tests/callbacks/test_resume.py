@@ -16,7 +16,8 @@ from callbacks.cost_meter import CostMeter
 from callbacks.interruption import Interrupted, StopRequest, interruptible
 from callbacks.resume import Resume, checkpoints_in
 from callbacks.resume_state import place, random_state, set_random_state
-from datamodules.contract.checkpoints import CheckpointError, write_checkpoint
+from datamodules.contract.checkpoints import write_checkpoint
+from datamodules.contract.errors import CheckpointError
 
 
 def draw() -> list[float]:

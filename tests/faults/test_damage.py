@@ -14,15 +14,14 @@ import torch
 
 from callbacks.resume import checkpoints_in
 from datamodules.contract.checkpoints import (
-    CheckpointError,
     check_file,
-    checksum,
     link_checkpoint,
-    manifest_of,
     read_checkpoint,
     remove_checkpoint,
     write_checkpoint,
 )
+from datamodules.contract.errors import CheckpointError
+from datamodules.contract.files import manifest_of, sha256_of
 from tests.faults import tally
 from tests.faults.injected import content
 from tests.faults.trials import Runs, differences
@@ -140,7 +139,7 @@ def test_a_second_name_outlives_the_first(tmp_path: Path) -> None:
 def test_the_manifest_is_what_sha256sum_reads(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     write_checkpoint(content(0), path)
-    assert manifest_of(path).read_text() == f"{checksum(path)}  a.ckpt\n"
+    assert manifest_of(path).read_text() == f"{sha256_of(path)}  a.ckpt\n"
 
 
 def kills_during_saving(runs: Runs, folder: Path, attempts: int) -> tuple[int, int]:

@@ -393,3 +393,9 @@ def test_a_packaged_model_folder_is_used_as_it_is(conversion: Conversion) -> Non
 
     assert pretrained_folder("plain") == conversion.package / "inner"
     assert conversion.converted == 0
+
+
+def test_converted_backbones_keep_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A touched character of `_convert_gguf` would have every user's backbone converted again."""
+    monkeypatch.setattr(pretrained, "version", lambda library: "1.0")
+    assert pretrained._conversion_key("model.gguf") == "6656a3a1"

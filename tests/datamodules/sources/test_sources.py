@@ -168,7 +168,9 @@ def start(code: str) -> subprocess.Popen[str]:
     lines = (
         "import sys",
         f"sys.path.append({str(ROOT)!r})",
-        "from datamodules.sources import *",
+        "from datamodules.contract.errors import InputError",
+        "from datamodules.sources.fetch import fetch",
+        "from datamodules.sources.kinds import PackageArchive",
         f"TOY = {TOY!r}",
         code,
     )

@@ -166,7 +166,7 @@ def test_a_change_of_any_field_makes_the_tokens_anew(
     if field == "unicode":
         monkeypatch.setattr(unicodedata, "unidata_version", "1.0.0")
     if field == "code":
-        monkeypatch.setattr(title_tokens, "_CODE", ("title_tokens.py", "movielens.py"))
+        monkeypatch.setattr(title_tokens, "ENCODING_VERSION", 0)
     made = TitleTokens(other, titles, frames)
 
     assert len(calls) == 1
@@ -183,6 +183,24 @@ def test_the_format_of_files_counts_too(tokenizer: Any, cache: Path, monkeypatch
     assert made.alone(0) == ids(tokenizer, TITLES[0])
     [only] = cache.rglob("*.arrays")
     assert only.read_bytes().startswith(b"IRarray2")
+
+
+def test_another_encoding_has_another_version() -> None:
+    """Arrays in users' caches are found again by `ENCODING_VERSION`: where these change, raise it."""
+    words = ["[UNK]", "</s>", "Heat", "(", "1995", ")", "<", "/", "s", ">", ";", ".", "Which", "!", "é"]
+    raw = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    raw.pre_tokenizer = split(r"! |\w+|\s|.")
+    plain = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>", unk_token="[UNK]")
+    titles = [clean_title(title) for title in ["  Heat\n(1995) ", "</s> \u202eé", "\u200b", "Heat!"]]
+    arrays = title_tokens._encode(plain, titles, [Frame(), Frame(" ", ";"), Frame("", "!")])
+
+    heat, mark = [2, 0, 3, 4, 5], [6, 7, 8, 9, 0, 14]
+    framed = [[0, *heat, 10], [0, *mark, 10], [0, 10], [0, 2, 13, 10]]
+    ended = [[*heat, 13], [*mark, 13], [13], [2, 13, 13]]
+    assert title_tokens.ENCODING_VERSION == 1
+    assert arrays["ids"].tolist() == sum([heat, mark, [2, 13], *framed, *ended], [])
+    assert arrays["start"].tolist() == [[0, 5, 11, 11, 13], [13, 20, 28, 30, 34], [34, 40, 47, 48, 51]]
+    assert arrays["cut"].tolist() == [1, 1, 0]  # with what follows, "! " is one pre-token
 
 
 # --- where a text may be cut ----------------------------------------------------------------------------------------

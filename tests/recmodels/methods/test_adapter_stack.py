@@ -156,8 +156,8 @@ def test_what_cannot_be_stood_on_is_refused_in_one_line_before_a_model_loads(tmp
             "odd.ckpt", "adapters", {"activation": "eval", "scaling": 1.0, "reads": {}}
         ): "holds no adapters as this version",
         tmp_path / "empty": "empty holds neither of the last two",
-        tmp_path / "text.ckpt": "cannot be read as a checkpoint of instructrec",
-        damaged: "damaged.ckpt is damaged: its sha256",
+        tmp_path / "text.ckpt": "cannot be read as a checkpoint",
+        damaged: "damaged.ckpt is damaged: expected sha256",
         tmp_path / "nan.ckpt": "is no tensor of finite numbers",
         exported(
             first, tmp_path / "prefix", method="prefix"
