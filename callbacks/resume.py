@@ -27,6 +27,7 @@ from callbacks.resume_state import (
     set_random_state,
 )
 from datamodules.contract.checkpoints import check_file, link_checkpoint, remove_checkpoint
+from datamodules.contract.compat.lightning import accumulates
 from datamodules.contract.errors import CheckpointError
 from datamodules.contract.files import clear_drafts
 
@@ -133,7 +134,7 @@ class Resume(L.Callback):
         # After the very last step Lightning would not validate again, and gradients that wait for more batches are in
         # no checkpoint: then the save before it has to do.
         last = trainer.global_step == trainer.max_steps
-        if self._random is not None and not last and not trainer.fit_loop._should_accumulate():
+        if self._random is not None and not last and not accumulates(trainer):
             self._save(trainer, before_validation(trainer), self._random)
         raise Interrupted(stop)
 

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
+from datamodules.contract.compat.lightning import batches_that_stepped, set_batches_that_stepped
+
 BATCH, VALIDATION = "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress"
 COUNTERS = ("ready", "started", "processed", "completed")
 
@@ -34,7 +36,12 @@ def before_batch(trainer: L.Trainer) -> dict[str, Any]:
     for scope in ("total", "current"):
         batch[scope] = dict.fromkeys(COUNTERS, batch[scope]["completed"])
     batch["is_last_batch"] = False
-    return {"fit_loop": fit_loop, "there": _counters(there), "stepped": _stepped(trainer), "validation_due": False}
+    return {
+        "fit_loop": fit_loop,
+        "there": _counters(there),
+        "stepped": batches_that_stepped(trainer),
+        "validation_due": False,
+    }
 
 
 def before_validation(trainer: L.Trainer) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def before_validation(trainer: L.Trainer) -> dict[str, Any]:
         "current": dict.fromkeys(COUNTERS, 0),
         "is_last_batch": False,
     }
-    return {"fit_loop": fit_loop, "there": {}, "stepped": _stepped(trainer), "validation_due": True}
+    return {"fit_loop": fit_loop, "there": {}, "stepped": batches_that_stepped(trainer), "validation_due": True}
 
 
 def place(trainer: L.Trainer, saved: dict[str, Any]) -> str:
@@ -59,7 +66,7 @@ def place(trainer: L.Trainer, saved: dict[str, Any]) -> str:
     Returns:
         What is not as it was, or an empty text.
     """
-    trainer.fit_loop.epoch_loop._batches_that_stepped = saved["stepped"]
+    set_batches_that_stepped(trainer, saved["stepped"])
     now, there = _counters(trainer.fit_loop.state_dict()), saved["there"]
     wrong = [f"{name} is {now.get(name)}, was {value}" for name, value in there.items() if now.get(name) != value]
     return "; ".join(wrong)
@@ -68,10 +75,6 @@ def place(trainer: L.Trainer, saved: dict[str, Any]) -> str:
 def _counters(state: dict[str, Any]) -> dict[str, Any]:
     """Progress without the loops' own state, and without validation batches, which nothing but bars count."""
     return {k: copy.deepcopy(v) for k, v in state.items() if not k.endswith("state_dict") and k != VALIDATION}
-
-
-def _stepped(trainer: L.Trainer) -> int:
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 # The state of every random generator of a process, as plain values.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import Logger
 
 import recmodels
@@ -30,6 +30,7 @@ from callbacks.resume import Resume
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
 from datamodules import *  # noqa: F403
 from datamodules.base import InstructionDataModule
+from datamodules.contract.compat.lightning import BuildingCLI
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 from recmodels.base import IdentityError, NonFiniteError, Recommender
@@ -122,9 +123,6 @@ DEFAULTS = CHECKOUT / "configs" / "trainer" / "default.yaml"
 EXPECTED_FAILURES = (NonFiniteError, IdentityError, GuardError)
 """Failures whose message says everything, so that no traceback is printed."""
 
-current_run: RunFolder | None = None
-"""The run under way, for whoever must record its failure."""
-
 
 class InstructRecParser(LightningArgumentParser):
     """A parser whose errors are one line that names the nearest valid choice."""
@@ -140,7 +138,7 @@ class InstructRecParser(LightningArgumentParser):
         sys.exit(2)
 
 
-class InstructRecCLI(LightningCLI):
+class InstructRecCLI(BuildingCLI):
     """`instructrec fit|validate|test|predict`.
 
     `fit` trains, proves that the checkpoint gives the trained model back, loads the best one and tests it, so that one
@@ -234,10 +232,6 @@ class InstructRecCLI(LightningCLI):
             told = first_input_error(error)
             raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
 
-        if self.subcommand in ("fit", "test"):
-            global current_run
-            current_run = self.run_folder
-
     def _find_continuation(self, config: Namespace) -> None:
         """Decides where the fit begins, before anything is loaded; the written config does not say it."""
         asked, config.ckpt_path = config.ckpt_path, None
@@ -256,15 +250,6 @@ class InstructRecCLI(LightningCLI):
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
         trainer.callbacks += [self.trial] if self.trial else []  # type: ignore[attr-defined]
         return trainer
-
-    def _set_seed(self) -> None:
-        try:
-            super()._set_seed()
-        except ValueError as error:
-            raise InputError(f"seed_everything: {error}") from error
-
-    def _parse_ckpt_path(self) -> None:
-        """Does nothing: the config, never the checkpoint, says which model is evaluated."""
 
     @property
     def run_folder(self) -> RunFolder:
@@ -356,18 +341,18 @@ class InstructRecCLI(LightningCLI):
             raise InputError(f"--ckpt_path {ckpt_path}: {str(error).removeprefix(f'{ckpt_path}: ')}") from error
 
 
-def with_one_command(kind: type[InstructRecCLI], command: str) -> type[InstructRecCLI]:
+def with_one_command(command: str) -> type[InstructRecCLI]:
     """The same without the other commands' parsers, which take a tenth of a second each to make."""
-    ours = {command: kind.subcommands()[command]}
-    return cast("type[InstructRecCLI]", type(kind.__name__, (kind,), {"subcommands": staticmethod(lambda: ours)}))
+    ours = {command: InstructRecCLI.subcommands()[command]}
+    methods = {"subcommands": staticmethod(lambda: ours)}
+    return cast("type[InstructRecCLI]", type(InstructRecCLI.__name__, (InstructRecCLI,), methods))
 
 
-def main(args: list[str] | None = None, kind: type[InstructRecCLI] = InstructRecCLI) -> InstructRecCLI:
-    """Runs one command.
+def build(args: list[str] | None = None) -> InstructRecCLI:
+    """Builds trainer, model and data of one command; the result's `run` runs it, its `run_folder` is where it writes.
 
     Args:
         args: command line without the program's name; None takes it from `sys.argv`.
-        kind: what to do with the command; a subclass may only build.
     """
     os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -375,10 +360,9 @@ def main(args: list[str] | None = None, kind: type[InstructRecCLI] = InstructRec
     check_raw_input(arguments)
     allow_imports(plugins)
     quieten()
-    global current_run
-    current_run = None
+    kind = InstructRecCLI
     if arguments[:1] and arguments[0] in kind.subcommands():
-        kind = with_one_command(kind, arguments[0])
+        kind = with_one_command(arguments[0])
     return kind(
         model_class=Recommender,
         datamodule_class=InstructionDataModule,

@@ -193,7 +193,7 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
         allowed = [f"--allow-import={name}" for name in plugins]
         here = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
         quiet = ["--trainer.logger=false", f"--out={scratch}"]
-        made = cli.main(["test", *allowed, "-c", str(config), *here, *quiet], kind=_builder())
+        made = cli.build(["test", *allowed, "-c", str(config), *here, *quiet])
         model = made.model
         if not isinstance(model, InstructionRecommender) or not model.trains:
             raise InputError(f"{type(model).__name__} trains no language model, so there is nothing to export")
@@ -288,15 +288,3 @@ def _parser() -> argparse.ArgumentParser:
         "--allow-import", action="append", default=[], metavar="PACKAGE", help="the run's config may name its classes"
     )
     return parser
-
-
-def _builder() -> Any:
-    from benchmarks.cli.app import InstructRecCLI
-
-    class Builder(InstructRecCLI):
-        """Builds what a config describes, and runs nothing."""
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            """Does nothing."""
-
-    return Builder

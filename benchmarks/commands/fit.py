@@ -9,9 +9,12 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datamodules.contract.errors import InputError
+
+if TYPE_CHECKING:
+    from benchmarks.runs.folder import RunFolder
 
 
 def run_command(arguments: list[str]) -> int:
@@ -26,76 +29,75 @@ def run_command(arguments: list[str]) -> int:
         0 done, 2 the input is wrong, 1 anything else; 130, 143 or 138 after SIGINT, SIGTERM or, in a SLURM job,
         SIGUSR1, which also asks SLURM to run the job again.
     """
-    cli = _imported_cli()
+    app = _imported_app()
     from benchmarks.cli.errors import first_input_error, machine_failure
     from callbacks.interruption import Interrupted, interruptible
 
-    started = time.monotonic()
+    started, folder = time.monotonic(), None
     try:
         with interruptible():
-            made = cli.main(arguments)
+            cli = app.build(arguments)
+            folder = cli.run_folder if arguments[0] in ("fit", "test") else None
+            cli.run()
     except InputError as error:
-        return _fail(str(error), 2)
+        return _fail(folder, str(error), 2)
     except Interrupted as end:
-        return _leave(end, arguments[0])
+        return _leave(folder if arguments[0] == "fit" else None, end)
     except Exception as error:  # the exit code and the record must say so, whatever it was
         if (wrong := first_input_error(error)) is not None:
-            return _fail(str(wrong), 2)
-        if (told := machine_failure(error)) is not None:
-            return _fail(told, 1)
-        if not isinstance(error, cli.EXPECTED_FAILURES):
+            return _fail(folder, str(wrong), 2)
+        if (message := machine_failure(error)) is not None:
+            return _fail(folder, message, 1)
+        if not isinstance(error, app.EXPECTED_FAILURES):
             traceback.print_exc()
-        return _fail(f"{type(error).__name__}: {error}", 1)
-    if arguments[0] in ("fit", "test"):
-        _say_where(made, time.monotonic() - started)
+        return _fail(folder, f"{type(error).__name__}: {error}", 1)
+    if folder is not None:
+        _say_where(cli, time.monotonic() - started)
     return 0
 
 
-def _imported_cli() -> ModuleType:
+def _imported_app() -> ModuleType:
     """The libraries make a million objects that stay; collecting garbage among them takes a tenth of the start."""
     if (known := sys.modules.get("benchmarks.cli.app")) is not None:
         return known
     gc.disable()
     try:
-        from benchmarks.cli import app as cli
+        from benchmarks.cli import app
     finally:
         gc.freeze()
         gc.enable()
-    return cli
+    return app
 
 
-def _leave(end: Any, command: str) -> int:
-    from benchmarks.cli import app as cli
+def _leave(folder: RunFolder | None, end: Any) -> int:
     from benchmarks.runs.resuming import step_of
     from callbacks.interruption import requeue
     from callbacks.resume import checkpoints_in
 
     message = f"interrupted by {end}"
-    if command == "fit" and cli.current_run is not None:
-        saved = checkpoints_in(cli.current_run.path / "resume")
+    if folder is not None:
+        saved = checkpoints_in(folder.path / "resume")
         at = f"saved at step {step_of(saved[0])}" if saved else "nothing was saved yet"
         message += f"; {at}; the same command with --ckpt_path last continues"
-        cli.current_run.write_end("interrupted", message)
+        folder.write_end("interrupted", message)
     print(f"instructrec: {message}", file=sys.stderr)
     if end.asks_to_requeue and (problem := requeue()):
         print(f"instructrec: the job is not run again: {problem}", file=sys.stderr)
     return int(end.exit_code)
 
 
-def _fail(message: str, code: int) -> int:
-    from benchmarks.cli import app as cli
-
+def _fail(folder: RunFolder | None, message: str, code: int) -> int:
     line = " ".join(message.split())
-    if cli.current_run is not None:
+    if folder is not None:
         with suppress(OSError):  # a full disk takes no record of it either; the line and the exit code say it
-            cli.current_run.write_end("failed", line, code)
+            folder.write_end("failed", line, code)
     print(f"instructrec: {line}", file=sys.stderr)
     return code
 
 
-def _say_where(made: Any, seconds: float) -> None:
-    folder = Path(made.trainer.default_root_dir)
-    values = {k: float(v) for k, v in made.trainer.callback_metrics.items() if k.startswith("test/")}
+def _say_where(cli: Any, seconds: float) -> None:
+    folder = Path(cli.trainer.default_root_dir)
+    values = {k: float(v) for k, v in cli.trainer.callback_metrics.items() if k.startswith("test/")}
     shown = [k for k in ("test/hr@1", "test/hr@5", "test/hr@10", "test/ndcg@10", "test/mrr", "test/auc") if k in values]
     print(" · ".join(f"{name.removeprefix('test/')} {values[name]:.4f}" for name in shown))
     print(

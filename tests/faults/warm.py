@@ -101,7 +101,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):  # fills the parser's caches
         configs = ["-c", str(ROOT / "configs/model/lora.yaml"), "-c", str(ROOT / "configs/data/ml_100k.yaml")]
-        benchmarks.cli.app.main(["fit", *configs, "--print_config"])
+        benchmarks.cli.app.build(["fit", *configs, "--print_config"])
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()

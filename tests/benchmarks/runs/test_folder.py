@@ -112,3 +112,24 @@ def test_a_folder_is_taken_where_its_record_may_be_a_result(
     assert holds_finished_run(first) == finished
     assert output_folder(None, "fit", False) == Path("results/run-2" if finished else "results/run")
     assert output_folder(None, "fit", True) == output_folder(None, "predict", False) == first
+
+
+def test_a_failure_is_recorded_in_the_folder_of_its_own_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the\ndevice is gone")
+
+    out, other = tmp_path / "run", tmp_path / "other"
+    with monkeypatch.context() as patch:
+        patch.setattr("recmodels.baselines.simple.Popularity.score_cases", broken)
+        assert run("fit", "--out", out, model="Popularity") == (1, "instructrec: RuntimeError: the device is gone")
+    record = json.loads((out / "record.json").read_text())
+    assert (record["status"], record["exit_code"]) == ("failed", 1)
+    assert record["error"] == "RuntimeError: the device is gone"
+    assert "metrics" not in record
+
+    before = content(out)
+    assert run("fit", "--out", other, "--ckpt_path=no.ckpt", model="Popularity")[0] == 2
+    assert content(out) == before, "the failure of a later command in the same process is not this run's"
+    assert not other.exists(), "what is refused before it is built leaves nothing"
