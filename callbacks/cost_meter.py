@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from datamodules.contract.findings import Findings
+
 
 class CostMeter(L.Callback):
     """Measures costs; `costs()` gives them as the run record holds them.
@@ -37,6 +39,11 @@ class CostMeter(L.Callback):
         self._optimizer_bytes: int | None = None
         self._best: tuple[float, float] | None = None  # validation quality, and the seconds it took
         self._measured: dict[str, float] = {}
+
+    @property
+    def findings(self) -> Findings:
+        """How many prompts were shortened."""
+        return {"truncated_prompts": self.truncated}
 
     def state_dict(self) -> dict[str, Any]:
         """What the fit has cost so far, so that a continued run's costs are those of the whole run."""

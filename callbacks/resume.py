@@ -30,6 +30,7 @@ from datamodules.contract.checkpoints import check_file, link_checkpoint, remove
 from datamodules.contract.compat.lightning import accumulates
 from datamodules.contract.errors import CheckpointError
 from datamodules.contract.files import clear_drafts
+from datamodules.contract.findings import Findings
 
 KEY = "resume"
 """Where a checkpoint keeps what this callback needs."""
@@ -62,6 +63,11 @@ class Resume(L.Callback):
         self._random: dict[str, Any] | None = None  # at the start of the validation under way
         self._extra: dict[str, Any] | None = None  # while a checkpoint of this callback is made
         self._restored: dict[str, Any] | None = None  # until the first batch of a continued run
+
+    @property
+    def findings(self) -> Findings:
+        """Where the run was continued, if it was."""
+        return {"resumed_at_steps": self.resumed_at} if self.resumed_at else {}
 
     def state_dict(self) -> dict[str, Any]:
         """The history of the run."""

@@ -9,6 +9,8 @@ from typing import Any
 import lightning as L
 from torch.optim.lr_scheduler import LambdaLR
 
+from datamodules.contract.findings import Findings
+
 
 class TimeBudget(L.Callback):
     """Ends the training when it has taken its seconds; validation, test and preparation are not counted.
@@ -34,8 +36,11 @@ class TimeBudget(L.Callback):
         """Seconds of training so far."""
         return self._spent + (0.0 if self._began is None else time.perf_counter() - self._began)
 
-    def findings(self) -> dict[str, Any]:
-        """What the run's record says of it: the seconds given, those spent, and whether they ended the training."""
+    @property
+    def findings(self) -> Findings:
+        """The seconds given, those spent, and whether they ended the training; nothing where there was none."""
+        if not self._spent:
+            return {}
         spent = round(self._spent, 3)
         return {"time_budget_seconds": self.seconds, "time_budget_spent": spent, "ended_by_time": spent >= self.seconds}
 

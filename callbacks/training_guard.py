@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from datamodules.contract.checkpoints import checksum_parameters, read_checkpoint
+from datamodules.contract.findings import Findings
 
 
 class GuardError(RuntimeError):
@@ -22,7 +23,7 @@ class TrainingGuard(L.Callback):
     def __init__(self) -> None:
         self._before: dict[str, str] = {}
         self._continued = False
-        self.findings: dict[str, Any] = {}
+        self.findings = Findings()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remembers every parameter by its checksum; a continued run has them from its beginning."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from datamodules.contract.batch import Batch, BatchFormat, Columns
 from datamodules.contract.errors import InputError
+from datamodules.contract.findings import Findings
 from recmodels.metrics.binary import BinaryMetrics
 from recmodels.metrics.ranking import RankingMetrics, pad_branches, user_values
 from recmodels.metrics.rating import RatingMetrics, rating_values
@@ -84,7 +85,7 @@ class Recommender(L.LightningModule, ABC):
     """`reference` (no language model), `untuned`, or `tuned`."""
     trains: ClassVar[bool] = True
     """Whether `fit` has anything to do."""
-    identity_at_start: ClassVar[bool] = False
+    identity_at_start: bool = False
     """Whether the method promises the untuned backbone's scores before the first step; checked when it is built."""
 
     def __init__(
@@ -111,11 +112,19 @@ class Recommender(L.LightningModule, ABC):
         self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
         self.base_checksum = ""
         self.waiting: list[list[nn.Parameter]] = []  # what trains, and may be frozen until its turn comes
-        self.findings: dict[str, float] = {}  # what checks have measured, for the run's record
+        self.findings = Findings()
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
         """Scores `[B]` of a batch's branches, higher is better."""
+
+    @property
+    def attached_trainer(self) -> L.Trainer | None:
+        """The trainer, or None where nobody has attached one, which Lightning's own property refuses to say."""
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name."""

@@ -33,6 +33,7 @@ from datamodules.base import InstructionDataModule
 from datamodules.contract.compat.lightning import BuildingCLI
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
+from datamodules.contract.findings import Findings
 from recmodels.base import IdentityError, NonFiniteError, Recommender
 
 # The resolved config, written beside the run and told to loggers.
@@ -272,7 +273,7 @@ class InstructRecCLI(BuildingCLI):
         if self.trial is not None:
             self._end_trial(self.trial)
             return
-        findings: dict[str, Any] = dict(self.model.findings)
+        findings: Findings = self.model.findings.copy()
         if self.model.trains:
             last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
             self.trainer.save_checkpoint(last, weights_only=True)
@@ -317,7 +318,7 @@ class InstructRecCLI(BuildingCLI):
         if self.trainer.is_global_zero:
             self.run_folder.begin(fresh=False)
         self.trainer.test(model, verbose=False, **kwargs)
-        findings = {"tested_checkpoint": str(ckpt_path)} if ckpt_path else {}
+        findings = Findings(tested_checkpoint=str(ckpt_path)) if ckpt_path else Findings()
         self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
 
     def predict(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:

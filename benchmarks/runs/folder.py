@@ -22,15 +22,13 @@ from torch import Tensor
 from benchmarks.paths import CHECKOUT
 from benchmarks.runs.case_features import fact_arrays
 from callbacks.cost_meter import CostMeter
-from callbacks.resume import Resume
 from callbacks.sample_table import SampleTable
 from callbacks.score_log import ScoreLog
-from callbacks.time_budget import TimeBudget
-from callbacks.training_guard import TrainingGuard
 from datamodules.base import InstructionDataModule
 from datamodules.contract.checkpoints import read_checkpoint, remove_checkpoint
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import sha256_of, write_atomic
+from datamodules.contract.findings import Findings
 from recmodels.base import Recommender
 from recmodels.metrics.ranking import informative_cutoffs, pad_branches, user_values
 from recmodels.metrics.rating import rating_values
@@ -65,17 +63,25 @@ class RunFolder:
     search: dict[str, Any] = field(default_factory=dict)
 
     def write_record(
-        self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: dict[str, Any]
+        self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: Findings
     ) -> None:
-        """Writes `scores.npz`, then `record.json` as the very last act of a finished run."""
+        """Writes `scores.npz`, then `record.json` as the very last act of a finished run.
+
+        Args:
+            trainer: of the run; what its callbacks found is added to `findings`.
+            model: as tested.
+            data: it was tested on.
+            findings: of the model, and of the checks after training.
+        """
         if not trainer.is_global_zero:
             return
         log = callback_of(trainer, ScoreLog)
         self.path.mkdir(parents=True, exist_ok=True)
         if log is not None and log.answers:
             write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
-        guard, samples = callback_of(trainer, TrainingGuard), callback_of(trainer, SampleTable)
-        resume, meter = callback_of(trainer, Resume), callback_of(trainer, CostMeter)
+        samples = callback_of(trainer, SampleTable)
+        for callback in cast(Any, trainer).callbacks:
+            findings |= cast(Findings, getattr(callback, "findings", {}))
         record = self.header(model.kind)
         stored = self.path / "scores.npz"
         record |= {
@@ -94,11 +100,7 @@ class RunFolder:
             "metrics": {
                 name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
             },
-            "guards": (guard.findings if guard else {})
-            | findings
-            | ({"truncated_prompts": meter.truncated} if meter else {})
-            | (clock.findings() if (clock := callback_of(trainer, TimeBudget)) and model.trains else {})
-            | ({"resumed_at_steps": resume.resumed_at} if resume and resume.resumed_at else {}),
+            "guards": findings,
             "samples": samples.samples if samples else [],
         }
         write_json(self.path / "record.json", record)

@@ -29,7 +29,8 @@ class ItemEmbeddingRecommender(Recommender):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.sizes: tuple[int, int] | None = None
-        """Users and items; known once data or a checkpoint is there."""
+        """Users and items that the layers are made for; known once data or a checkpoint is there."""
+        self.sizes_of_data: tuple[int, int] | None = None
 
     @abstractmethod
     def build(self, users: int, items: int) -> None:
@@ -39,6 +40,12 @@ class ItemEmbeddingRecommender(Recommender):
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Mean loss of a batch of windows."""
 
+    def setup(self, stage: str) -> None:
+        """Takes the sizes of the data, which the trainer has set up by now."""
+        data = cast(Any, self.trainer).datamodule
+        if data is not None:
+            self.sizes_of_data = (len(data.sequences.user_ids), len(data.sequences.item_ids))
+
     def configure_model(self) -> None:
         """Makes the layers once, in the sizes of the data.
 
@@ -47,10 +54,9 @@ class ItemEmbeddingRecommender(Recommender):
         """
         if self.sizes is not None:
             return
-        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
-        if data is None:
+        if self.sizes_of_data is None:
             raise InputError(f"{type(self).__name__} has not been fitted; run fit first, or give --ckpt_path")
-        self.make(len(data.sequences.user_ids), len(data.sequences.item_ids))
+        self.make(*self.sizes_of_data)
 
     def make(self, users: int, items: int) -> None:
         """Makes the layers for so many users and items."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
+from recmodels.layers.reference import Reference
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.peft_support import check_targets
 
@@ -30,7 +31,7 @@ class AdaLoRATuning(InstructionRecommender):
         **kwargs: of `InstructionRecommender`.
     """
 
-    identity_at_start: ClassVar[bool] = True
+    identity_at_start = True
     size_field: ClassVar[str] = "init_r"
 
     def __init__(
@@ -69,12 +70,12 @@ class AdaLoRATuning(InstructionRecommender):
             orth_reg_weight=self.orthogonal,
         )
         check_targets(config, backbone, "model.targets", "model.target_r")
-        self._tuner = (AdaLoraModel(backbone.body, config, "default"),)
+        self._tuner = Reference(AdaLoraModel(backbone.body, config, "default"))
 
     def on_train_start(self) -> None:
         """Lays the budget's schedule over the steps of this training."""
         steps = int(self.trainer.estimated_stepping_batches)
-        config = self._tuner[0].peft_config["default"]
+        config = self._tuner.module.peft_config["default"]
         config.total_step, config.tinit = steps, int(self.warm * steps)
         config.tfinal = min(int(self.settle * steps), steps - config.tinit - 1)
 
@@ -90,23 +91,23 @@ class AdaLoRATuning(InstructionRecommender):
         """Takes the step, then takes ranks away while its gradients are there."""
         super().optimizer_step(*args, **kwargs)
         if all(value.grad is not None for value in self.trained().values()):
-            self._tuner[0].update_and_allocate(self.global_step)
+            self._tuner.module.update_and_allocate(self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what the next allocation depends on, too."""
         super().on_save_checkpoint(checkpoint)
-        allocator = self._tuner[0].rankallocator
+        allocator = self._tuner.module.rankallocator
         checkpoint["instructrec"]["allocation"] = {
             "ipt": allocator.ipt,
             "exp_avg_ipt": allocator.exp_avg_ipt,
             "exp_avg_unc": allocator.exp_avg_unc,
-            "rank_pattern": dict(self._tuner[0].peft_config["default"].rank_pattern or {}),
+            "rank_pattern": dict(self._tuner.module.peft_config["default"].rank_pattern or {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the importances so far."""
         super().on_load_checkpoint(checkpoint)
         kept = dict(checkpoint["instructrec"]["allocation"])
-        self._tuner[0].peft_config["default"].rank_pattern = kept.pop("rank_pattern")
+        self._tuner.module.peft_config["default"].rank_pattern = kept.pop("rank_pattern")
         for name, value in kept.items():
-            setattr(self._tuner[0].rankallocator, name, value)
+            setattr(self._tuner.module.rankallocator, name, value)

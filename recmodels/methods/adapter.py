@@ -133,7 +133,7 @@ class AdapterTuning(StackedTuning):
         **kwargs: of `StackedTuning`.
     """
 
-    identity_at_start: ClassVar[bool] = True
+    identity_at_start = True
     size_field: ClassVar[str] = "bottleneck"
 
     def __init__(

@@ -18,17 +18,17 @@ from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import check_backbone_name
 from recmodels.backbones.base import Backbone, Precision
-from recmodels.backbones.causal import CausalBackbone
 from recmodels.backbones.encoder_decoder import load_backbone
 from recmodels.backbones.loading import checkpoint_blocks
 from recmodels.backbones.quantization import Quantization, check_quantization
 from recmodels.base import CaseScores, IdentityError, Recommender
+from recmodels.layers.reference import Reference
 from recmodels.methods.budget import count_trained, meta_copy, nearest_size, parse_budget
 from recmodels.methods.export import TOLERANCE, adapter_parts, merged
 from recmodels.metrics.rating import rating_values
 from recmodels.objectives.base import Objective, training_loss
-from recmodels.retrieval.beam_search import Retrieved, beam_search
-from recmodels.retrieval.exhaustive import catalogue_scores
+from recmodels.retrieval.beam_search import Retrieved
+from recmodels.retrieval.scorer import as_causal, retrieve, retrieved_cases, score_catalogue, trie_on_device
 
 
 class InstructionRecommender(Recommender):
@@ -54,7 +54,7 @@ class InstructionRecommender(Recommender):
     """
 
     batch_format: ClassVar[BatchFormat] = "prompt_tree"
-    trains_backbone: ClassVar[bool] = False
+    trains_backbone: bool = False
     """Whether backbone weights themselves train, and so must be kept in float32."""
     size_field: ClassVar[str] = ""
     """The attribute that a budget sets; a method without one has no size."""
@@ -89,7 +89,7 @@ class InstructionRecommender(Recommender):
         self.backbone_name, self.objective = backbone, objective
         self.length_normalised, self.dropout = length_normalised, dropout
         self.network: torch.nn.Module | None = None
-        self._tuner: tuple[Any, ...] = ()  # PEFT's, in a tuple, so that its parameters are not counted twice
+        self._tuner: Reference[Any] = Reference(None)  # PEFT's, over the backbone
 
     @abstractmethod
     def tune(self, backbone: Backbone) -> None:
@@ -149,11 +149,12 @@ class InstructionRecommender(Recommender):
         """Loads the backbone once and applies the variant."""
         if self.network is not None:
             return
-        mixed = self._trainer is not None and str(self._trainer.precision).startswith("bf16")
+        trainer = self.attached_trainer
+        mixed = trainer is not None and str(trainer.precision).startswith("bf16")
         precision: Precision = "bfloat16" if mixed and not self.trains_backbone else "float32"
         self.backbone = load_backbone(self.backbone_name, precision, self.dropout, self.quantization)
         if self.retrieval == "beam":
-            _ = self._causal  # refuses before anything is trained
+            as_causal(self.backbone)  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
         self.lay_ground(self.backbone)
         untuned = self._probe() if self.identity_at_start else None
@@ -185,14 +186,14 @@ class InstructionRecommender(Recommender):
 
     def _peft_tuner(self, otherwise: str) -> Any:
         self.configure_model()
-        if not self._tuner:
+        if self._tuner.module is None:
             raise InputError(f"{type(self).__name__} {otherwise}: it is no method of PEFT")
-        return self._tuner[0]
+        return self._tuner.module
 
     def _probe(self) -> Tensor:
         # A method that splits weights up gives them back in float32 only, so there the probe knows no autocast.
-        mixed = self._trainer is not None and not self.trains_backbone
-        with self.trainer.precision_plugin.forward_context() if mixed else contextlib.nullcontext():
+        trainer = None if self.trains_backbone else self.attached_trainer
+        with contextlib.nullcontext() if trainer is None else trainer.precision_plugin.forward_context():
             return self.backbone.probe()
 
     def check_identity(self, tuned: Tensor, untuned: Tensor) -> None:
@@ -219,53 +220,15 @@ class InstructionRecommender(Recommender):
         """Scores of a batch's candidates, or of what beam search finds among them."""
         if self.retrieval == "exhaustive" or not isinstance(batch, CatalogueBatch):
             return super().score_cases(batch)
-        found = self._retrieve(batch)
-        gain = batch.relevance.new_zeros(len(batch.case), len(batch.trie.item))
-        gain[batch.branch_case, batch.branch_item] = batch.relevance
-        return CaseScores(
-            case=batch.case,
-            branch_case=found.user,
-            branch_item=found.item,
-            score=self.check_scores(found.score),
-            relevance=gain[found.user, found.item],
-            **(self.case_totals(batch) | {"tokens": found.tokens}),
-        )
+        return retrieved_cases(batch, self._retrieve(batch))
 
     def _score_catalogue(self, batch: CatalogueBatch) -> Tensor:
-        trie = self._on_device(batch)
-        scores = catalogue_scores(self._causal, batch.prompt, batch.prompt_length, trie)
-        if self.length_normalised:
-            scores = scores / (trie.depth[trie.last] + 1)
-        return scores[batch.branch_case, batch.branch_item]
+        self._trie = trie_on_device(batch, self._trie)
+        return score_catalogue(self.backbone, batch, self._trie, length_normalised=self.length_normalised)
 
     def _retrieve(self, batch: CatalogueBatch) -> Retrieved:
-        candidate = torch.zeros(len(batch.case), len(batch.trie.item), dtype=torch.bool, device=batch.case.device)
-        candidate[batch.branch_case, batch.branch_item] = True
-        return beam_search(
-            self._causal,
-            batch.prompt,
-            batch.prompt_length,
-            self._on_device(batch),
-            self.beams,
-            candidate=candidate,
-            length_normalised=self.length_normalised,
-        )
-
-    @property
-    def _causal(self) -> CausalBackbone:
-        if not isinstance(self.backbone, CausalBackbone):
-            raise InputError(
-                f"backbone {self.backbone_name!r} ({self.backbone.family}) is an encoder-decoder; a catalogue's tree needs"
-                " a causal one, use model.retrieval=exhaustive"
-            )
-        return self.backbone
-
-    def _on_device(self, batch: CatalogueBatch) -> CatalogueTrie:
-        """The catalogue's tree on the batch's device, copied there once."""
-        device = batch.prompt.device
-        if self._trie is None or self._trie.key != batch.trie.key or self._trie.token.device != device:
-            self._trie = batch.trie.to(device)
-        return self._trie
+        self._trie = trie_on_device(batch, self._trie)
+        return retrieve(self.backbone, batch, self._trie, self.beams, length_normalised=self.length_normalised)
 
     def _log_likelihood(self, batch: BranchBatch) -> Tensor:
         backbone: Any = self.backbone  # the collator and the backbone go by the same configuration

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from recmodels.backbones.base import Backbone
 from recmodels.methods.base import InstructionRecommender
 
@@ -11,8 +9,8 @@ from recmodels.methods.base import InstructionRecommender
 class FullTuning(InstructionRecommender):
     """Trains every parameter of the backbone, embeddings included, as InstructRec does (arXiv 2305.07001)."""
 
-    trains_backbone: ClassVar[bool] = True
-    identity_at_start: ClassVar[bool] = True
+    trains_backbone = True
+    identity_at_start = True
 
     def tune(self, backbone: Backbone) -> None:
         """Unfreezes everything."""

@@ -12,6 +12,7 @@ from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.backbones.quantization import holds_four_bits
 from recmodels.layers.fused import LowRankLinear
+from recmodels.layers.reference import Reference
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.peft_support import check_targets
 
@@ -28,7 +29,7 @@ class LoRATuning(InstructionRecommender):
         **kwargs: of `InstructionRecommender`.
     """
 
-    identity_at_start: ClassVar[bool] = True
+    identity_at_start = True
     size_field: ClassVar[str] = "r"
 
     def __init__(
@@ -64,7 +65,7 @@ class LoRATuning(InstructionRecommender):
         check_targets(config, backbone, "model.targets", "model.r")
         if not holds_four_bits(backbone.model):
             config._register_custom_module({nn.Linear: LowRankLinear})
-        self._tuner = (LoraModel(backbone.body, config, "default"),)
+        self._tuner = Reference(LoraModel(backbone.body, config, "default"))
         for module in backbone.body.modules():
             if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it; PEFT's own cast doubles the traffic
                 setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 from torch import nn
 
@@ -116,8 +116,8 @@ class PartialTuning(InstructionRecommender):
         **kwargs: of `InstructionRecommender`.
     """
 
-    trains_backbone: ClassVar[bool] = True
-    identity_at_start: ClassVar[bool] = True
+    trains_backbone = True
+    identity_at_start = True
 
     def __init__(
         self,

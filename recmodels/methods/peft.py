@@ -18,6 +18,7 @@ from recmodels.backbones.base import Backbone
 from recmodels.backbones.causal import CausalBackbone, prove_tree_attention
 from recmodels.backbones.quantization import check_quantised_layers, check_quantization, holds_four_bits
 from recmodels.layers.fused import LowRankLinear
+from recmodels.layers.reference import Reference
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.budget import parse_budget
 from recmodels.methods.export import prompt_parts
@@ -61,8 +62,8 @@ class PeftTuning(InstructionRecommender):
             self.budget = parse_budget(budget)
         self.peft_config = copy.deepcopy(peft_config)  # a budget changes it
         self._completed: Any = None  # the configuration of virtual tokens with what the backbone says
-        self.identity_at_start = promises_identity(peft_config)  # type: ignore[misc]  # the method's, not the class's
-        self.trains_backbone = not keeps_weights(peft_config)  # type: ignore[misc]
+        self.identity_at_start = promises_identity(peft_config)
+        self.trains_backbone = not keeps_weights(peft_config)
         if self.quantization:
             check_quantization(self.method, self.trains_backbone)
 
@@ -148,7 +149,7 @@ class PeftTuning(InstructionRecommender):
         given = {"default": config} if config.peft_type == PeftType.ADAPTION_PROMPT else config
         # Of tokens, a head that is tied to the embeddings is a part.
         changed = backbone.model if config.peft_type == PeftType.TRAINABLE_TOKENS else backbone.body
-        self._tuner = (made(changed, given, "default"),)
+        self._tuner = Reference(made(changed, given, "default"))
         check_quantised_layers(backbone.model, self.method)
         for module in backbone.model.modules():
             if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it

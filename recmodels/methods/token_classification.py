@@ -17,6 +17,7 @@ from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import check_backbone_name
 from recmodels.backbones.encoder import load_encoder
 from recmodels.base import OWN_CONFIG, Recommender
+from recmodels.layers.reference import Reference
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.full import FullTuning
 from recmodels.methods.partial import PartialTuning
@@ -52,7 +53,8 @@ class TokenClassification(Recommender):
         super().__init__(**kwargs)
         check_backbone_name(backbone)
         self.backbone_name, self.dropout = backbone, dropout
-        self._tuning = (FullTuning() if tuning is None else check_tuning(tuning),)  # in a tuple: no submodule
+        # Its parameters are the encoder's.
+        self._tuning = Reference(FullTuning() if tuning is None else check_tuning(tuning))
         self.network: nn.Module | None = None
         self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS), sync_on_compute=False)
 
@@ -63,7 +65,7 @@ class TokenClassification(Recommender):
         self.encoder = load_encoder(self.backbone_name, self.dropout)
         config = self.encoder.model.config
         self.base_checksum = checksum_parameters(self.encoder.model.named_parameters())
-        tuning = self._tuning[0]
+        tuning = self._tuning.module
         untuned = self.encoder.probe() if tuning.identity_at_start else None
         tuning.apply_to(self.encoder)
         self.waiting = tuning.waiting
@@ -76,8 +78,8 @@ class TokenClassification(Recommender):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Freezes the blocks whose turn has not come, where a method unfreezes one after another."""
-        if isinstance(self._tuning[0], PartialTuning):
-            self._tuning[0].thaw(self.trainer)
+        if isinstance(self._tuning.module, PartialTuning):
+            self._tuning.module.thaw(self.trainer)
 
     def on_train_end(self) -> None:
         """Leaves all that trains unfrozen."""
@@ -87,7 +89,7 @@ class TokenClassification(Recommender):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the sum of what the tuning method drew and does not train, too."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["instructrec"]["drawn"] = getattr(self._tuning[0], "drawn", "")
+        checkpoint["instructrec"]["drawn"] = getattr(self._tuning.module, "drawn", "")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint whose frozen random part is another.
@@ -96,7 +98,7 @@ class TokenClassification(Recommender):
             InputError: it was made with another seed.
         """
         super().on_load_checkpoint(checkpoint)
-        mine = getattr(self._tuning[0], "drawn", "")
+        mine = getattr(self._tuning.module, "drawn", "")
         if checkpoint["instructrec"].get("drawn", mine) != mine:  # older ones do not tell
             raise InputError(f"the checkpoint's tuning drew other frozen values; {OWN_CONFIG} and seed_everything")
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.backbones.causal import CausalBackbone
+from recmodels.layers.reference import Reference
 
 VIRTUAL = (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.MULTITASK_PROMPT_TUNING, PeftType.PREFIX_TUNING)
 
@@ -53,12 +54,12 @@ class PrefixOfLayer(nn.Module):
 
     def __init__(self, encoder: nn.Module, layer: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
-        self._encoder, self.layer, self.shape = (encoder,), layer, shape  # in a tuple: no submodule of every layer
+        self._encoder, self.layer, self.shape = Reference(encoder), layer, shape
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Keys and values to prepend."""
         count, heads, size = self.shape
-        (encoder,) = self._encoder
+        encoder = self._encoder.module
         number = torch.arange(count, device=next(encoder.parameters()).device)
         states = encoder(number).view(count, -1, heads, size)[:, 2 * self.layer : 2 * self.layer + 2]
         key, value = states.permute(1, 2, 0, 3).unsqueeze(1)

@@ -21,7 +21,7 @@ class ZeroShot(InstructionRecommender):
 
     kind: ClassVar[Kind] = "untuned"
     trains: ClassVar[bool] = False
-    identity_at_start: ClassVar[bool] = True
+    identity_at_start = True
 
     def __init__(self, shots: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -75,19 +75,19 @@ def test_training_alone_is_counted_and_the_schedule_ends_with_it(
     assert len(model.rates) == 8  # four seconds of half a second; the validations took minutes
     assert clock.now - 100.0 > 120
     assert model.rates == pytest.approx([1.0, 1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25])
-    assert budget.findings() == {"time_budget_seconds": 4.0, "time_budget_spent": 4.0, "ended_by_time": True}
+    assert budget.findings == {"time_budget_seconds": 4.0, "time_budget_spent": 4.0, "ended_by_time": True}
 
 
 def test_a_continued_run_has_the_seconds_left_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     first = TimeBudget(4.0)
     assert len(fit(tmp_path, clock, first, max_steps=3).rates) == 3
-    assert not first.findings()["ended_by_time"]
+    assert not first.findings["ended_by_time"]
     clock.now += 1000.0
     second = TimeBudget(4.0)
     model = fit(tmp_path, clock, second, tmp_path / "kept.ckpt")
     assert len(model.rates) == 5
-    assert second.findings()["time_budget_spent"] == 4.0
+    assert second.findings["time_budget_spent"] == 4.0
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])

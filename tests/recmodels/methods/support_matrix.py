@@ -218,7 +218,7 @@ def check(name: str, family: str) -> None:
         AssertionError: it does not do what it promises.
     """
     model, batch = build(name, family), batch_for(family)
-    method = model._tuning[0] if family in ENCODERS else model
+    method = model._tuning.module if family in ENCODERS else model
     score = functools.partial(lambda one: one.eval().score(batch))
     if family in ENCODERS:  # the taggers on top are random
         plain = as_loaded(family)

@@ -1,0 +1,87 @@
+"""What a language model does with a batch that ranks a whole catalogue: scores all of it, or searches it.
+
+# U cases, B branches, I items of the catalogue, H items found
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from datamodules.contract.batch import CatalogueBatch, CatalogueTrie
+from datamodules.contract.errors import InputError
+from recmodels.backbones.base import Backbone
+from recmodels.backbones.causal import CausalBackbone
+from recmodels.base import CaseScores, Recommender
+from recmodels.retrieval.beam_search import Retrieved, beam_search
+from recmodels.retrieval.exhaustive import catalogue_scores
+
+
+def as_causal(backbone: Backbone) -> CausalBackbone:
+    """The backbone, which must be a causal one.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(backbone, CausalBackbone):
+        raise InputError(
+            f"backbone {backbone.name!r} ({backbone.family}) is an encoder-decoder; a catalogue's tree needs a causal"
+            " one, use model.retrieval=exhaustive"
+        )
+    return backbone
+
+
+def trie_on_device(batch: CatalogueBatch, last: CatalogueTrie | None) -> CatalogueTrie:
+    """The catalogue's tree on the batch's device: the `last` one that was moved there, where it is the same."""
+    device = batch.prompt.device
+    if last is None or last.key != batch.trie.key or last.token.device != device:
+        return batch.trie.to(device)
+    return last
+
+
+def score_catalogue(
+    backbone: Backbone, batch: CatalogueBatch, trie: CatalogueTrie, *, length_normalised: bool
+) -> Tensor:
+    """Scores `[B]` of a batch's candidates, from those of every title.
+
+    Args:
+        backbone: a causal one.
+        batch: prompts and candidates.
+        trie: the catalogue, on the batch's device.
+        length_normalised: take the mean over an answer's tokens.
+    """
+    scores = catalogue_scores(as_causal(backbone), batch.prompt, batch.prompt_length, trie)
+    if length_normalised:
+        scores = scores / (trie.depth[trie.last] + 1)
+    return scores[batch.branch_case, batch.branch_item]
+
+
+def retrieve(
+    backbone: Backbone, batch: CatalogueBatch, trie: CatalogueTrie, beams: int, *, length_normalised: bool
+) -> Retrieved:
+    """What beam search finds among a batch's candidates; arguments as `score_catalogue`'s and `beam_search`'s."""
+    candidate = torch.zeros(len(batch.case), len(trie.item), dtype=torch.bool, device=batch.case.device)
+    candidate[batch.branch_case, batch.branch_item] = True
+    return beam_search(
+        as_causal(backbone),
+        batch.prompt,
+        batch.prompt_length,
+        trie,
+        beams,
+        candidate=candidate,
+        length_normalised=length_normalised,
+    )
+
+
+def retrieved_cases(batch: CatalogueBatch, retrieved: Retrieved) -> CaseScores:
+    """The items found `[H]` as scores of the batch's cases; candidates that were not found count as misses."""
+    gain = batch.relevance.new_zeros(len(batch.case), len(batch.trie.item))
+    gain[batch.branch_case, batch.branch_item] = batch.relevance
+    return CaseScores(
+        case=batch.case,
+        branch_case=retrieved.user,
+        branch_item=retrieved.item,
+        score=Recommender.check_scores(retrieved.score),
+        relevance=gain[retrieved.user, retrieved.item],
+        **(Recommender.case_totals(batch) | {"tokens": retrieved.tokens}),
+    )
