@@ -34,6 +34,7 @@ from datamodules.contract.compat.lightning import BuildingCLI
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 from datamodules.contract.findings import Findings
+from recmodels.backbones.loading import keep_freed_memory
 from recmodels.base import IdentityError, NonFiniteError, Recommender
 
 # The resolved config, written beside the run and told to loggers.
@@ -220,6 +221,8 @@ class InstructRecCLI(BuildingCLI):
                 callback.init_args.dirpath = str(config.out / "checkpoints")
         if self.subcommand == "fit":
             self._find_continuation(config)
+        if config.get("model.init_args.quantization") is None:
+            keep_freed_memory()
 
     def instantiate_classes(self) -> None:
         """Builds trainer, model and data; here only constructors run, so what they refuse is the user's value.

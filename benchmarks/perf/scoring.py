@@ -21,6 +21,7 @@ from datamodules import MovieLens100K
 from datamodules.contract.batch import PromptTreeBatch
 from datamodules.instructions.slates import Slate
 from datamodules.sources.pretrained import load_tokenizer
+from recmodels.backbones.loading import keep_freed_memory
 from recmodels.methods.zero_shot import ZeroShot
 
 BATCH_SIZES = (8, 20, 40)
@@ -29,6 +30,7 @@ BATCH_SIZES = (8, 20, 40)
 
 def quiet_trainer(setting: Setting, precision: Any = None, **options: Any) -> L.Trainer:
     """A Lightning trainer that only computes, as `instructrec` runs it; in the run's precision unless told another."""
+    keep_freed_memory()
     return L.Trainer(
         accelerator="gpu" if setting.device == "cuda" else "cpu",
         devices=1,

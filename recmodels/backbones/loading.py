@@ -1,9 +1,4 @@
-"""On a CPU, memory that one step frees stays with the process for the next.
-
-The GNU C library hands blocks of more than 32 MB, and a long free end of the heap, back to the kernel at once, and every
-step then pays for each of their pages again: for full tuning, whose gradients are as long as the weights, a tenth of a
-step (SmolLM2-135M, bfloat16, two cores).
-"""
+"""Loading a language model of transformers, and what a run asks of it and of the process before it trains."""
 
 from __future__ import annotations
 
@@ -24,7 +19,12 @@ NEVER, LARGEST = -1, 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Tells the C library to keep what is freed, and whether it was told.
+    """Has the process keep, on a CPU, the memory that one step frees for the next; returns whether it does.
+
+    The GNU C library hands blocks of more than 32 MB, and a long free end of the heap, back to the kernel at once, and
+    every step then pays for each of their pages again: for full tuning, whose gradients are as long as the weights, a
+    tenth of a step (SmolLM2-135M, bfloat16, two cores). Not for weights in four bits: those that are unpacked, of every
+    size, would leave gaps that nobody gives back.
 
     Nothing is changed where there is a GPU, whose memory torch keeps by itself, where the C library is another one, or
     where the environment says how to allocate (`MALLOC_...`, `GLIBC_TUNABLES`).
@@ -69,8 +69,6 @@ def load_model(
     """
     from transformers import AutoConfig
 
-    if quantization is None:  # unpacked weights of every size would leave gaps that nobody gives back
-        keep_freed_memory()
     folder, dtype = pretrained_folder(name), getattr(torch, precision)
     options = {"quantization_config": four_bits(dtype)} if quantization else {}
     try:
