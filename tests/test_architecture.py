@@ -61,6 +61,7 @@ DOORS = {
     "datamodules": (),
 }
 NO_TORCH = ("grid", "analysis", "report", "reproduce")
+LONG = {"InstructionDataModule": 259, "Ledger": 253}  # classes that have yet to shrink to 250 lines
 NO_PAPER = {"ZeroShot", "Random", "Popularity"}  # there is none to cite
 PAPER = re.compile(r"arXiv[: ]?\d{4}\.\d{4,5}|doi:10\.|https://", re.IGNORECASE)
 
@@ -215,7 +216,7 @@ def test_sizes() -> None:
         assert len(text.splitlines()) <= 450, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef):
-                assert length(node) <= 260, f"{path}:{node.lineno} {node.name}"
+                assert length(node) <= LONG.get(node.name, 250), f"{path}:{node.lineno} {node.name}"
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert parameters(node) <= 25, f"{path}:{node.lineno} {node.name}"
     for each in exported("datamodules"):
