@@ -1,23 +1,62 @@
-"""Where the checkout is, and how paths are printed."""
+"""Where this project's files are, in a checkout and installed from a wheel, and how paths are printed and looked up.
+
+A wheel has `configs/` inside this package; in a checkout it is the folder at the top. Both are called `configs/...` in
+suites, commands and records, so that these say the same wherever a run is made.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import sys
+import tomllib
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-"""The root of the checkout: commands run here, and print paths from here."""
+PACKAGE = Path(__file__).resolve().parent
+SUITES = PACKAGE / "suites"
+PUBLISHED = PACKAGE / "published"
+TEXTS = PACKAGE / "texts"
+
+CHECKOUT = PACKAGE.parent if all((PACKAGE.parent / name).exists() for name in ("pyproject.toml", "configs")) else None
+"""The root of the checkout that this code runs from; None where it is installed."""
+
+CONFIGS = CHECKOUT / "configs" if CHECKOUT else PACKAGE / "configs"
+
+ROOT = CHECKOUT or Path.cwd()
+"""Where a grid's runs are started, and what relative paths in their commands mean: the checkout, or the current folder."""
+
+PYTHON = (sys.executable,) if CHECKOUT else (sys.executable, "-P")
+"""Starts a Python that imports these packages: an installed one must not take folders of `ROOT` for them."""
 
 
 def printed_path(path: Path) -> str:
-    """Return a path as commands print it: from the checkout's root where it lies inside, else absolute.
-
-    Args:
-        path: A relative one is taken from the current directory.
+    """Returns a path as commands print it: relative where it is one of our files or below `ROOT`, else absolute.
 
     Example:
-        >>> printed_path(CHECKOUT / "configs" / "model" / "lora.yaml")
+        >>> printed_path(CONFIGS / "model" / "lora.yaml")
         'configs/model/lora.yaml'
     """
     whole = Path(os.path.abspath(path.expanduser()))
-    return whole.relative_to(CHECKOUT).as_posix() if whole.is_relative_to(CHECKOUT) else str(whole)
+    for folder, name in ((CONFIGS, "configs"), (PACKAGE, "benchmarks"), (ROOT, "")):
+        if whole.is_relative_to(folder):
+            return Path(name, whole.relative_to(folder)).as_posix()
+    return str(whole)
+
+
+def located(path: str | Path) -> Path:
+    """Returns what a printed path means: a file below `ROOT` if it exists, else the one of ours with that name.
+
+    Example:
+        >>> located("configs/model/lora.yaml") == CONFIGS / "model" / "lora.yaml"
+        True
+    """
+    given = Path(path).expanduser()
+    ours = {"configs": CONFIGS, "benchmarks": PACKAGE}.get(given.parts[0] if given.parts else "")
+    return ROOT / given if ours is None or (ROOT / given).exists() else ours.joinpath(*given.parts[1:])
+
+
+def package_version() -> str:
+    """Returns the version of the code beside this file: an editable install may carry an older number."""
+    if CHECKOUT is not None:
+        return str(tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+    return importlib.metadata.version("instructrec")

@@ -18,7 +18,7 @@ import recmodels
 from benchmarks.cli.allowed_imports import HELP, allow_imports, class_named, refuse_code, take_plugins
 from benchmarks.cli.checks import check_raw_input, refuse_unusable_paths, refuse_unusable_values
 from benchmarks.cli.errors import first_input_error, one_line
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import CONFIGS
 from benchmarks.runs.costs import measure
 from benchmarks.runs.folder import RunFolder, callback_of, has_record, output_folder
 from benchmarks.runs.resuming import Continuation, best_precision, continuation, forget, identity_of, machine
@@ -120,7 +120,7 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", message=f".*{message}.*")
 
 
-DEFAULTS = CHECKOUT / "configs" / "trainer" / "default.yaml"
+DEFAULTS = CONFIGS / "trainer" / "default.yaml"
 
 EXPECTED_FAILURES = (NonFiniteError, IdentityError, GuardError)
 """Failures whose message says everything, so that no traceback is printed."""
@@ -361,7 +361,9 @@ def build(args: list[str] | None = None) -> InstructRecCLI:
     os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
     os.environ.setdefault("WANDB_SILENT", "true")
     arguments, plugins = take_plugins(sys.argv[1:] if args is None else list(args))
-    check_raw_input(arguments)
+    if not DEFAULTS.is_file():  # the parser would go on without guard, logger and scores
+        raise InputError(f"{DEFAULTS} does not exist: the installation is incomplete; install instructrec again")
+    arguments = check_raw_input(arguments)
     allow_imports(plugins)
     quieten()
     kind = InstructRecCLI

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 from jsonargparse import Namespace
 
 from benchmarks.cli.allowed_imports import OWN, class_named
+from benchmarks.cli.names import config_named
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
 
@@ -24,11 +25,14 @@ LINKED = {
 """Options that follow another; a value of the user's own would be overwritten in silence."""
 
 
-def check_raw_input(arguments: list[str]) -> None:
+def check_raw_input(arguments: list[str]) -> list[str]:
     """Reads the config files that a command line names, and refuses values for what follows from another option.
 
     Args:
         arguments: command line without the program's name.
+
+    Returns:
+        The same with the path of each config that is named in short, such as `-c lora`.
 
     Raises:
         InputError: a file is missing, unreadable, too large or not plain YAML (named by line), or an option is linked.
@@ -39,29 +43,34 @@ def check_raw_input(arguments: list[str]) -> None:
             ...
         datamodules.contract.errors.InputError: --data.seed cannot be set, it follows seed_everything; set that
     """
-    words = iter(arguments)
+    words, checked = iter(arguments), list[str]()
     for word in words:
         option, has_value, value = word.partition("=")
         if option in ("-c", "--config") or (word.startswith("-c") and not word.startswith("--")):
-            name = value if has_value else word[2:] if option not in ("-c", "--config") else next(words, "")
-            _check_file(name.removeprefix("="))
-        elif option.startswith("--"):
+            name = value if has_value else word[2:] if option not in ("-c", "--config") else next(words, None)
+            checked += ["--config"] if name is None else ["--config", _checked_config(name.removeprefix("="))]
+            continue
+        checked.append(word)
+        if option.startswith("--"):
             key = re.sub(r"\.init_args\b", "", option[2:])
             if key in LINKED:
                 raise InputError(f"{option} cannot be set, it follows {LINKED[key]}; set that")
             if value.endswith((".yaml", ".yml")) and Path(value).is_file():
                 _refuse_linked(read_yaml(Path(value))[0], value, key)
+    return checked
 
 
-def _check_file(name: str) -> None:
+def _checked_config(name: str) -> str:
     if not name or "\n" in name or name.lstrip().startswith("{"):
-        return  # missing, or YAML in place of a file name: the parser's affair
-    content, _ = read_yaml(Path(name))
+        return name  # missing, or YAML in place of a file name: the parser's affair
+    path = config_named(name)
+    content, _ = read_yaml(path)
     if content is None:
         raise InputError(f"{name}:1: the file is empty; a config has keys such as model, data, trainer")
     if not isinstance(content, dict):
         raise InputError(f"{name}:1: a mapping (key: value) is needed, got {str(content)[:60]!r}")
     _refuse_linked(content, name, "")
+    return str(path)
 
 
 def _refuse_linked(content: Any, name: str, prefix: str) -> None:

@@ -34,7 +34,7 @@ def configured_data(
     from datamodules.base import InstructionDataModule
 
     rest, plugins = take_plugins(list(arguments))
-    check_raw_input(rest)
+    rest = check_raw_input(rest)
     allow_imports(plugins)
     quieten()
     parser = InstructRecParser(

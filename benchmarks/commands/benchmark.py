@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.cli.names import suite_named
 from benchmarks.commands import LineParser
 from benchmarks.grid.cells import MAX_CELLS, Cell, expand
 from benchmarks.grid.ledger import Ledger, State
@@ -298,9 +299,10 @@ def run_command(arguments: list[str]) -> int:
 
     options = _parser().parse_args(arguments)
     try:
+        suite = suite_named(options.suite)
         return run_benchmark(
-            options.suite,
-            options.out,
+            suite,
+            options.out or Path("results", suite.stem),
             launcher=choose_launcher(
                 options.launcher, processes=options.processes, gpus=options.gpus, options=options.launcher_option
             ),
@@ -316,10 +318,10 @@ def run_command(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(prog="instructrec benchmark")
-    parser.add_argument("suite", type=Path, help="YAML of the grid: axes of configs and overrides")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the results; the same one continues the grid"
+        "suite", help="the grid, axes of configs and overrides: a name (instructrec ls suites) or a YAML"
     )
+    parser.add_argument("--out", type=Path, help="folder of the results, by default results/SUITE; the same continues")
     parser.add_argument("--launcher", default="local", help="where the cells run: local, ray or slurm (default: local)")
     parser.add_argument(
         "--launcher-option",

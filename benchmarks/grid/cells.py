@@ -8,19 +8,17 @@ cell is never run twice, and an edited config is a new cell.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.suite import AxisValue, Pair, Rule, Suite, load_suite
-from benchmarks.paths import CHECKOUT, printed_path
+from benchmarks.paths import located, package_version, printed_path
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import sha256_of
@@ -70,7 +68,7 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iter
         >>> from benchmarks.grid.suite import AxisValue, Suite
         >>> seeds = tuple(AxisValue(str(s), f"seed={s}", (), (("seed_everything", str(s)),)) for s in (1, 2))
         >>> suite = Suite("tiny", "", Path("tiny.yaml"), "", (), {"seed_everything": seeds}, (), (), ())
-        >>> for cell in expand(suite, CHECKOUT / "results/tiny"):
+        >>> for cell in expand(suite, ROOT / "results/tiny"):
         ...     print(cell.title, *cell.command[:-1])
         seed=1 instructrec fit --seed_everything=1 --name=tiny --out
         seed=2 instructrec fit --seed_everything=2 --name=tiny --out
@@ -79,7 +77,7 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iter
     if count > max_cells:
         sizes = " x ".join(f"{name} {len(values)}" for name, values in suite.axes.items())
         raise InputError(f"{suite.path}: {count} cells ({sizes}), more than max_cells = {max_cells}")
-    folder, version, files = printed_path(out), _package_version(), _ConfigFiles()
+    folder, version, files = printed_path(out), package_version(), _ConfigFiles()
     used = [False] * len(suite.include_overrides)
     cells: dict[str, Cell] = {}
     for values in itertools.product(*suite.axes.values()):
@@ -143,7 +141,7 @@ def changed_file(cell: Cell) -> str | None:
         >>> changed_file(Cell("a", "a", (), (), ""))
     """
     for name, digest in cell.files:
-        path = CHECKOUT / name
+        path = located(name)
         if not path.is_file() or sha256_of(path) != digest:
             return name
     return None
@@ -192,7 +190,7 @@ class _ConfigFiles:
     def of(self, arguments: Iterable[str]) -> tuple[Pair, ...]:
         """Return every YAML file that the arguments name, directly or through another, and its SHA-256."""
         names = (argument.partition("=")[2] if "=" in argument else argument for argument in arguments)
-        todo = list(_existing(names, (CHECKOUT,)))
+        todo = list(_existing(names))
         found: dict[Path, str] = {}
         while todo:
             path = todo.pop()
@@ -204,15 +202,16 @@ class _ConfigFiles:
     def _read(self, path: Path) -> tuple[str, tuple[Path, ...]]:
         if path not in self._seen:
             content, text = read_yaml(path)
-            mentioned = tuple(_existing(_strings(content), (path.parent, CHECKOUT)))
+            mentioned = tuple(_existing(_strings(content), path.parent))
             self._seen[path] = hashlib.sha256(text).hexdigest(), mentioned
         return self._seen[path]
 
 
-def _existing(names: Iterable[str], bases: tuple[Path, ...]) -> Iterator[Path]:
+def _existing(names: Iterable[str], *bases: Path) -> Iterator[Path]:
     for name in names:
         if name.endswith((".yaml", ".yml")) and "\n" not in name:
-            yield from itertools.islice((base / name for base in bases if (base / name).is_file()), 1)
+            places = (*(base / name for base in bases), located(name))
+            yield from itertools.islice((place for place in places if place.is_file()), 1)
 
 
 def _strings(content: Any) -> Iterator[str]:
@@ -224,11 +223,3 @@ def _strings(content: Any) -> Iterator[str]:
         elif isinstance(node, dict | list) and id(node) not in visited:
             visited.add(id(node))
             todo += node.values() if isinstance(node, dict) else node
-
-
-def _package_version() -> str:
-    """Return the version of the code beside this file: an editable install may carry an older number."""
-    project = CHECKOUT / "pyproject.toml"
-    if project.is_file():
-        return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
-    return importlib.metadata.version("instructrec")

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import yaml
 
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import located
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
 
@@ -43,7 +43,7 @@ def cell_config(command: Sequence[str]) -> dict[str, Any]:
     made: dict[str, Any] = {}
     files = ["configs/trainer/default.yaml", *(after for word, after in _pairs(command) if word == "-c")]
     for name in files:
-        content, _ = read_yaml(CHECKOUT / name)
+        content, _ = read_yaml(located(name))
         _merge(made, content if isinstance(content, dict) else {})
     for word in command:
         key, given, text = word.removeprefix("--").partition("=")

@@ -20,7 +20,7 @@ from benchmarks.grid.cells import SEED, Cell, varied
 from benchmarks.grid.ledger import Ledger
 from benchmarks.grid.search_space import Parameter, Search, written
 from benchmarks.metric_names import higher_is_better
-from benchmarks.paths import CHECKOUT, printed_path
+from benchmarks.paths import located, printed_path
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
@@ -218,7 +218,7 @@ def read_search_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         datamodules.contract.errors.InputError: nowhere.json: cannot be read (No such file or directory)
     """
     try:  # commands name it from the checkout's root
-        content = json.loads((path if path.is_file() else CHECKOUT / path).read_text(encoding="utf-8"))
+        content = json.loads((path if path.is_file() else located(path)).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

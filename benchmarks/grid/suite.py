@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grid.search_space import Search, read_search
-from benchmarks.paths import CHECKOUT, printed_path
+from benchmarks.paths import located, printed_path
 from benchmarks.plain_yaml import nearest_hint as _nearest
 from benchmarks.plain_yaml import neighbours as _neighbours
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
 
-__all__ = ["CHECKOUT", "AxisValue", "Pair", "Rule", "Suite", "load_suite", "printed_path", "read_yaml"]
+__all__ = ["AxisValue", "Pair", "Rule", "Suite", "load_suite", "printed_path", "read_yaml"]
 
 Pair = tuple[str, str]
 Rule = tuple[tuple[str, frozenset[str]], ...]
@@ -197,7 +197,7 @@ def _configs(entry: Any, where: str) -> tuple[str, ...]:
 
 
 def _locate(name: str, where: str) -> str:
-    places = [base / Path(name).expanduser() for base in (Path.cwd(), CHECKOUT)]
+    places = [Path.cwd() / Path(name).expanduser(), located(name)]
     for place in places:
         if place.is_file():
             return printed_path(place)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from benchmarks.grid.ledger import Ledger
 from benchmarks.grid.progress import Event
 from benchmarks.launchers.local import Summary, run_local
 from benchmarks.launchers.options import Value, read_options
+from benchmarks.paths import PYTHON
 from datamodules.contract.errors import InputError
 
 __all__ = ["LAUNCHERS", "Launcher", "Summary", "choose_launcher", "run_local"]
@@ -38,7 +38,7 @@ class Launcher:
     processes: int | None = None
     gpus: tuple[str, ...] = ()
     options: dict[str, Value] | None = None
-    prefix: tuple[str, ...] = (sys.executable, "-m", "benchmarks")
+    prefix: tuple[str, ...] = (*PYTHON, "-m", "benchmarks")
     grace: float = 30.0
 
     def run(

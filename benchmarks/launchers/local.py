@@ -18,7 +18,7 @@ from benchmarks.grid.lease import Lease, host_name
 from benchmarks.grid.ledger import Ledger, Stamp, can_continue
 from benchmarks.grid.progress import Event, Running
 from benchmarks.launchers.processes import Signals, describe_exit
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import PYTHON, ROOT
 from datamodules.contract.errors import InputError
 
 __all__ = ["Summary", "run_local"]
@@ -57,7 +57,7 @@ def run_local(
     *,
     processes: int = 1,
     gpus: Sequence[int | str] = (),
-    prefix: Sequence[str] = (sys.executable, "-m", "benchmarks"),
+    prefix: Sequence[str] = (*PYTHON, "-m", "benchmarks"),
     retry_failed: bool = False,
     on_event: Callable[[Event], None] | None = None,
     grace: float = 30.0,
@@ -203,7 +203,7 @@ class _Pool:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    cwd=CHECKOUT,
+                    cwd=ROOT,
                     env=self._environment(slot),
                     start_new_session=True,  # a Ctrl-C reaches the runs through this runner only, once
                 )

@@ -20,6 +20,7 @@ from pathlib import Path
 from benchmarks.grid.cells import Cell
 from benchmarks.grid.ledger import Ledger, Stamp
 from benchmarks.launchers.local import run_local
+from benchmarks.paths import PYTHON
 from datamodules.contract.errors import InputError
 
 __all__ = ["NOT_DONE", "command_for", "main"]
@@ -50,7 +51,7 @@ def command_for(cell: Cell, root: Path, *, prefix: Sequence[str], retry: Stamp |
         "retry": retry,
         "grace": grace,
     }
-    return [sys.executable, "-m", "benchmarks.launchers.one_cell", json.dumps(task)]
+    return [*PYTHON, "-m", "benchmarks.launchers.one_cell", json.dumps(task)]
 
 
 def main(arguments: list[str]) -> int:

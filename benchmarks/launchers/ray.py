@@ -14,7 +14,7 @@ from benchmarks.grid.cells import Cell
 from benchmarks.launchers import child
 from benchmarks.launchers.options import Value
 from benchmarks.launchers.remote import Job
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import ROOT
 from datamodules.contract.errors import InputError
 
 __all__ = ["OPTIONS", "RayScheduler", "ray_cluster"]
@@ -78,7 +78,7 @@ class RayScheduler:
             cell: The cell.
             command: What runs it, in the checkout.
         """
-        process = child.CellProcess(command, str(CHECKOUT), self._grace + 5.0)
+        process = child.CellProcess(command, str(ROOT), self._grace + 5.0)
         return _RayJob(self._run.options(name=cell.name).remote(process))
 
 

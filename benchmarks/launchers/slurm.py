@@ -18,7 +18,7 @@ from benchmarks.grid.cells import Cell
 from benchmarks.launchers import child
 from benchmarks.launchers.options import Value
 from benchmarks.launchers.remote import Job
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import ROOT
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
@@ -88,7 +88,7 @@ class SlurmScheduler:
         note = self._folder / f"{cell.name}.json"
         if self._cluster == "slurm" and (found := self._find(note)) is not None:
             return _SlurmJob(found)
-        process = child.CellProcess(command, str(CHECKOUT), self._grace + 5.0)
+        process = child.CellProcess(command, str(ROOT), self._grace + 5.0)
         try:
             job = self._executor.submit(process)
         except (OSError, RuntimeError, self._submitit.core.utils.FailedJobError) as error:

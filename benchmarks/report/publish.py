@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.analysis.runs import read_run
 from benchmarks.analysis.scores import RunFailed
 from benchmarks.metric_names import DEFINITIONS, metric_base
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import ROOT
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
@@ -103,7 +103,7 @@ def without_paths(value: Any, run: Path) -> Any:
         return [without_paths(one, run) for one in value]
     if not isinstance(value, str) or not Path(value).is_absolute():
         return value
-    for root in (run.absolute(), CHECKOUT):
+    for root in (run.absolute(), ROOT):
         if Path(value).is_relative_to(root):
             return Path(value).relative_to(root).as_posix()
     return Path(value).name

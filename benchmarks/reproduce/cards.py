@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.metric_names import DEFINITIONS, metric_base
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import PUBLISHED, located
 from benchmarks.plain_yaml import nearest_hint, read_yaml
 from datamodules.contract.errors import InputError
 
 __all__ = ["CARDS", "Card", "Cost", "Published", "Size", "card_names", "load_card"]
 
-CARDS = CHECKOUT / "benchmarks" / "published"
+CARDS = PUBLISHED
 """The folder of the cards; a card's name is its file's stem."""
 
 Certainty = Literal["paper", "repo", "issue", "third-party", "calc", "measured"]
@@ -162,7 +162,7 @@ def load_card(name: str) -> Card:
 
 def _size(entry: Any, where: str) -> Size:
     entry = _mapping(entry, where, _SIZE_KEYS)
-    suite = CHECKOUT / _text(entry.get("suite"), f"{where}.suite")
+    suite = located(_text(entry.get("suite"), f"{where}.suite"))
     if not suite.is_file():
         raise InputError(f"{where}.suite: no file {entry['suite']}")
     cost = entry.get("cost")

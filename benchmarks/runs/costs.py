@@ -18,7 +18,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import TEXTS
 from datamodules.base import InstructionDataModule
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import load_tokenizer
@@ -36,7 +36,7 @@ from recmodels.methods.base import InstructionRecommender
 #
 # # N tokens of a passage
 
-TEXT = CHECKOUT / "benchmarks" / "texts" / "general.txt"
+TEXT = TEXTS / "general.txt"
 LONGEST = 256
 """Tokens of a passage that are read: every context has room for them, behind a prefix too."""
 

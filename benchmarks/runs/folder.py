@@ -294,6 +294,8 @@ def installed_versions(*others: str) -> dict[str, str]:
 @cache
 def checkout_state() -> dict[str, Any]:
     """Commit of the checkout this code runs from; absent outside one."""
+    if CHECKOUT is None:  # a virtual environment may lie in somebody's repository
+        return {}
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -82,8 +82,7 @@ def test_order_labels_and_commands_follow_the_suite(folder):
 
 
 def test_paths_in_the_checkout_print_short_and_the_current_directory_comes_first(folder, monkeypatch):
-    monkeypatch.setattr("benchmarks.paths.CHECKOUT", folder)
-    monkeypatch.setattr("benchmarks.grid.cells.CHECKOUT", folder)
+    monkeypatch.setattr("benchmarks.paths.ROOT", folder)
     elsewhere = folder / "sub"
     (elsewhere / "configs").mkdir(parents=True)
     (elsewhere / "configs" / "ml.yaml").write_text("a: 1\n")
@@ -141,7 +140,7 @@ def test_the_name_changes_with_all_that_makes_the_result_and_with_nothing_else(f
     (folder / "suite.yaml").write_text(SUITE.replace("trainer.max_steps: 80", "trainer.max_steps: 81"))
     assert sum(a == b for a, b in zip(nested, names(), strict=True)) == 0  # nested.yaml and the override changed
     current = names()
-    monkeypatch.setattr(grid, "_package_version", lambda: "99")
+    monkeypatch.setattr(grid, "package_version", lambda: "99")
     assert not set(names()) & set(current)
 
 
