@@ -66,6 +66,7 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iter
 
     Example:
         >>> from benchmarks.grid.suite import AxisValue, Suite
+        >>> from benchmarks.paths import ROOT
         >>> seeds = tuple(AxisValue(str(s), f"seed={s}", (), (("seed_everything", str(s)),)) for s in (1, 2))
         >>> suite = Suite("tiny", "", Path("tiny.yaml"), "", (), {"seed_everything": seeds}, (), (), ())
         >>> for cell in expand(suite, ROOT / "results/tiny"):
