@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
+from tests.benchmarks.runs.tiny_grid import write_tiny_grid
 from tests.datamodules.datasets.case_miniatures import write_case_data
 
 CHATML = (
@@ -131,6 +134,29 @@ def tiny_causal(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> 
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished_grid(
+    tmp_path_factory: pytest.TempPathFactory, data_root: Path, tiny_causal: Path, scratch_cache: Path
+) -> Path:
+    """A grid's folder with real runs (`tiny_grid.ROWS`), for tests of readers; whoever changes it takes a copy first.
+
+    The worker that needs it first makes it for all of them.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    with FileLock(shared / "finished-grid.lock"):
+        if not (done := shared / "finished-grid.done").exists():
+            write_tiny_grid(shared / "finished-grid", data_root, tiny_causal, scratch_cache)
+            done.touch()
+    return shared / "finished-grid"
+
+
+@pytest.fixture(scope="session")
+def finished_run(finished_grid: Path) -> Path:
+    """The folder of a finished fit of LoRA, with everything that a run writes."""
+    return finished_grid / "runs" / "model=lora-1"
 
 
 @pytest.fixture(scope="session")

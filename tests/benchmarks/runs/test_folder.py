@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +13,9 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.runs.folder import holds_finished_run, output_folder
+from tests.benchmarks.runs.tiny_grid import CSV, STEPS
+
+ROOT = Path(__file__).resolve().parents[3]
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # what libraries warn of while whole commands run is theirs
 
@@ -25,7 +31,7 @@ def run(mini_data: Path, tiny_causal: Path, capsys: pytest.CaptureFixture[str]) 
         words = [
             *(f"--model={model}", *backbone, "--data=MovieLens100K", "--data.batch_size=2"),
             *("--data.protocol.negatives=6", "--trainer.max_steps=2", "--trainer.val_check_interval=1"),
-            '--trainer.logger={"class_path": "CSVLogger", "init_args": {"save_dir": ".", "name": "", "version": ""}}',
+            f"--trainer.logger={CSV}",
         ]
         code = main([command, *words, *map(str, options)])
         return code, "\n".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("instructrec:"))
@@ -133,3 +139,31 @@ def test_a_failure_is_recorded_in_the_folder_of_its_own_run(
     assert run("fit", "--out", other, "--ckpt_path=no.ckpt", model="Popularity")[0] == 2
     assert content(out) == before, "the failure of a later command in the same process is not this run's"
     assert not other.exists(), "what is refused before it is built leaves nothing"
+
+
+def test_every_file_of_a_run_is_explained(finished_run: Path) -> None:
+    page = (ROOT / "benchmarks" / "runs" / "README.md").read_text()
+    for name in content(finished_run):
+        known = re.sub(r"step-\d+", "step-NNNNNNNN", name.removesuffix(".sha256"))
+        assert f"`{known}`" in page, f"benchmarks/runs/README.md does not say what {name} is"
+
+
+def test_learning_curves_are_written_by_step(finished_grid: Path, finished_run: Path) -> None:
+    with (finished_run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    steps = {
+        name: [int(row["step"]) for row in rows if row.get(name)]
+        for name in ("train/loss", "train/learning_rate", "val/quality", "val/mrr", "test/mrr")
+    }
+    assert steps["train/loss"] == steps["train/learning_rate"] == list(range(STEPS))
+    assert steps["val/quality"] == steps["val/mrr"] == [1, 3]  # after every second step, counted from 0
+    assert len(steps["test/mrr"]) == 1
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert all(map(math.isfinite, losses))
+    record = json.loads((finished_run / "record.json").read_text())
+    [tested] = [float(row["test/mrr"]) for row in rows if row["test/mrr"]]
+    assert tested == pytest.approx(record["metrics"]["test/mrr"])
+    columns = {name.partition("/")[0] for name in rows[0]}
+    assert columns == {"epoch", "step", "train", "val", "test"}
+    popular = (finished_grid / "runs" / "model=popularity-1" / "metrics.csv").read_text()
+    assert "train/loss" not in popular, "what trains nothing has no training loss"
