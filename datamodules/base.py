@@ -29,6 +29,7 @@ from datamodules.batching.make import make_collator, make_text
 from datamodules.batching.predict_file import read_requests
 from datamodules.contract.batch import BatchFormat
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import NAMED_NEEDS, ObjectiveNeeds
 from datamodules.instructions.choice import Wanted, choose_prompting
 from datamodules.instructions.preferences import TextRules
 from datamodules.instructions.prompts import SlateText, draw_demonstrations
@@ -80,7 +81,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         predict_file: JSONL of new users for `predict`: `{"user": "u1", "history": [ids or titles], "candidates": [...]}`.
         backbone: whose tokenizer to use; linked to the model's.
         batch_format: what the model reads; linked to the model's class.
-        objective: what the model optimises; linked to the model's.
+        objective: what the model's objective needs of the data; linked to the model's.
         shots: solved cases of training users at the beginning of every prompt; linked to the model's.
     """
 
@@ -114,7 +115,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         predict_file: Path | None = None,
         backbone: str | None = None,
         batch_format: BatchFormat = "prompt_tree",
-        objective: str = "likelihood",
+        objective: str | ObjectiveNeeds = "likelihood",
         shots: int = 0,
     ) -> None:
         super().__init__()
@@ -125,20 +126,20 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             raise InputError(f"data.data_dir {data_dir} is no folder")
         wanted = Wanted(cell, task, preference, intention, language, template, paraphrase, mixture, temperature, texts)
         self.prompting = choose_prompting(wanted, self.provides, owner)
-        self.template = self.prompting.template
         if language not in self.words:
             raise InputError(f"{owner} has no words for language {language!r}; it has {', '.join(self.words)}")
-        self.prompting.check(batch_format, objective, protocol)
-        self.protocol, self.data_dir, self.seed, self.shots = protocol, data_dir, seed, shots
+        needs = NAMED_NEEDS[objective] if isinstance(objective, str) else objective
+        self.prompting.check(batch_format, needs, protocol)
+        self.template, self.protocol, self.data_dir, self.seed = self.prompting.template, protocol, data_dir, seed
         self.targets_per_window, self.batch_size, self.predict_file = targets_per_window, batch_size, predict_file
         self.eval_batch_size, self.row_tokens, self.num_workers = eval_batch_size, row_tokens, num_workers
         self.window_history, self.backbone, self.batch_format = window_history, backbone, batch_format
-        default = self.prompting.default_negatives(batch_format, objective, protocol)
+        default = self.prompting.default_negatives(batch_format, needs, protocol)
         self.train_negatives = default if train_negatives is None else train_negatives
         check_slates(protocol, self.train_negatives, targets_per_window, seed)
         self._sequences: Sequences | None = None
         self.waited = dict[str, float]()  # seconds that batches were waited for, by stage
-        self._start = 0, 0
+        self._start, self.shots = (0, 0), shots
 
     @abstractmethod
     def read(self) -> Interactions:

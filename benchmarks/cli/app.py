@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import sys
@@ -34,8 +35,10 @@ from datamodules.contract.compat.lightning import BuildingCLI
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 from datamodules.contract.findings import Findings
+from datamodules.contract.objectives import ObjectiveNeeds
 from recmodels.backbones.loading import keep_freed_memory
 from recmodels.base import IdentityError, NonFiniteError, Recommender
+from recmodels.objectives import ObjectiveName, objective_named
 
 # The resolved config, written beside the run and told to loggers.
 
@@ -84,6 +87,14 @@ def batch_format_of(model: Namespace | None) -> str:
     path = str(model.class_path)
     named = class_named(path) if "." in path else getattr(recmodels, path, None)
     return str(getattr(named, "batch_format", "prompt_tree"))
+
+
+def needs_of(objective: Namespace | str) -> dict[str, Any]:
+    """What a configured objective needs of the data: its class says it, whether it is named by class or by an old name."""
+    if isinstance(objective, str):
+        return dataclasses.asdict(objective_named(cast(ObjectiveName, objective)).needs)
+    named = class_named(str(objective.class_path))
+    return dataclasses.asdict(getattr(named, "needs", ObjectiveNeeds()))
 
 
 def shots_of(model: Namespace | None) -> int:
@@ -189,7 +200,7 @@ class InstructRecCLI(BuildingCLI):
         )
         parser.add_argument("--search.result", type=Path | None, help="what a search has chosen, for the run's record")
         parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
-        parser.link_arguments("model.init_args.objective", "data.init_args.objective")
+        parser.link_arguments("model.init_args.objective", "data.init_args.objective", compute_fn=needs_of)
         parser.link_arguments("model", "data.init_args.batch_format", compute_fn=batch_format_of)
         parser.link_arguments("model", "data.init_args.shots", compute_fn=shots_of)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch.accelerators
 import lightning.pytorch.callbacks
@@ -22,11 +22,11 @@ import torch
 
 import callbacks
 import datamodules
-import recmodels
+import recmodels.objectives
 from benchmarks.cli.allowed_imports import FLAG
 from datamodules.contract.errors import InputError
 
-EXPORTS = {"model": recmodels, "data": datamodules, "callbacks": callbacks}
+EXPORTS = {"model": recmodels, "model.objective": recmodels.objectives, "data": datamodules, "callbacks": callbacks}
 LIBRARY = {
     "accelerator": lightning.pytorch.accelerators,
     "callbacks": lightning.pytorch.callbacks,
@@ -101,8 +101,9 @@ def _unknown_class(key: str, name: str) -> str:
     if leaf == "optimizer":
         choices = [n for n, c in vars(torch.optim).items() if inspect.isclass(c)]
     else:
-        homes = [home for places in (EXPORTS, LIBRARY) for place, home in places.items() if place == leaf]
+        homes = [home for places in (EXPORTS, LIBRARY) for place, home in places.items() if place.endswith(leaf)]
         choices = [n for home in homes or EXPORTS.values() for n in home.__all__]
+        choices += get_args(recmodels.objectives.ObjectiveName) if leaf == "objective" else ()
     return f"{key}: no class {name!r}{_near(name.rsplit('.', 1)[-1], choices)}"
 
 
@@ -156,7 +157,7 @@ def _keys(parser: Any) -> list[str]:
         keys |= {f"{group}.class_path", f"{group}.init_args"} if group != "callbacks" else set()
         for name in package.__all__:
             for cls in getattr(package, name).__mro__:
-                if cls.__module__.split(".")[0] == package.__name__:
+                if cls.__module__.startswith(package.__name__):
                     for argument in inspect.signature(cls.__init__).parameters.values():
                         if argument.name not in ("self", "kwargs"):
                             keys |= _with_fields(f"{group}.{argument.name}", argument.default)

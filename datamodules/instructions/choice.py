@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from datamodules.contract.batch import BatchFormat
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ObjectiveNeeds
 from datamodules.instructions.mixture import Mixture, mixture_of, shares
 from datamodules.instructions.preferences import TextRules, choose_rule
 from datamodules.instructions.space import Cell, Intention, Preference, TaskForm, parse_cell
@@ -89,7 +90,7 @@ class Prompting:
         """Whether every prompt shows something of the past, so that a user's first event cannot be asked for."""
         return self.cell.preference != "none" or self.cell.intention == "preference"
 
-    def check(self, batch_format: BatchFormat, objective: str, protocol: Protocol) -> None:
+    def check(self, batch_format: BatchFormat, objective: ObjectiveNeeds, protocol: Protocol) -> None:
         """Refuses a model or protocol that the task forms do not fit.
 
         Raises:
@@ -104,25 +105,24 @@ class Prompting:
                 f"data.cell {self.cell} and mixtures need a model that answers in text; this one reads titles only, which"
                 " is preference 'implicit', intention 'none'"
             )
-        needed = {"yes_no": {"like"}, "rating": {"rating"}}.get(objective, self.forms)
-        if not self.forms <= needed:
+        if objective.task and not self.forms <= {objective.task}:
             raise InputError(
-                f"model.objective {objective!r} needs data.task {', '.join(needed)}; prompts are of"
+                f"model.objective {objective.name!r} needs data.task {objective.task}; prompts are of"
                 f" {', '.join(sorted(self.forms))}"
             )
-        if objective == "listwise" and not self.forms.isdisjoint(TURNED):
-            raise InputError("model.objective 'listwise' needs several answers; instructions that turn a task have one")
+        if objective.negatives and not self.forms.isdisjoint(TURNED):
+            raise InputError(
+                f"model.objective {objective.name!r} needs several answers; instructions that turn a task have one"
+            )
         if form == "pairwise" and protocol.negatives != 1:
             raise InputError(f"data.task 'pairwise' needs protocol.negatives 1, it is {protocol.negatives}")
 
-    def default_negatives(self, batch_format: BatchFormat, objective: str, protocol: Protocol) -> int:
+    def default_negatives(self, batch_format: BatchFormat, objective: ObjectiveNeeds, protocol: Protocol) -> int:
         """Negatives beside a training target where the user did not say: as in the test where something needs them."""
         asked = self.forms <= {"like", "rating"}
         lists = not self.forms.isdisjoint({"reranking", "pairwise"})
         return (
-            protocol.negatives
-            if not asked and (batch_format == "tagged_text" or lists or objective == "listwise")
-            else 0
+            protocol.negatives if not asked and (batch_format == "tagged_text" or lists or objective.negatives) else 0
         )
 
     def fingerprinted(self) -> list[str]:

@@ -26,7 +26,8 @@ from recmodels.layers.reference import Reference
 from recmodels.methods.budget import count_trained, meta_copy, nearest_size, parse_budget
 from recmodels.methods.export import TOLERANCE, adapter_parts, merged
 from recmodels.metrics.rating import rating_values
-from recmodels.objectives.base import Objective, training_loss
+from recmodels.objectives import ObjectiveName, objective_named
+from recmodels.objectives.base import BranchScores, Objective
 from recmodels.retrieval.beam_search import Retrieved
 from recmodels.retrieval.scorer import as_causal, retrieve, retrieved_cases, score_catalogue, trie_on_device
 
@@ -38,8 +39,8 @@ class InstructionRecommender(Recommender):
 
     Args:
         backbone: packaged name, folder with a Hugging Face model, GGUF file, or hub id `owner/name[@revision]`.
-        objective: `likelihood` of the right answer, `listwise` softmax over a case's answers, `yes_no`
-            (binary cross-entropy on Yes against No), or `rating` (squared error of the expected one).
+        objective: what is minimised: a class of `recmodels.objectives`, with its options, or one of their old names
+            `likelihood`, `listwise`, `yes_no`, `rating`.
         length_normalised: score an answer by its mean log-probability a token instead of the sum.
         dropout: probability for the backbone's dropouts; null leaves the architecture's own.
         retrieval: how a whole catalogue is ranked: `exhaustive` scores every title, `beam` searches the likeliest ones
@@ -62,7 +63,7 @@ class InstructionRecommender(Recommender):
     def __init__(
         self,
         backbone: str = "smollm2-135m-instruct",
-        objective: Objective = "likelihood",
+        objective: Objective | ObjectiveName = "likelihood",  # its own mistakes are told: the class is first
         length_normalised: bool = False,
         dropout: float | None = None,
         retrieval: Literal["exhaustive", "beam"] = "exhaustive",
@@ -86,7 +87,7 @@ class InstructionRecommender(Recommender):
             raise InputError(f"model.beams is {beams}, must be at least {least}{reason}")
         self.retrieval, self.beams = retrieval, beams
         self._trie: CatalogueTrie | None = None
-        self.backbone_name, self.objective = backbone, objective
+        self.backbone_name, self.objective = backbone, objective_named(objective)
         self.length_normalised, self.dropout = length_normalised, dropout
         self.network: torch.nn.Module | None = None
         self._tuner: Reference[Any] = Reference(None)  # PEFT's, over the backbone
@@ -244,13 +245,12 @@ class InstructionRecommender(Recommender):
     def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
         """The objective's loss on a batch of windows."""
         log_likelihood = self._log_likelihood(batch)
-        loss = training_loss(
-            self.objective,
+        scores = BranchScores(
             log_likelihood,
-            self._rank(log_likelihood, batch),
             self._length(batch),
+            self._rank(log_likelihood, batch),
             batch.relevance,
             batch.branch_case,
             rating_values(batch.branch_item) if batch.answers == "ratings" else None,
         )
-        return self.check_loss(loss)
+        return self.check_loss(self.objective(scores))

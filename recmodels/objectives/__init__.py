@@ -1,1 +1,30 @@
-"""What is optimised: from branch scores to a loss."""
+"""What tuning minimises, one file for each objective. The names exported here are the names used in configs."""
+
+from typing import Literal
+
+from recmodels.objectives.base import Objective
+from recmodels.objectives.likelihood import Likelihood
+from recmodels.objectives.listwise import Listwise
+from recmodels.objectives.rating import Rating
+from recmodels.objectives.yes_no import YesNo
+
+__all__ = ["Likelihood", "Listwise", "Rating", "YesNo"]
+
+ObjectiveName = Literal["likelihood", "listwise", "yes_no", "rating"]
+"""Release 0.1's names, each of the class with its default options."""
+
+
+def objective_named(objective: Objective | ObjectiveName) -> Objective:
+    """Returns an objective as it is, and the one that an old name means.
+
+    Example:
+        >>> type(objective_named("yes_no")).__name__
+        'YesNo'
+    """
+    old: dict[str, type[Objective]] = {
+        "likelihood": Likelihood,
+        "listwise": Listwise,
+        "yes_no": YesNo,
+        "rating": Rating,
+    }
+    return objective if isinstance(objective, Objective) else old[objective]()

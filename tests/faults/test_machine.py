@@ -22,6 +22,7 @@ from benchmarks.__main__ import main
 from datamodules.contract.errors import InputError
 from datamodules.sources.fetch import fetch
 from datamodules.sources.kinds import UrlFile
+from recmodels.objectives import Likelihood
 from tests.faults import tally
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -186,16 +187,14 @@ def test_a_read_only_folder_is_refused_before_anything_is_loaded(run: Run, disk:
 
 def test_a_disk_that_becomes_read_only_is_one_line(run: Run, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a network file system does when its server has gone."""
-    from recmodels.methods import base as instruction
-
-    original = instruction.training_loss
+    original = Likelihood.__call__
 
     def loss(*args: Any) -> Any:
         disk.lock()
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(instruction, "training_loss", loss)
+        patch.setattr(Likelihood, "__call__", loss)
         code, err, seconds = run(disk.path / "run")
     assert code == 1
     assert "Read-only file system" in one_line(err) or "could not be written" in one_line(err)
@@ -206,9 +205,7 @@ def test_a_disk_that_becomes_read_only_is_one_line(run: Run, disk: Disk, monkeyp
 def test_a_killed_loader_worker_is_one_line(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: signal.Signals
 ) -> None:
-    from recmodels.methods import base as instruction
-
-    original, killed = instruction.training_loss, []
+    original, killed = Likelihood.__call__, []
 
     def loss(*args: Any) -> Any:
         for worker in multiprocessing.active_children():
@@ -219,7 +216,7 @@ def test_a_killed_loader_worker_is_one_line(
             time.sleep(5)
         return original(*args)
 
-    monkeypatch.setattr(instruction, "training_loss", loss)
+    monkeypatch.setattr(Likelihood, "__call__", loss)
     out = tmp_path / "run"
     code, err, seconds = run(out, "--data.num_workers=1", "--trainer.max_steps=20")
     assert killed

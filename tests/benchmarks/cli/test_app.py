@@ -23,13 +23,14 @@ from callbacks.resume import checkpoints_in
 from datamodules.contract.checkpoints import read_checkpoint
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
+from recmodels.objectives import Likelihood
 from tests.benchmarks.report.wandb_files import wandb_records
 from tests.datamodules.datasets.miniatures import MINIATURES
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = {
     group: sorted((ROOT / "configs" / group).rglob("*.yaml"))
-    for group in ("model", "data", "trainer", "logger", "callbacks")
+    for group in ("model", "objective", "data", "trainer", "logger", "callbacks")
 }
 SUITES = sorted((ROOT / "benchmarks" / "suites").rglob("*.yaml"))
 FAST = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--data.protocol.negatives=6", "--data.batch_size=2"]
@@ -187,11 +188,14 @@ def test_every_model_runs_on_every_data_set(run: Run, tmp_path: Path, model: Pat
 
 
 @pytest.mark.parametrize(
-    "overlay", CONFIGS["trainer"] + CONFIGS["logger"] + CONFIGS["callbacks"], ids=lambda p: f"{p.parent.name}/{p.stem}"
+    "overlay",
+    [path for group in ("objective", "trainer", "logger", "callbacks") for path in CONFIGS[group]],
+    ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_every_overlay_runs(run: Run, tmp_path: Path, overlay: Path) -> None:
     model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
-    data = ROOT / "configs/data/ml_100k.yaml"
+    named = re.search(r"configs/data/\S+", overlay.read_text().splitlines()[0])
+    data = ROOT / (named.group() if named else "configs/data/ml_100k.yaml")
     code, err = run("fit", "-c", model, "-c", data, "-c", overlay, "--out", out, *FAST, model=model)
     assert code == 0, err
     assert record(out)["status"] == "finished"
@@ -396,6 +400,13 @@ BASE = ["--model=LoRATuning", "--data=MovieLens100K"]
         (["fit", *BASE, "--model.r=abc"], "r: Expected a"),
         (["fit", *BASE, "--model.r=0"], "at least 1"),
         (["fit", *BASE, "--model.objective=likelyhood"], "'likelihood'"),
+        (["fit", *BASE, "--model.objective=Listwis"], "'listwise'"),
+        (["fit", *BASE, "--model.objective=LoRATuning"], "objective"),
+        (["fit", *BASE, "--model.objective=Objective"], "objective"),
+        (["fit", *BASE, "--model.objective=os.system"], "objective"),
+        (["fit", *BASE, "--model.objective=YesNo"], "'yes_no' needs data.task like"),
+        (["fit", *BASE, "--model.objective=Listwise", "--model.objective.temperature=0"], "must be above 0"),
+        (["fit", *BASE, "--model.objective=Listwise", "--model.objective.temprature=2"], "temperature'"),
         (["fit", *BASE, "--model.retrieval=bean"], "'beam'"),
         (["fit", *BASE, "--model.retrieval=beam", "--model.beams=5"], "must be at least 10"),
         (["fit", *BASE, "--data.task=rerank"], "'reranking'"),
@@ -441,14 +452,12 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_nan_loss_fails_the_run_at_its_step_and_keeps_earlier_checkpoints(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from recmodels.methods import base as instruction
-
-    original, calls = instruction.training_loss, iter(range(100))
+    original, calls = Likelihood.__call__, iter(range(100))
 
     def spoiled(*args: Any) -> torch.Tensor:
         return original(*args) * (float("nan") if next(calls) == 2 else 1)
 
-    monkeypatch.setattr(instruction, "training_loss", spoiled)
+    monkeypatch.setattr(Likelihood, "__call__", spoiled)
     model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
     words = ["-c", model, "-c", ROOT / "configs/data/ml_100k.yaml", "--out", out, *FAST, *QUIET]
     code, err = run("fit", *words, "--trainer.max_steps=5", model=model)

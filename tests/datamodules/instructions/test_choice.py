@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import NAMED_NEEDS
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.instructions.choice import Wanted, choose_prompting
 from datamodules.instructions.mixture import Mixture, mixture_of, shares
@@ -114,7 +115,7 @@ def test_a_data_set_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch
 )
 def test_models_that_do_not_fit_are_refused(options: dict[str, Any], model: Any, reason: str) -> None:
     with pytest.raises(InputError, match=re.escape(reason)):
-        chosen(**options).check(*model, Protocol())
+        chosen(**options).check(model[0], NAMED_NEEDS[model[1]], Protocol())
 
 
 def test_the_wish_and_its_source_part_fingerprints_and_nothing_else_does(tmp_path: Path) -> None:
