@@ -24,11 +24,30 @@ instructrec: benchmark the ways of tuning a language model for recommendation
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; what the machine refuses it, such as room on a disk, is told in one line.
+
+    Args:
+        arguments: command line without the program's name; None takes it from `sys.argv`.
+
+    Returns:
+        As `run_command`.
+    """
+    try:
+        return run_command(sys.argv[1:] if arguments is None else arguments)
+    except Exception as error:
+        from datamodules.contract.errors import machine_failure
+
+        if (line := machine_failure(error)) is None:
+            raise
+        print(f"instructrec: {line}", file=sys.stderr)
+        return 1
+
+
+def run_command(arguments: list[str]) -> int:
     """Runs one command and returns its exit code.
 
     0 done, 2 the input is wrong, 1 anything else; 130, 143, 138 after SIGINT, SIGTERM, SIGUSR1.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0
@@ -37,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = [*arguments[count:], *arguments[:count]]
     command = arguments[0]
     if command == "benchmark":  # quick: neither it nor report needs torch
-        from benchmarks.commands.benchmark import run_command
+        from benchmarks.commands.benchmark import run_command as run_benchmark
 
-        return run_command(arguments[1:])
+        return run_benchmark(arguments[1:])
     if command == "report":
         from benchmarks.commands.report import run_command as run_report
 

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 import recmodels
 from benchmarks.cli.allowed_imports import HELP, allow_imports, class_named, refuse_code, take_plugins
 from benchmarks.cli.checks import check_raw_input, refuse_unusable_paths, refuse_unusable_values
-from benchmarks.cli.errors import first_input_error, one_line
+from benchmarks.cli.errors import one_line
 from benchmarks.paths import CONFIGS
 from benchmarks.runs.costs import measure
 from benchmarks.runs.folder import RunFolder, callback_of, has_record, output_folder
@@ -32,7 +32,7 @@ from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
 from datamodules import *  # noqa: F403
 from datamodules.base import InstructionDataModule
 from datamodules.contract.compat.lightning import BuildingCLI
-from datamodules.contract.errors import InputError
+from datamodules.contract.errors import InputError, first_input_error
 from datamodules.contract.files import write_atomic
 from datamodules.contract.findings import Findings
 from datamodules.contract.objectives import ObjectiveNeeds
@@ -107,6 +107,7 @@ def shots_of(model: Namespace | None) -> int:
 
 def quieten() -> None:
     """Keeps libraries from talking over the run's own lines; errors still come through."""
+    logging.raiseExceptions = False  # a library's log that finds no room is no reason for a traceback
     import transformers
 
     logging.getLogger("lightning").setLevel(logging.WARNING)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from datamodules.contract.errors import InputError
+from datamodules.contract.errors import InputError, first_input_error
 
 
 def configured_data(
@@ -30,7 +30,7 @@ def configured_data(
     from benchmarks.cli.allowed_imports import HELP, allow_imports, refuse_code, take_plugins
     from benchmarks.cli.app import InstructRecParser, quieten
     from benchmarks.cli.checks import check_raw_input
-    from benchmarks.cli.errors import first_input_error, one_line
+    from benchmarks.cli.errors import one_line
     from datamodules.base import InstructionDataModule
 
     rest, plugins = take_plugins(list(arguments))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import errno
 import inspect
 import re
 import sys
@@ -24,7 +23,6 @@ import callbacks
 import datamodules
 import recmodels.objectives
 from benchmarks.cli.allowed_imports import FLAG
-from datamodules.contract.errors import InputError
 
 EXPORTS = {"model": recmodels, "model.objective": recmodels.objectives, "data": datamodules, "callbacks": callbacks}
 LIBRARY = {
@@ -85,15 +83,6 @@ def _plugin_hint(name: str) -> str:
     package = name.partition(".")[0]
     known = package in sys.stdlib_module_names or package in ("recmodels", "datamodules", "callbacks", "benchmarks")
     return "" if known else f"; if {package} is a plug-in of yours: {FLAG} {package}"
-
-
-def first_input_error(error: BaseException | None) -> InputError | None:
-    """The outermost error in a chain that says what is wrong with the user's input or file; None if there is none."""
-    while error is not None:
-        if isinstance(error, InputError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def _unknown_class(key: str, name: str) -> str:
@@ -177,41 +166,3 @@ def _with_fields(key: str, default: Any) -> set[str]:
     """An option, with those of the settings that it groups."""
     fields = dataclasses.fields(default) if dataclasses.is_dataclass(default) else ()
     return {key, *(f"{key}.{field.name}" for field in fields)}
-
-
-# What the machine does to a run, in one line: a full disk, a folder that cannot be written, a killed worker.
-
-DISK = {
-    errno.ENOSPC: "make room there, or give another folder with --out",
-    errno.EDQUOT: "make room in your quota, or give another folder with --out",
-    errno.EROFS: "give a writable folder with --out",
-    errno.EACCES: "give a writable folder with --out",
-    errno.EPERM: "give a writable folder with --out",
-    errno.EIO: "the disk or the network file system fails",
-}
-"""Errors of the operating system that no code of ours can mend, and what can."""
-
-
-def machine_failure(error: BaseException) -> str | None:
-    """Says what the machine did and what helps; None where the error is of another kind, so that its traceback counts.
-
-    Example:
-        >>> machine_failure(OSError(28, "No space left on device", "results/run/best.ckpt"))
-        'results/run/best.ckpt: No space left on device; make room there, or give another folder with --out'
-        >>> machine_failure(ValueError("a mistake of ours")) is None
-        True
-    """
-    for one in _chain(error):
-        if isinstance(one, OSError) and one.errno in DISK:
-            return f"{one.filename or 'a file'}: {one.strerror}; {DISK[one.errno]}"
-        if isinstance(one, RuntimeError) and (worker := re.search(r"DataLoader worker \(pid[^)]*\)[^.]*", str(one))):
-            return f"{worker.group()}; out of memory kills so: try a smaller data.num_workers, or 0 to see the worker's error"
-        if isinstance(one, RuntimeError) and re.search(r"PytorchStreamWriter failed|file write failed", str(one)):
-            return f"a checkpoint could not be written; {DISK[errno.ENOSPC]}"
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

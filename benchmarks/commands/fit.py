@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from datamodules.contract.errors import InputError
+from datamodules.contract.errors import InputError, first_input_error, machine_failure
 
 if TYPE_CHECKING:
     from benchmarks.runs.folder import RunFolder
@@ -30,7 +30,6 @@ def run_command(arguments: list[str]) -> int:
         SIGUSR1, which also asks SLURM to run the job again.
     """
     app = _imported_app()
-    from benchmarks.cli.errors import first_input_error, machine_failure
     from callbacks.interruption import Interrupted, interruptible
 
     started, folder = time.monotonic(), None

@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,9 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import save_file
 
 from benchmarks.__main__ import main
-from datamodules.contract.errors import InputError
+from datamodules.contract.checkpoints import write_checkpoint
+from datamodules.contract.errors import DISK, InputError, machine_failure
+from datamodules.contract.files import write_atomic
 from datamodules.sources.fetch import fetch
 from datamodules.sources.kinds import UrlFile
 from recmodels.objectives import Likelihood
@@ -175,6 +181,76 @@ def test_a_disk_that_fills_anywhere(run: Run, disk: Disk) -> None:
         subprocess.run(["rm", "-rf", str(disk.path / "run")], check=True)
     tally.add("runs on a full disk: one line, earlier results intact", len(sizes), survived)
     assert not problems, "\n".join(problems)
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """No file grows beyond so many bytes, as under `ulimit -f`: the operating system itself refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(("size", "file"), [(300, "config.yaml"), (6000, "checkpoints/best.ckpt")])
+def test_a_limit_on_the_size_of_files_is_one_line(run: Run, tmp_path: Path, size: int, file: str) -> None:
+    with limited(size):
+        code, err, _ = run(tmp_path / "run")
+    assert code == 1
+    assert f"{tmp_path / 'run' / file}: File too large; " in one_line(err)
+    assert "ulimit -f" in one_line(err)
+
+
+def write_metrics(folder: Path) -> Path:
+    logger = CSVLogger(folder, name="", version="")
+    logger.log_metrics({"loss": 0.5}, step=1)
+    logger.save()
+    return folder / "metrics.csv"
+
+
+def write_tensors(folder: Path) -> Path:
+    save_file({"weight": torch.zeros(100)}, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def write_bytes(folder: Path) -> Path:
+    write_atomic(folder / "scores.npz", bytes(1000))
+    return folder / "scores.npz"
+
+
+def write_tensors_through_the_writer(folder: Path) -> Path:
+    write_checkpoint({"state_dict": {"weight": torch.zeros(100_000)}}, folder / "best.ckpt")
+    return folder / "best.ckpt"
+
+
+@pytest.mark.parametrize("write", [write_metrics, write_tensors, write_bytes, write_tensors_through_the_writer])
+def test_whoever_finds_no_room_the_line_names_the_file(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    (tmp_path / "whole").mkdir()
+    path = write(tmp_path / "whole")
+    assert path.is_file()
+    before = path.read_bytes()
+    with limited(3), pytest.raises(Exception, match=r"File too large|os error 27") as error:
+        write(tmp_path)
+    named = tmp_path / path.name
+    assert machine_failure(error.value) == f"{named}: File too large; {DISK[errno.EFBIG]}"
+    assert not list(tmp_path.glob(".*.tmp"))
+    if write in (write_bytes, write_tensors_through_the_writer):
+        with limited(3), pytest.raises(OSError, match="File too large"):
+            write(tmp_path / "whole")
+        assert path.read_bytes() == before
+
+
+def test_every_command_tells_what_the_machine_refuses(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from benchmarks.commands import audit
+
+    def refuse(arguments: list[str]) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "audit.json")
+
+    monkeypatch.setattr(audit, "run_command", refuse)
+    assert main(["audit"]) == 1
+    assert one_line(capsys.readouterr().err).startswith("instructrec: audit.json: No space left on device; make room")
 
 
 def test_a_read_only_folder_is_refused_before_anything_is_loaded(run: Run, disk: Disk) -> None:
