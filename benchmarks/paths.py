@@ -7,6 +7,7 @@ suites, commands and records, so that these say the same wherever a run is made.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import tomllib
@@ -53,6 +54,17 @@ def located(path: str | Path) -> Path:
     given = Path(path).expanduser()
     ours = {"configs": CONFIGS, "benchmarks": PACKAGE}.get(given.parts[0] if given.parts else "")
     return ROOT / given if ours is None or (ROOT / given).exists() else ours.joinpath(*given.parts[1:])
+
+
+def shadowed_package() -> str | None:
+    """Returns what to do where one of our packages would be imported from another folder than this; else None."""
+    for name in ("callbacks", "datamodules", "recmodels"):
+        spec = importlib.util.find_spec(name)
+        wanted = PACKAGE.parent / name / "__init__.py"
+        if spec is not None and (spec.origin is None or Path(spec.origin).resolve() != wanted):
+            where = spec.origin or ", ".join(spec.submodule_search_locations or ())
+            return f"{where} hides the package {name!r} of instructrec ({wanted}): rename it, or take its folder off PYTHONPATH"
+    return None
 
 
 def package_version() -> str:
