@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 DEFINITIONS = {
     "hr": "1 if any relevant item has rank at most k, else 0 (higher is better)",
     "recall": "relevant items with rank at most k, divided by all relevant items (higher is better)",
@@ -50,3 +52,14 @@ def higher_is_better(name: str) -> bool:
     (True, False, True)
     """
     return "lower is better" not in DEFINITIONS.get(metric_base(name.rpartition("/")[2]), "")
+
+
+def fraction(value: float, digits: int = 4, signed: bool = False) -> str:
+    """A number with fixed decimals and no zero before the point.
+
+    >>> fraction(0.412), fraction(-0.03, signed=True), fraction(1.0), fraction(-0.00001)
+    ('.4120', '-.0300', '1.0000', '.0000')
+    """
+    value = round(value, digits) + 0.0  # no "-.0000"
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return re.sub(r"^([+-]?)0\.", r"\1.", text)

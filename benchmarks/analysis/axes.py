@@ -176,7 +176,7 @@ def template_spreads(table: Table) -> list[Spread]:
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in (run for row in table.rows for run in row.runs):
         if table.main in run.metrics and (text := wording(run)):
-            found[_method(run)][text].append(run.metrics[table.main])
+            found[method_of(run)][text].append(run.metrics[table.main])
     spreads = [
         Spread(method, {text: float(np.mean(values)) for text, values in sorted(by_text.items())})
         for method, by_text in sorted(found.items())
@@ -185,7 +185,7 @@ def template_spreads(table: Table) -> list[Spread]:
     return sorted(spreads, key=lambda spread: spread.mean, reverse=table.main not in LOWER_IS_BETTER)
 
 
-def _method(run: Run) -> str:
+def method_of(run: Run) -> str:
     """The method's class, with what its name tells beside a wording."""
     labels = dict(_labels(run))
     model = labels.get("model")
@@ -206,7 +206,7 @@ def ranks(tables: Sequence[Table]) -> tuple[list[Table], dict[str, list[int]]]:
     """
     tasks = [table.task for table in tables]
     chosen = [table for table in tables if tasks and table.task == max(sorted(set(tasks)), key=tasks.count)]
-    scored = [{_method(row.runs[0]): row.metrics[t.main] for row in t.rows if t.main in row.metrics} for t in chosen]
+    scored = [{method_of(row.runs[0]): row.metrics[t.main] for row in t.rows if t.main in row.metrics} for t in chosen]
     common = set.intersection(*map(set, scored)) if scored else set()
     if len(chosen) < 2 or len(common) < 3:
         return [], {}

@@ -235,14 +235,14 @@ def _headline(names: Iterable[str], task: str) -> tuple[str, ...]:
 def _with_differences(rows: list[Row], compared: str) -> tuple[list[Row], list[str]]:
     """Adds each row's paired difference to its backbone's untuned row, corrected over the table."""
     untuned: dict[str | None, Row]
-    untuned = {row.backbone: row for row in reversed(rows) if _is_baseline(row) and row.backbone}
+    untuned = {row.backbone: row for row in reversed(rows) if is_untuned_base(row) and row.backbone}
     found: dict[int, Difference] = {}
     notes = []
     for place, row in enumerate(rows):
         base = untuned.get(row.backbone)
-        if base is None or _is_baseline(row):
+        if base is None or is_untuned_base(row):
             continue
-        pair = _paired(row, base, compared)
+        pair = paired(row, base, compared)
         if pair is None:
             reason = f"it has no stored values of the users of {base.name}"
             notes.append(f"No difference is given for {row.name}: {reason}.")
@@ -254,7 +254,7 @@ def _with_differences(rows: list[Row], compared: str) -> tuple[list[Row], list[s
     return rows, notes
 
 
-def _paired(row: Row, other: Row, metric: str) -> PairedComparison | None:
+def paired(row: Row, other: Row, metric: str, resamples: int = 10_000) -> PairedComparison | None:
     """The paired comparison, or None unless both stored the metric of the same users."""
     stored = metric in row.values and metric in other.values
     if not stored or not np.array_equal(row.cases, other.cases):
@@ -262,7 +262,7 @@ def _paired(row: Row, other: Row, metric: str) -> PairedComparison | None:
     both = ~np.isnan(row.values[metric]) & ~np.isnan(other.values[metric])
     if both.sum() < 2:
         return None
-    return paired_bootstrap(row.values[metric][both], other.values[metric][both])
+    return paired_bootstrap(row.values[metric][both], other.values[metric][both], resamples=resamples)
 
 
 def _with_best(rows: list[Row], main: str, task: str) -> tuple[list[Row], list[str]]:
@@ -278,14 +278,14 @@ def _with_best(rows: list[Row], main: str, task: str) -> tuple[list[Row], list[s
         reasons.append("AUC has no per-case values for a paired test")
     elif task == "rating":
         reasons.append("RMSE has no per-case values for a paired test")
-    elif (pair := _paired(top, second, main)) is None:
+    elif (pair := paired(top, second, main)) is None:
         reasons.append(f"{top.name} and {second.name} have no per-user values of the same users")
     elif pair.p_value >= LEVEL or (pair.difference > 0) != higher_is_better(main) or pair.difference == 0:
         reasons.append(f"{top.name} is not significantly better than {second.name}")
     return ([replace(top, best=True), *rows[1:]] if not reasons else rows), reasons
 
 
-def _is_baseline(row: Row) -> bool:
+def is_untuned_base(row: Row) -> bool:
     """The untuned backbone without demonstrations; with some, it is a row to be compared."""
     shots = ((row.runs[0].config.get("model") or {}).get("init_args") or {}).get("shots")
     return row.kind == "untuned" and not shots
@@ -353,5 +353,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
     for key, value in mapping.items():
         if isinstance(value, dict):
             yield from flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            yield from flatten({f"{key}[{place}]": item for place, item in enumerate(value)}, prefix)
         elif value is not None:
             yield f"{prefix}{key}", f"{value:.4g}" if isinstance(value, float) else str(value)

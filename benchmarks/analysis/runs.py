@@ -182,9 +182,10 @@ class Run:
 
     Attributes:
         settings: the cell's place on the grid's axes as `axis=label`, but for the seed.
+        command: what runs this cell alone, where the grid's list of cells tells.
         metrics: test metrics by name without the `test/` prefix.
         costs: as recorded: parameters, bytes, seconds, rates.
-        curves: points `(step, value)` by column of `curves.csv`.
+        curves: points `(step, value)` by column of `metrics.csv`, which Lightning's CSVLogger writes.
     """
 
     folder: Path
@@ -207,6 +208,7 @@ class Run:
     search: dict[str, Any]
     scores: Scores | None
     settings: tuple[str, ...] = ()
+    command: str = ""
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     @property
@@ -274,9 +276,9 @@ def read_suite(directory: Path) -> GridResults:
         except InputError as error:
             problems.append(Problem(cell, "unreadable", str(error), log))
         else:
-            curves, complaint = _read_curves(folders[cell] / "curves.csv")
-            settings = _settings(cell) if grid is None else grid[cell]
-            runs.append(replace(run, settings=settings, curves=curves))
+            curves, complaint = _read_curves(folders[cell] / "metrics.csv")
+            settings, command = (_settings(cell), "") if grid is None else grid[cell]
+            runs.append(replace(run, settings=settings, curves=curves, command=command))
             if complaint:
                 problems.append(Problem(cell, "note", f"{complaint}; its row stays, without curves", log))
     return GridResults(name, description, tuple(runs), tuple(problems))
@@ -353,16 +355,21 @@ def _read_suite_file(path: Path, fallback: str) -> tuple[str, str]:
     return str(suite.get("name") or fallback), " ".join(str(suite.get("description") or "").split())
 
 
-def _read_cells(path: Path) -> dict[str, tuple[str, ...]] | None:
-    """Settings by cell of the grid's present version, None where the runs were started one by one."""
+def _read_cells(path: Path) -> dict[str, tuple[tuple[str, ...], str]] | None:
+    """Settings and command by cell of the grid's present version, None where the runs were started one by one."""
     if not path.is_file():
         return None
     cells = read_json(path).get("cells")
     try:
-        found = {str(cell["name"]): [f"{k}={v}" for k, v in dict(cell["labels"]).items()] for cell in cells or []}
+        return {
+            str(cell["name"]): (
+                _without_seed(f"{axis}={label}" for axis, label in dict(cell["labels"]).items()),
+                str(cell.get("command") or ""),
+            )
+            for cell in cells or []
+        }
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(f"{path}: cells must be a list of mappings with name and labels") from error
-    return {name: _without_seed(parts) for name, parts in found.items()}
 
 
 def _settings(cell: str) -> tuple[str, ...]:
@@ -387,5 +394,5 @@ def _read_curves(path: Path) -> tuple[dict[str, list[tuple[float, float]]], str 
                     if step and value and re.match(r"(train|val)/", name or ""):
                         points.setdefault(name, []).append((float(step), float(value)))
     except (ValueError, csv.Error, OSError, TypeError) as error:
-        return {}, f"curves.csv is unreadable ({str(error).splitlines()[0]})"
+        return {}, f"metrics.csv is unreadable ({str(error).splitlines()[0]})"
     return {name: [point for point in line if math.isfinite(point[1])] for name, line in points.items()}, None

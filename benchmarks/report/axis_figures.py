@@ -9,16 +9,36 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.analysis.axes import LOWER_IS_BETTER, Axis, Spread, kendall, numeric_axes, ranks, template_spreads
+from benchmarks.analysis.axes import (
+    LOWER_IS_BETTER,
+    Axis,
+    Spread,
+    kendall,
+    method_of,
+    numeric_axes,
+    ranks,
+    template_spreads,
+)
 from benchmarks.analysis.leaderboard import Table
-from benchmarks.metric_names import metric_label
-from benchmarks.report.figure_style import GREY, Style, draw_legend, handle, save, style_of, tidy
-from benchmarks.report.tables import fraction
+from benchmarks.metric_names import fraction, metric_label
+from benchmarks.report.figure_style import (
+    GREY,
+    Picture,
+    Style,
+    draw_legend,
+    draw_title,
+    handle,
+    literal,
+    mark,
+    save,
+    style_of,
+    tidy,
+)
 
 _MOST_LINES = 14  # of a rank figure or a curve: more cannot be told apart
 
 
-def draw_axis_curves(tables: Sequence[Table], path: Path) -> Path | None:
+def draw_axis_curves(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the main metric along each numeric axis of the grid, a line per method.
 
     Bars are 95 % intervals over users, values averaged over seeds first; small dots are the seeds. Where the points of
@@ -46,12 +66,20 @@ def draw_axis_curves(tables: Sequence[Table], path: Path) -> Path | None:
             _draw_line(panel, axis, name, style)
         _number_axis(panel, sorted({point.x for line in axis.lines.values() for point in line}))
         panel.set(xlabel=axis.name, ylabel=metric_label(axis.main))
-        told = f"{metric_label(axis.main)} along {axis.name}"
         warning = "; each value has its own protocol" if axis.protocols > 1 else ""
-        part.suptitle(told + warning, fontsize=11, color=GREY, x=0.01, ha="left")
+        draw_title(part, f"{metric_label(axis.main)} along {axis.name}{warning}")
         tidy(panel)
-        draw_legend(part, [handle(name, style, line=True) for name, style in styles.items()])
-    return save(figure, path)
+        rows = {name: [point.row for point in line] for name, line in axis.lines.items()}
+        draw_legend(part, [handle(name, style, line=True, rows=rows[name]) for name, style in styles.items()])
+    return save(figure, path, [_say_axis(axis) for axis in axes])
+
+
+def _say_axis(axis: Axis) -> str:
+    lines = (
+        f"{name}: " + ", ".join(f"{fraction(point.row.metrics[axis.main], 3)} at {point.x:g}" for point in line)
+        for name, line in axis.lines.items()
+    )
+    return f"{metric_label(axis.main)} along {axis.name}; {'; '.join(lines)}."
 
 
 def _draw_line(panel: Any, axis: Axis, name: str, style: Style) -> None:
@@ -68,11 +96,12 @@ def _draw_line(panel: Any, axis: Axis, name: str, style: Style) -> None:
     shift = 1 + 0.012 * place if min(point.x for point in line) > 0 else 1
     x = [point.x * shift for point in line]
     look = {"color": color, "marker": marker, "linestyle": dash, "linewidth": 1.6, "markersize": 7}
-    panel.errorbar(x, values, yerr=bars, capsize=3, elinewidth=1.1, zorder=3, **look)
+    bars_drawn = panel.errorbar(x, values, yerr=bars, capsize=3, elinewidth=1.1, zorder=3, **look)
+    mark([point.row for point in line], *bars_drawn.get_children())
     for at, point in zip(x, line, strict=True):
         seeds = [run.metrics[axis.main] for run in point.row.runs]
         if len(seeds) > 1:
-            panel.scatter([at] * len(seeds), seeds, s=9, color=color, alpha=0.5, zorder=2)
+            mark([point.row], panel.scatter([at] * len(seeds), seeds, s=9, color=color, alpha=0.5, zorder=2))
 
 
 def _number_axis(panel: Any, values: Sequence[float]) -> None:
@@ -84,7 +113,7 @@ def _number_axis(panel: Any, values: Sequence[float]) -> None:
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def draw_template_spread(tables: Sequence[Table], path: Path) -> Path | None:
+def draw_template_spread(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws each method's mean over wordings, with the worst and the best named.
 
     Args:
@@ -105,17 +134,26 @@ def draw_template_spread(tables: Sequence[Table], path: Path) -> Path | None:
     figure = Figure(figsize=(11.5, sum(heights)), layout="constrained")
     parts = figure.subfigures(len(drawn), 1, squeeze=False, height_ratios=heights)[:, 0]
     for part, (table, spreads) in zip(parts, drawn, strict=True):
-        part.suptitle(table.title, fontsize=11, color=GREY, x=0.01, ha="left")
+        draw_title(part, table.title)
         panel = part.subplots()
         for place, spread in enumerate(spreads):
+            before = set(panel.get_children())
             _draw_spread(panel, place, spread, table.main)
-        panel.set_yticks(range(len(spreads)), [spread.method for spread in spreads])
+            rows = [row for row in table.rows if method_of(row.runs[0]) == spread.method]
+            mark(rows, *(set(panel.get_children()) - before))
+        panel.set_yticks(range(len(spreads)), [literal(spread.method) for spread in spreads])
         panel.set(ylim=(len(spreads) - 0.4, -0.6), xlabel=f"{metric_label(table.main)}: each wording, and their mean")
         values = [value for spread in spreads for value in spread.by_wording.values()]
         room = 0.4 * max(max(values) - min(values), 0.02)  # for the names beside the ends
         panel.set_xlim(min(values) - room, max(values) + room)
         tidy(panel)
-    return save(figure, path)
+    said = [f"Spread over wordings; {table.title}: {'; '.join(map(_say_spread, spreads))}." for table, spreads in drawn]
+    return save(figure, path, said)
+
+
+def _say_spread(spread: Spread) -> str:
+    ends = (f"{text} {fraction(value, 3)}" for text, value in spread.by_wording.items())
+    return f"{spread.method}: mean {fraction(spread.mean, 3)} of {', '.join(ends)}"
 
 
 def _draw_spread(panel: Any, place: int, spread: Spread, main: str) -> None:
@@ -128,7 +166,7 @@ def _draw_spread(panel: Any, place: int, spread: Spread, main: str) -> None:
     ends = ((values[0], low, "right", -8), (values[-1], high, "left", 8))
     for (text, value), word, side, offset in ends:
         panel.annotate(
-            f"{word} {text} {fraction(value, 3)}",
+            literal(f"{word} {text} {fraction(value, 3)}"),
             (value, place),
             xytext=(offset, 0),
             textcoords="offset points",
@@ -147,7 +185,7 @@ def _draw_spread(panel: Any, place: int, spread: Spread, main: str) -> None:
     )
 
 
-def draw_rank_stability(tables: Sequence[Table], path: Path) -> Path | None:
+def draw_rank_stability(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the place of each method under each protocol, and Kendall's tau of neighbouring protocols.
 
     Args:
@@ -171,18 +209,12 @@ def draw_rank_stability(tables: Sequence[Table], path: Path) -> Path | None:
     panel = figure.subplots()
     for number, (name, found) in enumerate(places.items()):
         color, marker, dash = style_of(number)
-        panel.plot(range(len(found)), found, color=color, marker=marker, linestyle=dash, linewidth=1.8, markersize=8)
+        rows = [row for table in chosen for row in table.rows if method_of(row.runs[0]) == name]
+        look: Any = {"color": color, "marker": marker, "linestyle": dash, "linewidth": 1.8, "markersize": 8}
+        mark(rows, *panel.plot(range(len(found)), found, **look))
         for at, side, offset in ((0, "right", -10), (len(found) - 1, "left", 10)):
-            panel.annotate(
-                name,
-                (at, found[at]),
-                xytext=(offset, 0),
-                textcoords="offset points",
-                ha=side,
-                va="center",
-                fontsize=9,
-                color=color,
-            )
+            where: Any = {"xytext": (offset, 0), "textcoords": "offset points", "ha": side, "va": "center"}
+            mark(rows, panel.annotate(literal(name), (at, found[at]), fontsize=9, color=color, **where))
     for left in range(len(chosen) - 1):
         first, second = ([found[at] for found in places.values()] for at in (left, left + 1))
         panel.text(left + 0.5, 0.35, f"τ {kendall(first, second):+.2f}", ha="center", fontsize=9, color=GREY)
@@ -190,8 +222,10 @@ def draw_rank_stability(tables: Sequence[Table], path: Path) -> Path | None:
     panel.set_yticks(range(1, len(places) + 1))
     panel.set(ylim=(len(places) + 0.6, 0.1), xlim=(-0.75, len(chosen) - 0.25), ylabel="place")
     tidy(panel)
-    figure.suptitle(f"Places by {metric_label(chosen[0].main)} under each protocol", fontsize=11, color=GREY)
-    return save(figure, path)
+    title = f"Places by {metric_label(chosen[0].main)} under each protocol"
+    figure.suptitle(title, fontsize=11, color=GREY)
+    order_of = (f"{name} {', '.join(map(str, found))}" for name, found in places.items())
+    return save(figure, path, [f"{title}: {'; '.join(order_of)}."])
 
 
 def _protocol_names(tables: Sequence[Table]) -> list[str]:
@@ -200,6 +234,10 @@ def _protocol_names(tables: Sequence[Table]) -> list[str]:
     differing = [key for key in keys if len({table.description.get(key) for table in tables}) > 1]
     differing = [key for key in differing if key != "fingerprint"]
     return [
-        "\n".join([*(f"{key} {table.description.get(key, '–')}"[:34] for key in differing[:2]), table.fingerprint[:8]])
+        literal(
+            "\n".join(
+                [*(f"{key} {table.description.get(key, '–')}"[:34] for key in differing[:2]), table.fingerprint[:8]]
+            )
+        )
         for table in tables
     ]

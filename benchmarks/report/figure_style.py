@@ -1,11 +1,16 @@
-"""What all figures share: colours, markers, legends, and a file that depends on its inputs alone."""
+"""What all figures share: colours, markers, legends, and files that depend on their inputs alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -29,8 +34,23 @@ def parts_of(figure: Figure, tables: Sequence[Table]) -> list[Any]:
     """
     parts = list(figure.subfigures(len(tables), 1, squeeze=False)[:, 0]) if tables else []
     for part, table in zip(parts, tables, strict=True):
-        part.suptitle(table.title, fontsize=11, color=GREY, x=0.01, ha="left")
+        draw_title(part, table.title)
     return parts
+
+
+def draw_title(part: Any, text: str) -> None:
+    """The title of a strip."""
+    part.suptitle(literal(text), fontsize=11, color=GREY, x=0.01, ha="left")
+
+
+def literal(text: str) -> str:
+    r"""Text in which matplotlib reads no formula.
+
+    Example:
+        >>> print(literal("5 $ or 6 $"))
+        5 \$ or 6 \$
+    """
+    return text.replace("$", r"\$")
 
 
 def is_flat(row: Row) -> bool:
@@ -53,23 +73,45 @@ def style_of(place: int) -> Style:
     return COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)], DASHES[place // len(COLORS) % len(DASHES)]
 
 
-def handle(name: str, style: Style, line: bool) -> Line2D:
-    """A method's entry in the legend.
+def handle(name: str, style: Style, line: bool, rows: Iterable[Row] = ()) -> Line2D:
+    """A method's entry in the legend; it belongs to rows of a table.
 
-    >>> handle("lora", style_of(0), line=True).get_label()
-    'lora'
+    Example:
+        >>> handle("lora", style_of(0), line=True).get_label()
+        'lora'
     """
     color, marker, dash = style
-    return Line2D([], [], color=color, marker=marker, linestyle=dash if line else "", label=name)
+    return Line2D([], [], color=color, marker=marker, linestyle=dash if line else "", label=name, gid=rows_id(rows))
+
+
+def rows_id(rows: Iterable[Row]) -> str:
+    """What marks the parts of a figure that belong to rows, so that the page can hide them; none says "all"."""
+    return "-".join(["rows", *dict.fromkeys(row_key(row) for row in rows)])
+
+
+def row_key(row: Row) -> str:
+    """Eight digits that a row has in every figure and table: those of its runs."""
+    return f"{zlib.crc32(' '.join(sorted(run.cell for run in row.runs)).encode()):08x}"
+
+
+def mark(rows: Iterable[Row], *artists: Any) -> None:
+    """Says to which rows parts of a figure belong."""
+    for artist in artists:
+        artist.set_gid(rows_id(rows))
 
 
 def draw_legend(part: Any, handles: list[Line2D], front: bool = False) -> None:
     """A legend below a strip, in as many columns as its names leave room for."""
     if front and handles:
-        handles = [*handles, Line2D([], [], color=GREY, linewidth=1, label="Pareto front")]
+        handles = [*handles, Line2D([], [], color=GREY, linewidth=1, label="Pareto front", gid="rows")]
     if handles:
-        columns = max(1, min(6, len(handles), 110 // (max(len(str(h.get_label())) for h in handles) + 6)))
-        part.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        names = [str(each.get_label()) for each in handles]
+        columns = max(1, min(6, len(handles), 110 // (max(map(len, names)) + 6)))
+        labels = [literal(name) for name in names]
+        legend = part.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+        for given, drawn, text in zip(handles, legend.legend_handles, legend.get_texts(), strict=True):
+            drawn.set_gid(given.get_gid())
+            text.set_gid(given.get_gid())
 
 
 def tidy(axes: Any) -> None:
@@ -80,7 +122,43 @@ def tidy(axes: Any) -> None:
     axes.tick_params(labelsize=9)
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes the PNG; without the "Software" entry it depends on its inputs, not on matplotlib's version."""
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        path: its PNG file.
+        alt: what it shows, with numbers, for those who do not see it.
+        svg: the same for the page: without a background, and with `data-rows` on what belongs to rows of a table.
+    """
+
+    path: Path
+    alt: str
+    svg: str
+
+    @property
+    def title(self) -> str:
+        """By its file's name."""
+        return self.path.stem.replace("_", " ")
+
+
+def save(figure: Figure, path: Path, said: Sequence[str]) -> Picture:
+    """Writes the PNG and draws the SVG; without the "Software" entry they depend on their inputs, not on versions.
+
+    Args:
+        figure: drawn.
+        path: of the PNG file.
+        said: the sentences of the text for those who do not see it.
+    """
     figure.savefig(path, dpi=150, metadata={"Software": None})
-    return path
+    text = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = re.sub(r"(?s)<(metadata|style).*?</\1>", "", svg[svg.index("<svg") :])
+    svg = re.sub(r' (width|height)="[^"]*"', "", svg, count=2)  # as wide as the page
+    svg = re.sub(
+        r' id="rows((?:-[0-9a-f]{8})*)"', lambda found: f' data-rows="{found[1].replace("-", " ").strip()}"', svg
+    )
+    svg = re.sub(r' id="(?!\w*[0-9a-f]{10})[^"]*"', "", svg)  # of groups that nothing refers to: figures share a page
+    return Picture(path, " ".join(said), svg)

@@ -12,12 +12,25 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.analysis.leaderboard import Table
-from benchmarks.analysis.reliability import Floats, reliability
+from benchmarks.analysis.reliability import Floats, calibration_error, reliability
 from benchmarks.analysis.rows import Row
 from benchmarks.analysis.runs import Run
-from benchmarks.metric_names import higher_is_better, metric_label
-from benchmarks.report.figure_style import GREY, Style, draw_legend, handle, is_flat, parts_of, save, style_rows, tidy
-from benchmarks.report.tables import cost_text, fraction
+from benchmarks.metric_names import fraction, higher_is_better, metric_label
+from benchmarks.report.figure_style import (
+    GREY,
+    Picture,
+    Style,
+    draw_legend,
+    handle,
+    is_flat,
+    literal,
+    mark,
+    parts_of,
+    save,
+    style_rows,
+    tidy,
+)
+from benchmarks.report.tables import cost_text
 
 Points = list[tuple[float, float]]
 COST_TITLES = {
@@ -28,7 +41,7 @@ COST_TITLES = {
 }
 
 
-def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
+def draw_quality_cost(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the main metric against what a method costs: parameters, memory, training time, serving latency.
 
     Each panel has its Pareto front. Untuned and reference rows are dashed lines across the panels. Bars are 95 %
@@ -59,12 +72,22 @@ def draw_quality_cost(tables: Sequence[Table], path: Path) -> Path | None:
         for left, right in panels:
             left.set_ylabel(metric_label(table.main) + better)
             _flat_lines((left, right), rows, table)
-        legend = [handle(row.name, styles[row.name], line=False) for row in rows if not is_flat(row)]
+        legend = [handle(row.name, styles[row.name], line=False, rows=[row]) for row in rows if not is_flat(row)]
         draw_legend(part, legend, front=True)
-    return save(figure, path)
+    return save(figure, path, [_say_quality_cost(table) for table in drawn])
 
 
-def draw_learning_curves(tables: Sequence[Table], path: Path) -> Path | None:
+def _say_quality_cost(table: Table) -> str:
+    said = []
+    for row in (row for row in table.rows if table.main in row.metrics):
+        costs = [cost_text(cost, row.costs[cost]) for cost in COST_TITLES if row.costs.get(cost, 0) > 0]
+        known = f" ({', '.join(costs)})" if costs and not is_flat(row) else ""
+        said.append(f"{row.name} {fraction(row.metrics[table.main], 3)}{known}")
+    chance = f"; chance {fraction(table.chance[table.main], 3)}" if table.main in table.chance else ""
+    return f"{metric_label(table.main)} against {', '.join(COST_TITLES.values())}; {table.title}: {'; '.join(said)}{chance}."
+
+
+def draw_learning_curves(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the validation metric and the training loss against the step, a line per run.
 
     Args:
@@ -81,7 +104,7 @@ def draw_learning_curves(tables: Sequence[Table], path: Path) -> Path | None:
     if not drawn:
         path.unlink(missing_ok=True)
         return None
-    figure = Figure(figsize=(11.5, 4.6 * len(drawn)), layout="constrained")
+    figure, said = Figure(figsize=(11.5, 4.6 * len(drawn)), layout="constrained"), []
     for part, table in zip(parts_of(figure, drawn), drawn, strict=True):
         rows = [row for row in table.rows if any(run.curves for run in row.runs)]
         styles = style_rows(table)
@@ -90,8 +113,19 @@ def draw_learning_curves(tables: Sequence[Table], path: Path) -> Path | None:
         panels.append(("train/loss", "training loss (running mean)"))
         for axes, (name, title) in zip(part.subplots(1, 2), panels, strict=True):
             _curve_panel(axes, rows, name, title, styles)
-        draw_legend(part, [handle(row.name, styles[row.name], line=True) for row in rows])
-    return save(figure, path)
+        draw_legend(part, [handle(row.name, styles[row.name], line=True, rows=[row]) for row in rows])
+        said.append(f"Learning curves; {table.title}: {'; '.join(_say_curves(row, metric) for row in rows)}.")
+    return save(figure, path, said)
+
+
+def _say_curves(row: Row, metric: str | None) -> str:
+    said = []
+    for name in filter(None, [metric, "train/loss"]):
+        curves = [sorted(run.curves[name]) for run in row.runs if run.curves.get(name)]
+        if curves:
+            begin, end = (np.mean([curve[at] for curve in curves], axis=0) for at in (0, -1))
+            said.append(f"{name} {begin[1]:.3g} at step {begin[0]:g}, {end[1]:.3g} at step {end[0]:g}")
+    return f"{row.name} {', '.join(said)}"
 
 
 def validation_metric(runs: Sequence[Run], main: str) -> str | None:
@@ -154,10 +188,12 @@ def _quality_panel(axes: Any, rows: Sequence[Row], main: str, cost: str, styles:
         low, high = row.intervals.get(main, (y, y))
         # A mean outside its bootstrap interval is possible for tiny samples; a bar has no negative length.
         bar = [[max(0.0, y - low)], [max(0.0, high - y)]]
-        axes.errorbar(x, y, yerr=bar, color=color, marker=marker, markersize=8, capsize=3, elinewidth=1.2, zorder=3)
+        look = {"color": color, "marker": marker, "markersize": 8, "capsize": 3, "elinewidth": 1.2}
+        mark([row], *axes.errorbar(x, y, yerr=bar, zorder=3, **look).get_children())
         points.append((x, y))
     front = pareto_front(points, higher_is_better(main))
-    axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, alpha=0.7) if front else None
+    if front:
+        axes.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, alpha=0.7, gid="rows")
     axes.set_xlabel(COST_TITLES[cost])
     _cost_axis(axes, cost, [x for x, _ in points])
     tidy(axes)
@@ -181,17 +217,18 @@ def _cost_axis(axes: Any, cost: str, values: Sequence[float]) -> None:
 
 def _flat_lines(panels: Sequence[Any], rows: Sequence[Row], table: Table) -> None:
     """Dashed lines of the rows without a training cost, and chance; their names right of the last panel."""
-    lines = [(row.metrics[table.main], row.name, "--") for row in rows if is_flat(row)]
-    lines += [(table.chance[table.main], "chance", ":")] if table.main in table.chance else []
+    lines = [(row.metrics[table.main], row.name, "--", [row]) for row in rows if is_flat(row)]
+    lines += [(table.chance[table.main], "chance", ":", [])] if table.main in table.chance else []
     for axes in panels:
-        for y, _, dash in lines:
-            axes.axhline(y, color=GREY, linestyle=dash, linewidth=1.1, alpha=0.8, zorder=1)
+        for y, _, dash, of in lines:
+            line = axes.axhline(y, color=GREY, linestyle=dash, linewidth=1.1, alpha=0.8, zorder=1)
+            mark(of, line) if of else None
     last = panels[-1]
     low, high = last.get_ylim()
-    heights = spread_apart([(y - low) / (high - low) for y, _, _ in lines], 0.055)
-    for (y, name, _), height in zip(lines, heights, strict=True):
-        last.annotate(
-            f"{name} {fraction(y, 3)}",
+    heights = spread_apart([(y - low) / (high - low) for y, *_ in lines], 0.055)
+    for (y, name, _, of), height in zip(lines, heights, strict=True):
+        label = last.annotate(
+            literal(f"{name} {fraction(y, 3)}"),
             xy=(1.0, (y - low) / (high - low)),
             xytext=(1.05, height),
             xycoords="axes fraction",
@@ -201,6 +238,7 @@ def _flat_lines(panels: Sequence[Any], rows: Sequence[Row], table: Table) -> Non
             color="#333333",
             arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
         )
+        mark(of, label, label.arrow_patch) if of else None
 
 
 def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
@@ -237,14 +275,8 @@ def _curve_panel(axes: Any, rows: Sequence[Row], name: str, title: str, styles: 
             if points:
                 marks = {"marker": marker, "markersize": 4.5} if len(points) <= 30 else {}
                 alpha = 0.9 if len(row.runs) == 1 else 0.65
-                axes.plot(
-                    *zip(*points, strict=True),
-                    color=color,
-                    linestyle=dash,
-                    linewidth=1.6,
-                    alpha=alpha,
-                    **marks,
-                )
+                look = {"color": color, "linestyle": dash, "linewidth": 1.6, "alpha": alpha, **marks}
+                mark([row], *axes.plot(*zip(*points, strict=True), **look))
                 empty = False
     if empty:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
@@ -256,7 +288,7 @@ def _curve_panel(axes: Any, rows: Sequence[Row], name: str, title: str, styles: 
 # Figure of yes/no tasks: how often the answer is yes where a model says so with a given probability.
 
 
-def draw_reliability(tables: Sequence[Table], path: Path) -> Path | None:
+def draw_reliability(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the share of Yes against its probability, and how the probabilities are spread, by row.
 
     Args:
@@ -284,8 +316,15 @@ def draw_reliability(tables: Sequence[Table], path: Path) -> Path | None:
         right.set(xlabel="probability of Yes", ylabel="share of cases", xlim=(0, 1))
         tidy(left)
         tidy(right)
-        draw_legend(part, [handle(row.name, styles[row.name], line=True) for row in rows])
-    return save(figure, path)
+        draw_legend(part, [handle(row.name, styles[row.name], line=True, rows=[row]) for row in rows])
+    said = [f"Reliability; {table.title}: {'; '.join(map(_say_reliability, rows))}." for table, rows in drawn]
+    return save(figure, path, said)
+
+
+def _say_reliability(row: Row) -> str:
+    probability, label = _pooled(row) or (np.empty(0), np.empty(0))
+    error = fraction(calibration_error(probability, label), 3)
+    return f"{row.name}: expected calibration error {error} over {len(label):,} answers, {label.mean():.0%} of them Yes"
 
 
 def _draw_row(left: Any, right: Any, row: Row, style: Style) -> None:
@@ -294,9 +333,10 @@ def _draw_row(left: Any, right: Any, row: Row, style: Style) -> None:
     total, confidence, positives = reliability(probability, label)
     held = total > 0
     sizes = 20 + 120 * total[held] / total.max()
-    left.plot(confidence[held], positives[held], color=color, linestyle=dash, linewidth=1.2, alpha=0.8)
-    left.scatter(confidence[held], positives[held], s=sizes, color=color, marker=marker, zorder=3)
-    right.stairs(total / total.sum(), np.linspace(0, 1, len(total) + 1), color=color, linestyle=dash, linewidth=1.6)
+    (line,) = left.plot(confidence[held], positives[held], color=color, linestyle=dash, linewidth=1.2, alpha=0.8)
+    points = left.scatter(confidence[held], positives[held], s=sizes, color=color, marker=marker, zorder=3)
+    edges = np.linspace(0, 1, len(total) + 1)
+    mark([row], line, points, right.stairs(total / total.sum(), edges, color=color, linestyle=dash, linewidth=1.6))
 
 
 def _pooled(row: Row) -> tuple[Floats, Floats] | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from benchmarks.analysis.beyond_accuracy import DEFINITIONS, Beyond, Segment
 from benchmarks.analysis.leaderboard import Table
 from benchmarks.analysis.rows import Row
-from benchmarks.metric_names import metric_label
-from benchmarks.report.tables import EMPTY, TableCell, cost_text, fraction, markdown_table
+from benchmarks.metric_names import fraction, metric_label
+from benchmarks.report.tables import EMPTY, TableCell, cost_text, markdown_table
 
 LABELS = {"coverage": "coverage", "gini": "Gini", "popularity": "popularity", "novelty": "novelty (bits)"}
 LABELS |= {"diversity": "diversity", "ece": "ECE", "brier": "Brier"}

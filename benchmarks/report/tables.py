@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.analysis.leaderboard import Table, is_any_searched, search_text, trials_of
 from benchmarks.analysis.rows import Difference, Row
 from benchmarks.analysis.runs import GridResults, Problem
-from benchmarks.metric_names import DEFINITIONS, metric_base, metric_label
+from benchmarks.metric_names import DEFINITIONS, fraction, metric_base, metric_label
 
 EMPTY = "–"
 
@@ -65,23 +65,21 @@ def _difference_cell(difference: Difference | None) -> TableCell:
     if difference is None:
         return TableCell(EMPTY)
     value, low, high = (fraction(v, signed=True) for v in (difference.value, difference.low, difference.high))
-    p = "p < .001" if difference.p < 0.001 else f"p = {fraction(difference.p, 3)}"
-    return TableCell(f"{value} [{low}, {high}], {p}", difference.value)
+    return TableCell(f"{value} [{low}, {high}], {p_text(difference.p)}", difference.value)
+
+
+def p_text(p: float) -> str:
+    """A p-value as printed.
+
+    Example:
+        >>> p_text(0.0004), p_text(0.25)
+        ('p < .001', 'p = .250')
+    """
+    return "p < .001" if p < 0.001 else f"p = {fraction(p, 3)}"
 
 
 def _seeds_text(row: Row) -> str:
     return str(len(row.runs)) if row.spread is None else f"{len(row.runs)} (±{fraction(row.spread)})"
-
-
-def fraction(value: float, digits: int = 4, signed: bool = False) -> str:
-    """A number with fixed decimals and no zero before the point.
-
-    >>> fraction(0.412), fraction(-0.03, signed=True), fraction(1.0), fraction(-0.00001)
-    ('.4120', '-.0300', '1.0000', '.0000')
-    """
-    value = round(value, digits) + 0.0  # no "-.0000"
-    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
-    return re.sub(r"^([+-]?)0\.", r"\1.", text)
 
 
 def cost_text(name: str, value: float | None) -> str:
@@ -116,31 +114,38 @@ def _scaled(value: float, step: int, units: Sequence[str]) -> str:
 
 
 def render_markdown(
-    suite: GridResults, tables: Sequence[Table], problems: Sequence[Problem], below: Sequence[str] = ()
+    results: GridResults,
+    tables: Sequence[Table],
+    problems: Sequence[Problem],
+    sentence: str,
+    figures: Sequence[tuple[str, str]] = (),
+    below: Sequence[str] = (),
 ) -> str:
-    """The leaderboard as markdown: per protocol its definitions, chance and rows; problems at the end.
+    """The leaderboard as markdown: what was found, the tables, the figures, more of each, and its protocol folded.
 
     Args:
-        suite: for its name and description.
+        results: for their name and description.
         tables: as built by `build_tables`.
         problems: the same.
-        below: markdown that follows each table; shorter than `tables`, the rest has none.
+        sentence: of `conclude`.
+        figures: address of each picture, and what it shows in words.
+        below: markdown on each table; shorter than `tables`, the rest has none.
 
-    >>> print(render_markdown(GridResults("tiny", "", (), ()), [], []))
-    # Results: tiny
-    <BLANKLINE>
-    No finished run.
-    <BLANKLINE>
+    Example:
+        >>> print(render_markdown(GridResults("tiny", "", (), ()), [], [], conclude([], [])))
+        # Results: tiny
+        <BLANKLINE>
+        **No run has finished: nothing can be said yet.**
+        <BLANKLINE>
     """
-    blocks = [f"# Results: {_plain(suite.name)}", *([_plain(suite.description)] if suite.description else [])]
+    blocks = [f"# Results: {_plain(results.name)}", f"**{_plain(sentence)}**", _plain(results.description)]
+    for table in tables:
+        blocks += [f"## {_plain(table.title)}", *markdown_table(columns(table), table.notes)]
+    blocks += [f"![{re.sub(r'[][]', '', _plain(alt))}]({address})" for address, alt in figures]
     for table, rest in zip_longest(tables, below):
-        blocks += [
-            f"## {_plain(table.title)}",
-            "\n".join(f"- {_plain(key)}: {_plain(text)}" for key, text in protocol_lines(table)),
-            *markdown_table(columns(table), table.notes),
-            rest or "",
-        ]
-    blocks += [] if tables else ["No finished run."]
+        protocol = "\n".join(f"- {_plain(key)}: {_plain(text)}" for key, text in protocol_lines(table))
+        blocks += [f"## More of {_plain(table.title)}" if rest else "", rest or ""]
+        blocks += [f"<details><summary>Protocol of {_plain(table.title)}</summary>", protocol, "</details>"]
     if problems:
         blocks += ["## Not in the tables, and why" if any(p.state != "note" for p in problems) else "## Notes"]
         blocks += ["\n".join(f"- {problem_text(problem)}" for problem in problems)]

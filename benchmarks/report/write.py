@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.analysis.beyond_accuracy import beyond
 from benchmarks.analysis.leaderboard import build_tables
+from benchmarks.analysis.pairs import compare_rows, conclude
 from benchmarks.analysis.runs import read_suite
 from benchmarks.report.latex import render_latex
 from benchmarks.report.sections import cost_section, render_beyond_csv, render_sections, sections
@@ -20,13 +23,17 @@ from benchmarks.report.tables import render_csv, render_markdown
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
+if TYPE_CHECKING:
+    from benchmarks.report.figure_style import Picture
+
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """What `write_report` wrote; a figure is None where nothing can be drawn.
+    """What `write_report` wrote.
 
     Attributes:
         beyond: results beyond accuracy and by segment, one number a line.
+        figures: by name, those for which there was something to draw.
         text: the markdown leaderboard.
     """
 
@@ -34,12 +41,7 @@ class ReportPaths:
     csv: Path
     latex: Path
     beyond: Path
-    quality_cost: Path | None
-    learning_curves: Path | None
-    reliability: Path | None
-    axes: Path | None
-    template_spread: Path | None
-    rank_stability: Path | None
+    figures: dict[str, Picture]
     html: Path
     text: str
 
@@ -62,38 +64,50 @@ def write_report(directory: Path) -> ReportPaths:
     # Imported here because matplotlib costs a second that a command line without a report need not wait for.
     from benchmarks.report.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
     from benchmarks.report.figures import draw_learning_curves, draw_quality_cost, draw_reliability
-    from benchmarks.report.html import render_html
+    from benchmarks.report.html import TableView, render_html
 
-    suite = read_suite(directory)
-    tables, problems = build_tables(suite)
-    found = [beyond(table) for table in tables]
+    results = read_suite(directory)
+    tables, problems = build_tables(results)
+    found, pairs = [beyond(table) for table in tables], [compare_rows(table) for table in tables]
     below = [
         [*filter(None, [cost_section(table)]), *sections(table, made)]
         for table, made in zip(tables, found, strict=True)
     ]
-    text = render_markdown(suite, tables, problems, [render_sections(made) for made in below])
     (directory / "figures").mkdir(exist_ok=True)
+    drawers = {
+        "axes": draw_axis_curves,
+        "template_spread": draw_template_spread,
+        "rank_stability": draw_rank_stability,
+        "quality_cost": draw_quality_cost,
+        "learning_curves": draw_learning_curves,
+        "reliability": draw_reliability,
+    }
+    drawn = {name: draw(tables, directory / "figures" / f"{name}.png") for name, draw in drawers.items()}
+    figures = {name: picture for name, picture in drawn.items() if picture is not None}
+    sentence, table_csv, latex = conclude(tables, pairs), render_csv(tables), render_latex(tables)
     paths = ReportPaths(
         markdown=directory / "leaderboard.md",
         csv=directory / "leaderboard.csv",
         latex=directory / "leaderboard.tex",
         beyond=directory / "beyond_accuracy.csv",
-        quality_cost=draw_quality_cost(tables, directory / "figures" / "quality_cost.png"),
-        learning_curves=draw_learning_curves(tables, directory / "figures" / "learning_curves.png"),
-        reliability=draw_reliability(tables, directory / "figures" / "reliability.png"),
-        axes=draw_axis_curves(tables, directory / "figures" / "axes.png"),
-        template_spread=draw_template_spread(tables, directory / "figures" / "template_spread.png"),
-        rank_stability=draw_rank_stability(tables, directory / "figures" / "rank_stability.png"),
+        figures=figures,
         html=directory / "report.html",
-        text=text,
+        text=render_markdown(
+            results,
+            tables,
+            problems,
+            sentence,
+            [(picture.path.relative_to(directory).as_posix(), picture.alt) for picture in figures.values()],
+            [render_sections(made) for made in below],
+        ),
     )
-    pictures = [paths.axes, paths.template_spread, paths.rank_stability, paths.quality_cost, paths.learning_curves]
-    pictures.append(paths.reliability)
-    write_atomic(paths.markdown, text)
-    write_atomic(paths.csv, render_csv(tables))
+    write_atomic(paths.markdown, paths.text)
+    write_atomic(paths.csv, table_csv)
     write_atomic(paths.beyond, render_beyond_csv(tables, found))
-    write_atomic(paths.latex, render_latex(tables))
-    write_atomic(paths.html, render_html(suite, tables, problems, pictures, below))
+    write_atomic(paths.latex, latex)
+    views = [TableView(table, more, found) for table, more, found in zip(tables, below, pairs, strict=True)]
+    files = {"leaderboard.csv": table_csv, "leaderboard.tex": latex}
+    write_atomic(paths.html, render_html(results, views, problems, sentence, list(figures.values()), files))
     return paths
 
 
@@ -156,7 +170,9 @@ def project_of(directory: Path) -> str | None:
 
 
 def log_report(directory: Path, paths: ReportPaths, *, project: str, group: str) -> str:
-    """Logs what `write_report` wrote as the next version of one artifact; the same run is continued each time.
+    """Logs the leaderboard as a table, the page, and all files as the next version of one artifact.
+
+    The same run is continued each time.
 
     Without an account it is written beside the grid, as the runs are; `WANDB_MODE=online` sends it.
 
@@ -186,12 +202,31 @@ def log_report(directory: Path, paths: ReportPaths, *, project: str, group: str)
             for path in _files(paths):
                 artifact.add_file(str(path), name=path.relative_to(directory).as_posix())
             run.log_artifact(artifact)
+            page = wandb.Html(paths.html.read_text(encoding="utf-8"), inject=False, data_is_not_path=True)
+            run.log({"leaderboard": _wandb_table(paths.csv), "report": page})
             where = Path(run.dir).parent
     except (wandb.Error, OSError, ValueError) as error:
         return f"W&B: the report was not logged: {' '.join(str(error).split())[:200]}"
     return f"W&B: the report is an artifact of group {group!r}, project {project!r}: {where}"
 
 
+def _wandb_table(path: Path) -> Any:
+    """The leaderboard's CSV as W&B's table; a column is of numbers where it holds nothing else."""
+    import wandb
+
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    columns = [_numbers(column) or column for column in zip(*lines, strict=True)]
+    return wandb.Table(columns=header, data=[list(row) for row in zip(*columns, strict=True)])
+
+
+def _numbers(column: Sequence[str]) -> list[float | None] | None:
+    try:
+        return [float(text) if text else None for text in column]
+    except ValueError:
+        return None
+
+
 def _files(paths: ReportPaths) -> list[Path]:
-    found = (getattr(paths, field.name) for field in dataclasses.fields(paths))
-    return [path for path in found if isinstance(path, Path)]
+    named = (getattr(paths, field.name) for field in dataclasses.fields(paths))
+    return [*(path for path in named if isinstance(path, Path)), *(picture.path for picture in paths.figures.values())]

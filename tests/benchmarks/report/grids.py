@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Grid:
         learning_rate: float | None = 1e-3,
         search: bool = False,
         parameters: float = 460_800,
+        curves: bool = False,
     ) -> Path:
         """A finished run whose users' true items have ranks spread around `rank`."""
         folder = (
@@ -90,12 +92,23 @@ class Grid:
         (folder / "record.json").write_text(json.dumps(record))
         if scores:
             np.savez(folder / "scores.npz", user=np.array([f"u{i}" for i in range(users)]), **values)
-        if kind == "tuned":
-            lines = ["step,epoch,train/loss,val/hr@5"]
-            lines += [f"{step},0,{3 * math.exp(-step / 40) + 1:.4f}," for step in range(0, 100, 2)]
-            lines += [f"{step},0,,{0.3 + seed / 100 + step / 600 - rank / 50:.4f}" for step in range(19, 100, 20)]
-            (folder / "curves.csv").write_text("\n".join(lines) + "\n")
+        if curves:
+            log_curves(folder, 0.3 + seed / 100 - rank / 50)
         return folder
+
+
+def log_curves(folder: Path, start: float) -> None:
+    """Learning curves from `start`, by the logger that runs have."""
+    from lightning.pytorch.loggers import CSVLogger
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of a folder that is not empty, which a run's is not either
+        logger = CSVLogger(folder, name="", version="")
+        for step in range(0, 100, 2):
+            logger.log_metrics({"train/loss": 3 * math.exp(-step / 40) + 1}, step)
+        for step in range(19, 100, 20):
+            logger.log_metrics({"val/hr@5": start + step / 600}, step)
+        logger.save()
 
 
 def per_user(key: str, rank: float, users: int) -> dict[str, np.ndarray]:

@@ -18,6 +18,7 @@ from benchmarks.analysis.axes import kendall, numeric_axes, ranks, template_spre
 from benchmarks.analysis.leaderboard import Table, build_tables
 from benchmarks.analysis.runs import read_suite
 from benchmarks.report.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
+from benchmarks.report.figure_style import Picture
 from benchmarks.report.write import write_report
 from tests.benchmarks.report.grids import Grid
 
@@ -32,9 +33,9 @@ def tables_of(directory: Path) -> list[Table]:
     return build_tables(read_suite(directory))[0]
 
 
-def not_blank(path: Path | None) -> None:
-    assert path is not None
-    pixels = imread(path)[..., :3]
+def not_blank(picture: Picture | None) -> None:
+    assert picture is not None
+    pixels = imread(picture.path)[..., :3]
     assert pixels.std() > 0.03
     assert len(np.unique((pixels[::3, ::3] * 8).astype(int).reshape(-1, 3), axis=0)) > 8
 
@@ -86,9 +87,9 @@ def test_a_curve_has_a_point_for_each_value_and_averages_seeds(shots: Grid) -> N
 
 def test_the_curve_is_drawn_and_on_the_page(shots: Grid) -> None:
     paths = write_report(shots.directory)
-    not_blank(paths.axes)
-    assert 'alt="axes"' in paths.html.read_text()
-    assert paths.template_spread is None
+    not_blank(paths.figures["axes"])
+    assert 'aria-label="HR@5 along ' in paths.html.read_text()
+    assert "template_spread" not in paths.figures
 
 
 def test_an_axis_of_names_or_of_one_number_is_no_curve(grid: Grid) -> None:

@@ -23,11 +23,11 @@ from matplotlib.image import imread
 from benchmarks.analysis.leaderboard import Table, build_tables
 from benchmarks.analysis.runs import GridResults, read_suite
 from benchmarks.analysis.significance import bootstrap_interval, holm, paired_bootstrap
-from benchmarks.metric_names import higher_is_better
+from benchmarks.metric_names import fraction, higher_is_better
 from benchmarks.report.figures import pareto_front, spread_apart
 from benchmarks.report.latex import render_latex
 from benchmarks.report.sections import cost_section
-from benchmarks.report.tables import columns, fraction, render_csv, render_markdown
+from benchmarks.report.tables import columns, render_csv, render_markdown
 from benchmarks.report.write import replace_between_markers, write_report
 from datamodules.contract.errors import InputError
 from datamodules.sources import fetch as sources
@@ -37,9 +37,9 @@ from tests.benchmarks.report.grids import CANDIDATES, FINGERPRINT, HOSTILE, OTHE
 @pytest.fixture
 def full(grid: Grid) -> Grid:
     """Eight runs: two seeds, other fingerprint, failed, unfinished."""
-    grid.add("lora", 1, 3)
+    grid.add("lora", 1, 3, curves=True)
     grid.add("lora", 2, 3)
-    grid.add("prefix", 1, 6, parameters=92_160, edit=lambda r: r["metrics"].pop("test/mrr"))
+    grid.add("prefix", 1, 6, parameters=92_160, curves=True, edit=lambda r: r["metrics"].pop("test/mrr"))
     grid.add("zero_shot", 1, 12, kind="untuned")
     grid.add("popularity", 1, 8, kind="reference", backbone=None, learning_rate=None)
     grid.add("adapter", 1, 1.01, edit=lambda r: r["protocol"].update(fingerprint=OTHER))
@@ -55,7 +55,7 @@ def tables_of(grid: Grid) -> list[Table]:
 
 def markdown_of(grid: Grid) -> str:
     suite = read_suite(grid.directory)
-    return render_markdown(suite, *build_tables(suite))
+    return render_markdown(suite, *build_tables(suite), sentence="Said.")
 
 
 def column(table: Table, title: str) -> dict[str, str]:
@@ -84,7 +84,10 @@ def test_unequal_fingerprints_share_no_table(full: Grid) -> None:
     text = markdown_of(full)
     blocks = re.split(r"^## ", text, flags=re.MULTILINE)
     assert not [b for b in blocks if "| adapter |" in b and "| lora |" in b]
-    for block in blocks[1:3]:
+    folded = re.findall(r"(?s)<details><summary>Protocol of (.*?)</summary>(.*?)</details>", text)
+    assert [title for title, _ in folded] == [first.title, second.title]
+    assert text.index("<details>") > text.rindex("| --- |"), "the tables come first"
+    for _, block in folded:
         assert "leave-one-out by time" in block
         assert "uniform, 1 + 19, seed 42" in block
         assert "- HR@5: 1 if any relevant item has rank at most k" in block
@@ -250,10 +253,10 @@ def test_damaged_scores_are_problems(grid: Grid, damage: str) -> None:
 
 
 def test_broken_curves_cost_no_row_its_place(grid: Grid) -> None:
-    folder = grid.add("lora", cell="kept")
-    (folder / "curves.csv").write_text("step,val/hr@5\n1,high\n")
+    path = grid.add("lora", cell="kept", curves=True) / "metrics.csv"
+    path.write_text(re.sub(r"(?m)^(\d+),.*$", r"\1,high,high", path.read_text()))
     assert [row.name for row in tables_of(grid)[0].rows] == ["lora"]
-    assert "curves.csv is unreadable" in problems_of(grid)["kept"]
+    assert "metrics.csv is unreadable" in problems_of(grid)["kept"]
 
 
 def test_a_repeated_run_is_counted_once(grid: Grid) -> None:
@@ -532,13 +535,14 @@ def test_html_is_escaped_well_formed_and_self_contained(full: Grid) -> None:
     parser = _Tags()
     parser.feed(page)
     assert parser.open == []
-    assert parser.tags.count("script") == 1
+    assert parser.tags.count("script") == 2  # the page's, and the configs as data
     assert HOSTILE not in page
     assert "&lt;script&gt;alert(" in page
-    assert parser.tags.count("img") == 2
-    assert all(address.startswith("data:image/png;base64,") for address in parser.addresses)
+    assert parser.tags.count("img") == 0
+    assert parser.tags.count("figure") == 2
+    assert all(re.match(r"data:text/plain;|runs/[^/]*/$|#run-[0-9a-f]{8}-0$", address) for address in parser.addresses)
     assert "@import" not in page
-    assert "url(" not in page
+    assert set(re.findall(r"url\([^)]*\)", page)) == set(re.findall(r"url\(#p[0-9a-f]{10}\)", page))  # clips of figures
     for shown in (
         "two ways of tuning",
         "max_steps: 100",
@@ -580,9 +584,9 @@ def test_csv_carries_every_metric_at_full_precision(full: Grid) -> None:
 
 def test_figures_are_drawn_and_not_blank(full: Grid) -> None:
     paths = write_report(full.directory)
-    for path in (paths.quality_cost, paths.learning_curves):
-        assert path is not None
-        pixels = imread(path)[..., :3]
+    assert paths.figures.keys() == {"quality_cost", "learning_curves"}
+    for picture in paths.figures.values():
+        pixels = imread(picture.path)[..., :3]
         assert pixels.shape[0] > 500
         assert pixels.shape[1] > 1000
         # Both halves hold ink: neither panel is empty.
@@ -594,8 +598,8 @@ def test_figures_are_drawn_and_not_blank(full: Grid) -> None:
 def test_a_folder_without_finished_runs_still_reports(grid: Grid) -> None:
     (grid.directory / "runs" / "lora-1").mkdir()
     paths = write_report(grid.directory)
-    assert (paths.quality_cost, paths.learning_curves) == (None, None)
-    assert "No finished run." in paths.text
+    assert not paths.figures
+    assert "**No run has finished: nothing can be said yet.**" in paths.text
     assert "lora-1" in paths.html.read_text()
 
 
