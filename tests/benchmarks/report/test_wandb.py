@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wandb
+import yaml
 
 from benchmarks.__main__ import main
 from benchmarks.commands.benchmark import _print_report
@@ -40,13 +45,8 @@ def logged(directory: Path) -> list[tuple[str, str, str, set[str]]]:
     for file in sorted(directory.glob("wandb/offline-run-*/run-*.wandb")):
         entries = wandb_records(file)
         run = next(entry.run for entry in entries if entry.run.run_id)
-        files = {
-            one.path
-            for entry in entries
-            for one in (
-                entry.artifact if entry.HasField("artifact") else entry.request.log_artifact.artifact
-            ).manifest.contents
-        }
+        artifacts = [e.artifact if e.HasField("artifact") else e.request.log_artifact.artifact for e in entries]
+        files = {part.path for each in artifacts if each.type == "report" for part in each.manifest.contents}
         found.append((run.run_group, run.project, run.job_type, files))
     return found
 
@@ -61,6 +61,56 @@ def test_a_grid_ends_with_its_report_in_wandb(grid: Grid, capsys: pytest.Capture
     expected = {name for name in written if name.split("/")[0] not in ("runs", "wandb", "suite.yaml")}
     assert files == expected >= {"leaderboard.md", "leaderboard.csv", "leaderboard.tex", "report.html"}
     assert any(name.startswith("figures/") for name in files)
+
+
+def test_the_leaderboard_is_a_table_and_the_page_is_html(grid: Grid) -> None:
+    report = write_report(grid.directory)
+    log_report(grid.directory, report, project="mine", group="ranks")
+    wandb.teardown()
+    (file,) = grid.directory.glob("wandb/offline-run-*/run-*.wandb")
+    items = [item for entry in wandb_records(file) for item in entry.history.item]
+    logged = {tuple(item.nested_key): json.loads(item.value_json) for item in items}
+    assert logged["leaderboard", "_type"] == "table-file"
+    assert logged["report", "_type"] == "html-file"
+    table = json.loads((file.parent / "files" / logged["leaderboard", "path"]).read_text())
+    with report.csv.open() as lines:
+        expected = list(csv.DictReader(lines))
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [row["method"] for row in rows] == [line["method"] for line in expected] == ["lora", "full"]
+    for row, line in zip(rows, expected, strict=True):
+        assert row["hr@5"] == float(line["hr@5"])
+        assert row["difference"] if "difference" in line else "difference" not in row
+    page = (file.parent / "files" / logged["report", "path"]).read_text()
+    assert page == report.html.read_text()
+
+
+def test_the_example_of_a_sweep_runs_our_command(tmp_path: Path, mini_data: Path, tiny_causal: Path) -> None:
+    """By the code with which W&B's agent makes a command of a sweep's file; its keys are those of W&B's manual."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    root = Path(__file__).parents[3]
+    sweep = yaml.safe_load((root / "benchmarks" / "sweeps" / "wandb_lora.yaml").read_text())
+    assert sweep.keys() <= {"name", "project", "method", "metric", "run_cap", "parameters", "command", "program"}
+    assert sweep["method"] in ("grid", "random", "bayes")
+    assert sweep["metric"]["goal"] in ("minimize", "maximize")
+    assert all(
+        space.keys() <= {"value", "values", "distribution", "min", "max"} for space in sweep["parameters"].values()
+    )
+    chosen = {name: {"value": space.get("min") or space["values"][0]} for name, space in sweep["parameters"].items()}
+    arguments = create_sweep_command_args({"args": chosen})["args"]
+    command = [part for part in create_sweep_command(list(sweep["command"])) if part != "${args}"] + arguments
+    shim = tmp_path / "instructrec"
+    shim.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -m benchmarks "$@" --model.backbone={tiny_causal} --print_config\n'
+    )
+    shim.chmod(0o755)
+    place = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(root), "WANDB_RUN_ID": "abc", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=root, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    assert config["out"] == "results/sweep/abc"
+    assert config["model"]["init_args"]["r"] == 4
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.0001
 
 
 def test_a_grid_without_wandb_stays_without_it(grid: Grid, capsys: pytest.CaptureFixture[str]) -> None:
