@@ -228,7 +228,9 @@ def training_after_test(made: Sequences, protocol: Protocol) -> Finding:
 
 def order_in_ids(made: Sequences) -> Finding:
     """Targets whose id is the largest of the history plus one: ids handed out along the sequences (P5's leak)."""
-    ids, test = numeric_ids(made.item_ids), made.test
+    name, ids, test = "ids that encode order", numeric_ids(made.item_ids), made.test
+    if ids is None:
+        return Finding(name, "ok", 0, len(test), "test targets; the data's ids are not numbers, so they tell no order")
     asked = _has_history(made, test)
     next_to = ids[made.item[test.target]] == _largest(ids[made.item], made, test) + 1
     count, of = int((next_to & asked).sum()), int(asked.sum())
@@ -237,18 +239,22 @@ def order_in_ids(made: Sequences) -> Finding:
     leak = count > max(0.05 * of, chance + 5 * math.sqrt(chance + 1))
     told = f"test targets whose id is the history's largest plus one ({chance:.1f} by chance)"
     remedy = "give ids that do not depend on the sequences, or never show ids to a model"
-    return Finding("ids that encode order", "leak" if leak else "ok", count, of, told, remedy if leak else "")
+    return Finding(name, "leak" if leak else "ok", count, of, told, remedy if leak else "")
 
 
-def numeric_ids(item_ids: Sequence[str]) -> Ints:
-    """`[I]` ids as numbers where all are, else their places in the catalogue.
+def numeric_ids(item_ids: Sequence[str]) -> Ints | None:
+    """`[I]` the data's own numbers of its items, behind one word or none; None where its ids are of another kind.
+
+    The place in the catalogue is no substitute: it is our numbering, often by first appearance, and no model sees it.
 
     Example:
-        >>> numeric_ids(["7", "12"]).tolist(), numeric_ids(["B7", "B12"]).tolist()
-        ([7, 12], [0, 1])
+        >>> [None if ids is None else ids.tolist() for ids in map(numeric_ids, (["7", "12"], ["B7", "B12"], ["B7", "Up"]))]
+        [[7, 12], [7, 12], None]
     """
-    numbers = all(item.isascii() and item.isdigit() and len(item) < 18 for item in item_ids)
-    return np.array([int(item) for item in item_ids] if numbers else range(len(item_ids)), dtype=np.int64)
+    parts = [re.fullmatch(r"(\D*)([0-9]{1,17})", item) for item in item_ids]
+    numbers = [int(part[2]) for part in parts if part]
+    one_word = len({part[1] for part in parts if part}) == 1
+    return np.array(numbers, dtype=np.int64) if one_word and len(numbers) == len(parts) else None
 
 
 def users_in_two_splits(made: Sequences, protocol: Protocol) -> Finding:

@@ -25,8 +25,11 @@ Scorer = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
 PROBES: dict[str, Scorer] = {
     "constant": lambda _, offered: np.zeros(len(offered)),
     "position only": lambda _, offered: -np.arange(len(offered), dtype=np.float64),
+}
+ID_PROBES: dict[str, Scorer] = {
     "largest id plus one": lambda history, offered: -np.abs(offered - history.max() - 1).astype(np.float64),
 }
+"""Probes for data whose ids are numbers."""
 LogLikelihood = Callable[[str, Sequence[str]], Sequence[float]]
 """From the beginning of a text and possible continuations to the (mean token) log-likelihood of each."""
 
@@ -39,16 +42,18 @@ def run_probes(made: Sequences, protocol: Protocol, most: int = 2000) -> list[Fi
         protocol: the rules they were made by.
         most: cases looked at, spread over all.
     """
-    ids = numeric_ids(made.item_ids)
+    numbers = numeric_ids(made.item_ids)
+    probes = PROBES if numbers is None else PROBES | ID_PROBES
+    ids = np.arange(len(made.item_ids)) if numbers is None else numbers
     chosen = np.unique(np.linspace(0, len(made.test) - 1, min(most, len(made.test))).astype(int))
-    hits: dict[str, list[float]] = {name: [] for name in PROBES}
+    hits: dict[str, list[float]] = {name: [] for name in probes}
     chance: list[float] = []
     for case in chosen.tolist():
         offered = made.candidate_items(made.test, case, protocol.exclude_seen)
         history = made.item[made.start[made.test.user[case]] : made.test.shown[case]]
         relevance = torch.from_numpy((offered == made.item[made.test.target[case]]).astype(np.float64))[None]
         chance.append(1 / len(offered))
-        for name, probe in PROBES.items():
+        for name, probe in probes.items():
             score = torch.from_numpy(probe(ids[history], ids[offered]))[None]
             hits[name].append(float(metrics.hit_rate(score, relevance, 1)))
     return [_against_chance(f"probe: {name}", found, chance) for name, found in hits.items()]

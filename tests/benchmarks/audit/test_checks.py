@@ -183,14 +183,29 @@ def test_a_planted_leak_is_found_by_its_check(leak: str, clean: Sequences) -> No
     assert check in alarms(plant(clean), Protocol())
 
 
-def test_sequential_ids_are_found_by_the_probe_as_well() -> None:
-    """Users who share few items, so that most targets' ids follow their history's, as in P5's first release."""
-    rows = [(f"u{user}", f"{5 * user + n}", None, float(n)) for user in range(60) for n in range(5)]
-    schema = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
-    items = pl.DataFrame({"item": [str(n) for n in range(300)], "title": [f"title {n}q" for n in range(300)]})
-    made = apply_protocol(Interactions(pl.DataFrame(rows, schema=schema, orient="row"), items, "sum"), Protocol())
+ORDER = {"probe: largest id plus one", "ids that encode order"}
 
-    assert {"probe: largest id plus one", "ids that encode order"} <= alarms(made, Protocol())
+
+def in_order_of_appearance(name: Callable[[int], str]) -> Sequences:
+    """Users who share few items, so that most targets come right after their history, as in P5's first release."""
+    rows = [(f"u{user}", name(5 * user + n), None, float(n)) for user in range(60) for n in range(5)]
+    schema = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
+    items = pl.DataFrame({"item": [name(n) for n in range(300)], "title": [f"title {n}q" for n in range(300)]})
+    return apply_protocol(Interactions(pl.DataFrame(rows, schema=schema, orient="row"), items, "sum"), Protocol())
+
+
+@pytest.mark.parametrize("name", [str, lambda n: f"i{n:05d}"], ids=["numbers", "numbers behind a word"])
+def test_sequential_ids_are_found_by_the_probe_as_well(name: Callable[[int], str]) -> None:
+    assert alarms(in_order_of_appearance(name), Protocol()) == ORDER
+
+
+def test_ids_that_are_no_numbers_tell_no_order() -> None:
+    """As TALLRec's, whose ids are titles: their order in the catalogue is our own numbering of first appearance."""
+    made = in_order_of_appearance(lambda n: f"{WORDS[n % 18]} {n} {WORDS[n // 18]}")
+
+    assert made.item[made.test.target[0]] == made.item[made.test.target[0] - 1] + 1
+    assert alarms(made, Protocol()) == set()
+    assert "not numbers" in next(finding.told for finding in audit(made, Protocol()) if finding.check in ORDER)
 
 
 def test_training_after_test_is_a_leak_of_a_temporal_split_only() -> None:
