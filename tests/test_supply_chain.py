@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -104,6 +108,32 @@ def test_make_installs_from_the_locks_only() -> None:
     assert "--require-hashes --requirement locks/$*.txt" in installs[0]
     for line in installs[1:]:
         assert line.endswith("--constraint constraints.txt torch") or "--no-deps" in line, line
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """The packages that a file imports, and whether it does when it is itself imported."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+        yield from ((name.partition(".")[0], node in tree.body) for name in names)
+
+
+def test_every_import_is_declared() -> None:
+    """In the dependencies if a file needs it to be imported; in an extra at least if only one function does."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {key: lines for key, lines in project["optional-dependencies"].items() if key != "dev"}
+    always = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    anywhere = always | {canonicalize_name(Requirement(line).name) for lines in extras.values() for line in lines}
+    distributions, found = packages_distributions(), set[str]()
+    ours = {"recmodels", "datamodules", "callbacks", "benchmarks"}
+    for path in (path for package in ours for path in (ROOT / package).rglob("*.py")):
+        for name, needed in imports(path):
+            if name not in sys.stdlib_module_names and name not in ours:
+                found.add(name)
+                declared = {canonicalize_name(each) for each in distributions[name]} & (always if needed else anywhere)
+                assert declared, f"{path.relative_to(ROOT)} imports {name}, which pyproject.toml does not name"
+    assert {"torch", "huggingface_hub", "optuna", "cloudpickle"} <= found
 
 
 def test_there_is_a_security_page() -> None:
