@@ -1,6 +1,7 @@
 """The suite file and its expansion into cells."""
 
 import itertools
+import json
 import shlex
 import sys
 import textwrap
@@ -17,6 +18,7 @@ from benchmarks.grid import cells as grid
 from benchmarks.grid.cells import Cell, changed_file, expand
 from benchmarks.grid.suite import AxisValue, Suite, load_suite
 from benchmarks.launchers import Launcher, choose_launcher
+from benchmarks.paths import CHECKOUT
 from datamodules.contract.errors import InputError
 
 SUITE = """
@@ -310,6 +312,7 @@ def benchmark(folder, monkeypatch):
     report = ModuleType("benchmarks.report.write")
     paths = {"markdown": Path("leaderboard.md"), "html": Path("report.html")}
     report.write_report = lambda _: SimpleNamespace(text="| the table |", **paths)
+    report.log_report = report.project_of = lambda _: None
     monkeypatch.setitem(sys.modules, "benchmarks.report.write", report)
     write(folder, "name: tiny\naxes: {seed_everything: [1, 2]}\n")
     return partial(
@@ -363,3 +366,22 @@ def test_bad_options_are_refused(benchmark, folder):
     (folder / "file").write_text("")
     with pytest.raises(InputError, match="file: not a folder"):
         runner.run_benchmark(folder / "suite.yaml", folder / "file")
+
+
+GOLDEN = json.loads((CHECKOUT / "tests/golden/cell_names.json").read_text())
+
+
+def test_every_suite_has_golden_names() -> None:
+    suites = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "benchmarks/suites").rglob("*.yaml")}
+    assert suites == set(GOLDEN["cells"])
+
+
+@pytest.mark.parametrize("suite", GOLDEN["cells"])
+def test_cells_keep_their_names(suite: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A cell with another name is run again, and its finished run is no longer found.
+
+    The names are those of commit 0086149, printed by `benchmark --dry-run`. An edited config makes new cells on purpose:
+    then, and for a new suite, take the names from a dry run.
+    """
+    monkeypatch.setattr("benchmarks.grid.cells._package_version", lambda: GOLDEN["version"])
+    assert [cell.name for cell in expand(load_suite(CHECKOUT / suite), tmp_path)] == GOLDEN["cells"][suite]

@@ -71,6 +71,7 @@ from benchmarks.commands import benchmark as runner
 from benchmarks.launchers import Launcher
 report = ModuleType("benchmarks.report.write")
 report.write_report = lambda _: SimpleNamespace(text="", markdown="", html="")
+report.log_report = report.project_of = lambda _: None
 sys.modules["benchmarks.report.write"] = report
 prefix = (sys.executable, "-I", "-S", sys.argv[2])
 sys.exit(runner.run_benchmark(Path("suite.yaml"), Path(sys.argv[1]), launcher=Launcher("local", prefix=prefix)))
@@ -85,6 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LOG", str(tmp_path / "log.txt"))
     report = ModuleType("benchmarks.report.write")
     report.write_report = lambda _: SimpleNamespace(text="", markdown="", html="")  # type: ignore[attr-defined]
+    report.log_report = report.project_of = lambda _: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "benchmarks.report.write", report)
     return tmp_path
 
