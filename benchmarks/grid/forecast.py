@@ -1,13 +1,12 @@
-"""What a cell will take on a CPU: peak memory and time, from the backbone's shape and the number of tokens.
+"""What a cell will take on a CPU: peak memory and time, from its model's parameters and the number of tokens.
 
-The constants below were chosen on the committed quickstart run; `benchmarks/README.md` says how far off it is. Cells of
-the same folder that have finished correct the time.
+The constants below were chosen on the committed quickstart run. Cells of the same folder that have finished correct the
+time.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ import numpy as np
 import psutil
 import yaml
 
+from benchmarks.grid.parameters import Counts, count_parameters
 from benchmarks.paths import located
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
@@ -112,46 +112,11 @@ def _value(text: str) -> Any:
 BASE_BYTES = 5.4e8  # of a process that has imported everything and read a small data set
 TITLE, TEMPLATE, SUFFIX = 4, 25, 8  # tokens of a film's title, of the template, and of the question after a history
 COPIES = 7  # of what trains: gradient, two moments, and what guard and checkpoint keep
-FLOATS = 1.9  # numbers kept for backward beside the matrices' inputs and outputs, as their multiple
+FLOATS = 1.65  # numbers kept for backward, as a multiple of the matrices' inputs and outputs
+ENCODER_FLOATS = 5.0  # an encoder's dropouts keep their masks, and its attention its weights
 EFFICIENCY, TEST_EFFICIENCY = 0.55, 0.9  # of the machine's matrix rate that training and scoring reach
 STARTING = 3.0  # seconds
 CLASSICAL = ("BM25", "EASE", "ItemKNN", "Popularity", "Random")
-UNTRAINED = ("ZeroShot",)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A backbone, as its config tells.
-
-    Attributes:
-        key_width: of all key heads together.
-        gated: the feed-forward has three matrices.
-        tied: the head is the embeddings.
-    """
-
-    layers: int
-    width: int
-    inner: int
-    key_width: int
-    vocabulary: int
-    gated: bool = True
-    tied: bool = True
-
-    @property
-    def per_layer(self) -> int:
-        """Weights of a layer's matrices."""
-        return 2 * self.width * (self.width + self.key_width) + (3 if self.gated else 2) * self.width * self.inner
-
-    @property
-    def parameters(self) -> int:
-        """All weights but the norms' and biases."""
-        return self.layers * self.per_layer + (1 if self.tied else 2) * self.vocabulary * self.width
-
-
-PACKAGED = {
-    "smollm2-135m-instruct": Shape(30, 576, 1536, 192, 49_152),
-    "all-minilm-l6-v2": Shape(6, 384, 1536, 384, 30_522, gated=False),
-}
 
 
 @dataclass(frozen=True)
@@ -189,77 +154,20 @@ def forecast(config: Mapping[str, Any], rate: float) -> Forecast:
         return Forecast(unknown="only runs on a CPU are predicted")
     if name in CLASSICAL:
         return Forecast(BASE_BYTES, 1.0)
-    shape = backbone_shape(config)
-    trained = None if shape is None else trained_parameters(name, options(config, "model"), shape)
-    if shape is None or trained is None:
-        return Forecast(unknown=f"nothing is known of {'its backbone' if shape is None else name}")
-    step, steps, tested = _tokens(config, trained > 0)
-    weights = 4.0 * shape.parameters
-    # Loading holds the weights twice; then the second half is room for what training keeps.
-    kept = COPIES * 4.0 * trained + (_activations(shape, step) if trained else 0.0)
-    memory = BASE_BYTES + weights + max(weights, kept)
-    matrices = shape.layers * shape.per_layer
-    # Forward and the gradient of what flows back: two products each; that of the weights where they train.
-    train = step * steps * (4 * matrices + 2 * min(trained, matrices))
-    scored = 2 * matrices * tested / (TEST_EFFICIENCY * rate)
-    return Forecast(memory, STARTING + train / (EFFICIENCY * rate) + scored, trained)
-
-
-def trained_parameters(name: str, given: Mapping[str, Any], shape: Shape) -> int | None:
-    """Parameters that a method trains; None for a method that is not known here.
-
-    Args:
-        name: of its class.
-        given: its options.
-        shape: of the backbone.
-
-    >>> trained_parameters("LoRATuning", {"r": 8}, PACKAGED["smollm2-135m-instruct"])
-    2442240
-    """
-    h, f, k = shape.width, shape.inner, shape.key_width
-    if given.get("budget") is not None:
-        text = str(given["budget"])
-        return int(shape.parameters * float(text.rstrip("%")) / 100 if "%" in text else float(text))
-    if name in UNTRAINED:
-        return 0
-    if name in ("FullTuning", "TokenClassification"):
-        return shape.parameters
-    if name == "LoRATuning":
-        sides = {"q_proj": 2 * h, "o_proj": 2 * h, "k_proj": h + k, "v_proj": h + k}
-        sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), h + f)
-        chosen = given.get("targets") or list(sides)
-        return int((given.get("r") or 8) * shape.layers * sum(sides.get(target, 2 * h) for target in chosen))
-    if name == "AdapterTuning":
-        wide = given.get("bottleneck") or (h // given["reduction_factor"] if given.get("reduction_factor") else 32)
-        places = 2 if given.get("placement", "houlsby") == "houlsby" else 1
-        return int(shape.layers * places * (2 * h * wide + wide + h))
-    if name == "PrefixTuning" and not given.get("reparameterisation"):
-        return int((given.get("length") or 16) * shape.layers * 2 * k)
-    if name == "PartialTuning" and given.get("part", "top_layers") == "top_layers":
-        return int(min(given.get("layers", 2), shape.layers) * (shape.per_layer + 2 * h) + h)
-    return None
-
-
-def backbone_shape(config: Mapping[str, Any]) -> Shape | None:
-    """The shape of the backbone a config names: a packaged one, or a folder with a `config.json`; else None.
-
-    >>> backbone_shape({"model": {"class_path": "LoRATuning"}}).parameters
-    134479872
-    """
-    encoder = class_of(config, "model") == "TokenClassification"
-    name = str(options(config, "model").get("backbone") or ("all-minilm-l6-v2" if encoder else "smollm2-135m-instruct"))
-    if name in PACKAGED:
-        return PACKAGED[name]
     try:
-        told = json.loads((Path(name).expanduser() / "config.json").read_text(encoding="utf-8"))
-        heads = int(told["num_attention_heads"])
-        size = int(told.get("head_dim") or told["hidden_size"] // heads)
-        inner, keys = int(told["intermediate_size"]), size * int(told.get("num_key_value_heads") or heads)
-        tied = bool(told.get("tie_word_embeddings", str(told.get("model_type")).startswith("gemma")))
-        layers, width = int(told["num_hidden_layers"]), int(told["hidden_size"])
-        return Shape(layers, width, inner, keys, int(told["vocab_size"]), tied=tied)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        counts = count_parameters(name, options(config, "model"))
+    except InputError as error:
+        return Forecast(unknown=str(error))
+    trained = counts.trained
+    step, steps, tested = _tokens(config, trained > 0)
+    weights = 4.0 * counts.total
+    # Loading holds the weights twice; then the second half is room for what training keeps.
+    training = COPIES * 4.0 * trained + (_activations(counts, step) if trained else 0.0)
+    memory = BASE_BYTES + weights + max(weights, training)
+    # Forward and the gradient of what flows back: two products each; that of the weights where they train.
+    train = step * steps * (4 * counts.matrices + 2 * min(trained, counts.matrices))
+    scored = 2 * counts.matrices * tested / (TEST_EFFICIENCY * rate)
+    return Forecast(memory, STARTING + train / (EFFICIENCY * rate) + scored, trained)
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -286,11 +194,10 @@ def _tokens(config: Mapping[str, Any], trains: bool) -> tuple[float, int, float]
     return window * int(data.get("batch_size") or 4), steps * accumulated, tested
 
 
-def _activations(shape: Shape, tokens: float) -> float:
+def _activations(counts: Counts, tokens: float) -> float:
     """Bytes kept for backward: inputs and outputs of every matrix, and the logits of the answers' tokens."""
-    inner = (2 if shape.gated else 1) * shape.inner + shape.inner
-    per_layer = 4 * shape.width + 2 * (shape.width + 2 * shape.key_width) + inner
-    return 4.0 * tokens * (FLOATS * shape.layers * per_layer + 0.27 * 3 * shape.vocabulary)
+    floats = FLOATS if counts.vocabulary else ENCODER_FLOATS
+    return 4.0 * tokens * (floats * counts.widths + 0.27 * 3 * counts.vocabulary)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,9 @@ from typing import Any
 
 from benchmarks.grid.search_space import Parameter, Search, number, written
 from benchmarks.metric_names import higher_is_better
+from datamodules.contract.errors import InputError
 
-__all__ = ["prunes", "suggest"]
+__all__ = ["check_installed", "prunes", "suggest"]
 
 DIGITS = 4
 """Significant digits of a proposed number: commands stay readable."""
@@ -34,9 +36,7 @@ def suggest(
         >>> 1 <= int(suggest(search, search.parameters, [], 0)["model.r"]) <= 64
         True
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna = _optuna()
     sampler: Any
     if search.sampler == "random":
         sampler = optuna.samplers.RandomSampler(seed=seed)
@@ -70,22 +70,37 @@ def prunes(
     """
     if pruner == "none" or not own:
         return False
-    import optuna
-    from optuna.trial import TrialState
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna = _optuna()
     study = _study(metric, None)
     for points in rivals:
         if points:
             study.add_trial(optuna.trial.create_trial(value=points[-1][1], intermediate_values=_by_step(points)))
-    trial = optuna.trial.create_trial(state=TrialState.RUNNING, intermediate_values=_by_step(own))
+    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=_by_step(own))
     return bool(optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0).prune(study, trial))
 
 
-def _study(metric: str, sampler: Any) -> Any:
+def check_installed(search: Search) -> None:
+    """Refuses a search that needs Optuna where it is not installed.
+
+    Raises:
+        InputError: with what to install.
+
+    Example:
+        >>> check_installed(Search(2, {"model.r": Parameter(choices=(4, 8))}, sampler="grid", pruner="none"))
+    """
+    if (search.sampler != "grid" or search.pruner != "none") and importlib.util.find_spec("optuna") is None:
+        raise InputError("a search needs optuna, which is not installed: pip install 'instructrec[search]'")
+
+
+def _optuna() -> Any:
     import optuna
 
-    return optuna.create_study(direction="maximize" if higher_is_better(metric) else "minimize", sampler=sampler)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _study(metric: str, sampler: Any) -> Any:
+    return _optuna().create_study(direction="maximize" if higher_is_better(metric) else "minimize", sampler=sampler)
 
 
 def _by_step(points: Sequence[Sequence[float]]) -> dict[int, float]:
@@ -93,8 +108,7 @@ def _by_step(points: Sequence[Sequence[float]]) -> dict[int, float]:
 
 
 def _distribution(parameter: Parameter) -> Any:
-    from optuna import distributions
-
+    distributions = _optuna().distributions
     if parameter.choices:
         return distributions.CategoricalDistribution([json.dumps(choice) for choice in parameter.choices])
     if parameter.whole:
@@ -103,8 +117,7 @@ def _distribution(parameter: Parameter) -> Any:
 
 
 def _frozen(trial: Mapping[str, Any], space: Mapping[str, Parameter], distributions: Mapping[str, Any]) -> Any:
-    import optuna
-
+    optuna = _optuna()
     states = optuna.trial.TrialState
     state = {"completed": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[trial["state"]]
     params = {name: _read(trial["parameters"][name], parameter) for name, parameter in space.items()}

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.grid.cells import SEED, Cell, varied
 from benchmarks.grid.ledger import Ledger
+from benchmarks.grid.sampling import check_installed, suggest
 from benchmarks.grid.search_space import Parameter, Search, written
 from benchmarks.metric_names import higher_is_better
 from benchmarks.paths import located, printed_path
@@ -68,7 +69,7 @@ def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> lis
         out: the results folder.
 
     Raises:
-        InputError: a rule matches no cell, or no row is left to be searched.
+        InputError: a rule matches no cell, no row is left to be searched, or Optuna is needed and not installed.
 
     Example:
         >>> cell = Cell("lora-1-00000000", "lora", (("model", "lora"), (SEED, "1")), ("fit",), "ab")
@@ -78,6 +79,7 @@ def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> lis
     """
     if search is None:
         return []
+    check_installed(search)
     rows: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
     used: set[int] = set()
     for cell in cells:
@@ -265,7 +267,5 @@ def _proposal(study: Study, before: Sequence[Mapping[str, Any]], place: int) -> 
         points = itertools.product(*(parameter.choices for parameter in study.space.values()))
         point = next(itertools.islice(points, place, None))
         return {name: written(value) for name, value in zip(study.space, point, strict=True)}
-    from benchmarks.grid.sampling import suggest
-
     digest = hashlib.sha256(f"{study.name}/{place}".encode()).digest()
     return suggest(study.search, study.space, before, int.from_bytes(digest[:4], "big"))

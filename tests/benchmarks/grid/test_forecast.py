@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from jsonargparse import ArgumentParser
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import recmodels
 from benchmarks.grid.cells import expand
 from benchmarks.grid.forecast import (
-    PACKAGED,
-    Shape,
-    backbone_shape,
     cell_config,
     class_of,
     forecast,
@@ -23,13 +22,18 @@ from benchmarks.grid.forecast import (
     machine_memory,
     options,
     time_correction,
-    trained_parameters,
 )
+from benchmarks.grid.parameters import PACKAGED, count_parameters
 from benchmarks.grid.suite import load_suite
-from recmodels.backbones.base import Backbone  # noqa: F401  # imported before a model is built
+from datamodules.contract.errors import InputError
+from datamodules.sources.pretrained import pretrained_folder
+from recmodels.base import Recommender
+from recmodels.methods.base import InstructionRecommender
+from recmodels.methods.token_classification import TokenClassification
 
 ROOT = Path(__file__).resolve().parents[3]
 RATE = 4e11
+MODELS = sorted((ROOT / "configs" / "model").rglob("*.yaml"))
 SUITES = sorted((ROOT / "benchmarks" / "suites").rglob("*.yaml"))
 
 
@@ -50,9 +54,8 @@ def test_the_committed_quickstart_is_predicted() -> None:
     for name, config in quickstart().items():
         made, real = forecast(config, RATE), measured[name]
         assert made.unknown == ""
-        within = 0.5 if name == "token_classification" else 0.15
-        assert made.memory_bytes == pytest.approx(real["peak_memory_bytes"], rel=within), name
-        assert made.trained == pytest.approx(real.get("trainable_parameters", 0), rel=0.02), name
+        assert made.memory_bytes == pytest.approx(real["peak_memory_bytes"], rel=0.15), name
+        assert made.trained == real.get("trainable_parameters", 0), name
 
     # One finished cell corrects the time of the others.
     def seconds(name: str) -> float:
@@ -64,36 +67,71 @@ def test_the_committed_quickstart_is_predicted() -> None:
         assert made[name] * factor == pytest.approx(seconds(name), rel=0.3), name
 
 
-@pytest.mark.parametrize(
-    ("name", "given"),
-    [
-        ("LoRATuning", {"r": 4}),
-        ("LoRATuning", {"r": 8, "targets": ["q_proj", "v_proj"]}),
-        ("AdapterTuning", {"bottleneck": 16}),
-        ("AdapterTuning", {"placement": "pfeiffer"}),
-        ("PrefixTuning", {"length": 4}),
-        ("PartialTuning", {"layers": 1}),
-        ("FullTuning", {}),
-    ],
-)
-def test_trained_parameters_are_those_of_the_model(tiny_causal: Path, name: str, given: dict[str, Any]) -> None:
-    model = getattr(recmodels, name)(backbone=str(tiny_causal), **given)
-    model.configure_model()
-    real = sum(value.numel() for value in model.trained().values())
-    shape = backbone_shape({"model": {"class_path": name, "init_args": {"backbone": str(tiny_causal)}}})
-    assert shape is not None
-    expected = trained_parameters(name, given, shape)
-    # The count of all weights leaves out the norms: vectors among matrices.
-    assert expected == pytest.approx(real, rel=0.02 if name == "FullTuning" else 0)
+def real(config: dict[str, Any]) -> int | str:
+    """What the model of a config trains, built as the command line does it; the reason where it cannot be."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Recommender, "model")
+    try:
+        model = parser.instantiate(parser.parse_object(config)).model
+        model.configure_model()
+    except InputError as error:
+        return str(error)
+    return sum(value.numel() for value in model.trained().values())
 
 
-def test_defaults_are_those_of_the_classes() -> None:
+def counted(config: dict[str, Any]) -> int | str:
+    try:
+        return count_parameters(class_of(config, "model"), options(config, "model")).trained
+    except InputError as error:
+        return str(error)
+
+
+def model_config(path: Path, backbone: Path) -> dict[str, Any]:
+    model = yaml.safe_load(path.read_text())["model"]
+    given = model.get("init_args", {}) | {"backbone": str(backbone)}
+    given.pop("optimizer", None)  # bitsandbytes has an AdamW, too
+    return {"model": model | {"init_args": given}}
+
+
+@pytest.mark.filterwarnings("ignore:.loftq_config. specified:UserWarning")  # PEFT's word on jsonargparse's defaults
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_config_trains_the_number_that_was_counted(path: Path, tiny_causal: Path, tiny_encoder: Path) -> None:
+    name = class_of(yaml.safe_load(path.read_text()), "model")
+    if not issubclass(getattr(recmodels, name), InstructionRecommender | TokenClassification):
+        pytest.skip("no language model is tuned")
+    config = model_config(path, tiny_encoder if name == "TokenClassification" else tiny_causal)
+    if path.stem == "adamss":
+        assert counted(config) == "the weights decide how much AdamssConfig trains"
+    elif path.stem == "qlora":  # in four bits where there is a library for it; as many train
+        config["model"]["init_args"]["quantization"] = None
+        assert counted(model_config(path, tiny_causal)) == real(config)
+    else:
+        assert counted(config) == real(config)
+
+
+@pytest.mark.parametrize("name", ["adaption_prompt", "boft", "frod", "osf", "shira", "trainable_tokens", "vera"])
+def test_methods_that_look_at_the_weights_are_counted_on_a_few_layers(
+    name: str, tiny_causal: Path, tmp_path: Path
+) -> None:
+    network = AutoModelForCausalLM.from_config(
+        AutoConfig.from_pretrained(tiny_causal, trust_remote_code=False, num_hidden_layers=6)
+    )
+    network.save_pretrained(tmp_path)
+    config = model_config(ROOT / "configs/model/peft" / f"{name}.yaml", tmp_path)
+    found = counted(config)
+    assert isinstance(found, int)
+    assert found == real(config)
+
+
+def test_the_packaged_backbones_are_counted_as_they_are() -> None:
+    for name, config in PACKAGED.items():
+        told = json.loads((pretrained_folder(name) / "config.json").read_text())
+        for key, value in config.items():
+            assert told.get(key, value) == value, (name, key)
     for name, packaged in (("LoRATuning", "smollm2-135m-instruct"), ("TokenClassification", "all-minilm-l6-v2")):
-        parameters = {}
-        for each in reversed(inspect.getmro(getattr(recmodels, name))):
-            parameters |= inspect.signature(each).parameters if "__init__" in vars(each) else {}
-        assert parameters["backbone"].default == packaged
-        assert backbone_shape({"model": {"class_path": name}}) == PACKAGED[packaged]
+        assert getattr(recmodels, name)().backbone_name == packaged
+    assert count_parameters("FullTuning", {}).trained == 134_515_008
+    assert count_parameters("TokenClassification", {}).trained == 22_566_146
 
 
 def test_commands_configure_what_they_say() -> None:
@@ -122,13 +160,19 @@ def test_more_of_anything_takes_more(tmp_path: Path) -> None:
         assert made.seconds > small.seconds
     folder = tmp_path / "large"
     folder.mkdir()
-    told = {"num_hidden_layers": 80, "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64}
+    told = {
+        "model_type": "llama",
+        "num_hidden_layers": 80,
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_attention_heads": 64,
+    }
     (folder / "config.json").write_text(json.dumps(told | {"num_key_value_heads": 8, "vocab_size": 128256}))
     command = ["instructrec", "fit", "-c", "configs/model/full.yaml", f"--model.backbone={folder}"]
     line = forecasts({"a": command}, {})["a"]
     assert line.startswith("WILL NOT FIT in ")
     assert f"{machine_memory() / 2**30:.1f} GiB" in line
-    assert backbone_shape(cell_config(command)) == Shape(80, 8192, 28672, 1024, 128256, tied=False)
+    assert line.endswith(", trains 70,553,706,496 parameters")  # as Llama-3-70B's card says: 70.6 billion
 
 
 def test_what_is_not_known_is_said_and_not_guessed() -> None:

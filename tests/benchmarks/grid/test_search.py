@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -390,3 +391,18 @@ class TestRealTrials:
         assert code == 2
         assert "search.metric is 'val/hr@50', which is not measured; nearest: val/hr@5" in err
         assert record["exit_code"] == 2
+
+
+def test_a_search_without_optuna_is_refused_before_anything_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "optuna" else find(name, *rest)
+    )
+    from benchmarks.commands.benchmark import run_command
+
+    assert run_command([str(folder / "suite.yaml"), "--out", str(folder / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said == "instructrec: a search needs optuna, which is not installed: pip install 'instructrec[search]'\n"
+    assert not (folder / "out").exists()
