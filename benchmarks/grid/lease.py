@@ -1,13 +1,15 @@
 """The right to run one cell, as a file: made by one runner, kept alive by a heartbeat, taken over when dead.
 
-A lease is ``lease.json`` (``lease.2.json``, ... after a takeover) in the folder of a cell. It is created
-complete and exclusively, by a hard link, and its modification time is the heartbeat. It is dead when its
-process is gone (same host) or its heartbeat is older than ``stale`` seconds, and no process of the run
-itself is left on this host. Whoever first creates the lease with the next number has taken the cell over:
-numbers, unlike a rename of the dead lease, leave no moment in which two runners can both succeed.
+A lease is `lease.json` (`lease.2.json`, ... after a takeover) in the folder of a cell. It is created complete and
+exclusively, by a hard link, and its modification time is the heartbeat. It is dead when its process is gone (same host)
+or its heartbeat is older than `stale` seconds, and no process of the run itself is left on this host. Whoever first
+creates the lease with the next number has taken the cell over: numbers, unlike a rename of the dead lease, leave no moment
+in which two runners can both succeed.
 
-No file locks are used: they do nothing on many cluster file systems. Ages are differences of modification
-times of one file system, so the clocks of the hosts need not agree.
+No file locks are used: they do nothing on many cluster file systems. Ages are differences of modification times of one
+file system, so the clocks of the hosts need not agree. The lease of the library `filelock` (4.2) does not do: it takes a
+dead lease over by exchanging two files, which NFS refuses, and only after it has itself watched a foreign one for its
+whole duration; it holds a zombie for alive; and it knows nothing of a run that outlives its runner.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 __all__ = ["Heartbeat", "Lease", "create_lease", "drop_lease", "has_guard", "host_name", "is_held", "owns"]
 
@@ -44,12 +48,12 @@ class Lease:
 
     @property
     def guard(self) -> Path:
-        """The file in which the process that holds the run writes ``{"host": ..., "pid": ...}``."""
+        """The file in which the process that holds the run writes `{"host": ..., "pid": ...}`."""
         return self.path.with_name(f"guard-{self.token}.json")
 
 
 def host_name() -> str:
-    """Return the name under which process ids are comparable: the host and, on Linux, its namespace of ids.
+    """The name under which process ids are comparable: the host and, on Linux, its namespace of ids.
 
     Two containers may share a host name without seeing each other's processes.
 
@@ -64,11 +68,11 @@ def host_name() -> str:
 
 
 def create_lease(cell: str, folder: Path, *, stale: float) -> Lease | None:
-    """Claim the folder of a cell, taking it over if its last runner is dead.
+    """Claims the folder of a cell, which exists, and takes it over if its last runner is dead.
 
     Args:
         cell: Name of the cell.
-        folder: Its folder, which exists.
+        folder: Its folder.
         stale: Seconds without a heartbeat after which a lease is dead.
 
     Returns:
@@ -110,42 +114,25 @@ def create_lease(cell: str, folder: Path, *, stale: float) -> Lease | None:
 
 
 def owns(lease: Lease) -> bool:
-    """Tell whether the lease is still in place, by its token: a later runner may use the same file name.
-
-    Args:
-        lease: What `create_lease` returned.
-    """
+    """Whether the lease is still in place, by its token: a later runner may use the same file name."""
     content = _read(lease.path)
     return content is not None and content.get("token") == lease.token
 
 
 def drop_lease(lease: Lease) -> None:
-    """Remove a lease; nothing happens if it is gone or another runner's.
-
-    Args:
-        lease: What `create_lease` returned.
-    """
+    """Removes a lease; nothing happens if it is gone or another runner's."""
     lease.guard.unlink(missing_ok=True)
     if owns(lease):
         lease.path.unlink(missing_ok=True)
 
 
 def is_held(folder: Path, *, stale: float) -> bool:
-    """Tell whether a live runner works on a cell; writes nothing.
-
-    Args:
-        folder: Folder of the cell; it may be missing.
-        stale: Seconds without a heartbeat after which a lease is dead.
-    """
+    """Whether a live runner works on the cell of a folder, which may be missing; writes nothing."""
     return any(_is_live(path, time.time(), stale) for path in _leases(folder))
 
 
 def has_guard(folder: Path) -> bool:
-    """Tell whether a process of an earlier run is left on this host; it may still write its record.
-
-    Args:
-        folder: Folder of the cell.
-    """
+    """Whether a process of an earlier run is left on this host; it may still write its record."""
     return any(_guard_runs(path) for path in folder.glob("guard-*.json"))
 
 
@@ -172,7 +159,7 @@ class Heartbeat:
         self._thread: threading.Thread | None = None
 
     def add(self, lease: Lease) -> None:
-        """Keep a lease alive from now on."""
+        """Keeps a lease alive from now on."""
         with self._lock:
             self._held[lease.token] = (lease, time.monotonic())
         if self._thread is None:
@@ -180,17 +167,17 @@ class Heartbeat:
             self._thread.start()
 
     def remove(self, lease: Lease) -> None:
-        """Let a lease go."""
+        """Lets a lease go."""
         with self._lock:
             self._held.pop(lease.token, None)
 
     def lost(self, lease: Lease) -> bool:
-        """Tell whether the last beat found the lease taken over."""
+        """Whether the last beat found the lease taken over."""
         with self._lock:
             return lease.token in self._lost
 
     def close(self) -> list[Lease]:
-        """End the thread and return the leases still held."""
+        """Ends the thread and returns the leases still held."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
@@ -272,21 +259,19 @@ def _guard_runs(path: Path) -> bool:
     if content is None or content.get("host") != host_name() or not _process_exists(content.get("pid")):
         return False
     try:  # its command line names this file; another program may have been given the process id since
-        return path.name.encode() in Path(f"/proc/{content['pid']}/cmdline").read_bytes()
-    except OSError:
-        return not Path("/proc/self").exists()
+        return any(path.name in word for word in psutil.Process(content["pid"]).cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def _process_exists(pid: object) -> bool:
     if not isinstance(pid, int) or pid <= 0:
         return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it exists and belongs to somebody else
-        return True
     try:  # a zombie has ended; only its parent has not asked yet
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return not Path("/proc/self").exists()
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except (psutil.NoSuchProcess, OverflowError):
+        return False
+    except psutil.AccessDenied:  # it exists and belongs to somebody else
+        return True

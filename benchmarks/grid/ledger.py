@@ -1,10 +1,9 @@
 """What has finished: the state of every cell of a grid, read from files alone.
 
-One folder per cell, ``DIR/runs/<cell>/``. A ``record.json`` there, written by the run as its very last act,
-means the cell is done (``status`` is ``finished`` or ``failed``); else a live lease (`benchmarks.grid.lease`)
-means a runner works on it; else the cell waits, and whatever lies in its folder was left by a killed or an
-interrupted run: what that run can be continued from stays, the rest goes.
-Any number of runners on any number of hosts may share the results folder.
+One folder per cell, `DIR/runs/<cell>/`. A `record.json` there, written by the run as its very last act, means the cell is
+done (`status` is `finished` or `failed`); else a live lease (`benchmarks.grid.lease`) means a runner works on it; else the
+cell waits, and whatever lies in its folder was left by a killed or an interrupted run: what that run can be continued from
+stays, the rest goes. Any number of runners on any number of hosts may share the results folder.
 """
 
 from __future__ import annotations
@@ -22,17 +21,12 @@ from benchmarks.grid.lease import Heartbeat, Lease, create_lease, drop_lease, ha
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
-# What a run that did not finish has left in its folder: what it is continued from stays, the rest goes.
-
 RESUMABLE = ("resume", "checkpoints")
 """Folders of a run from which it is continued."""
 
 
 def can_continue(folder: Path) -> bool:
-    """Tell whether a run left a state in its folder from which `fit --ckpt_path last` continues.
-
-    Args:
-        folder: The run's folder.
+    """Whether a run left a state in its folder from which `fit --ckpt_path last` continues.
 
     Example:
         >>> can_continue(Path("nowhere"))
@@ -42,13 +36,9 @@ def can_continue(folder: Path) -> bool:
 
 
 def clear(folder: Path, keep: set[str]) -> None:
-    """Empty the folder of a cell but for what is kept.
+    """Empties the folder of a cell, held by a lease, but for some names.
 
     The record goes first: a kill in between must not leave a cell that is done but has lost files.
-
-    Args:
-        folder: The folder of the cell, held by a lease.
-        keep: Names in it.
     """
     (folder / "record.json").unlink(missing_ok=True)
     for path in folder.iterdir():
@@ -101,11 +91,7 @@ class Ledger:
             drop_lease(lease)
 
     def folder(self, cell: str) -> Path:
-        """Return the folder of a cell.
-
-        Args:
-            cell: Name of the cell.
-        """
+        """The folder of a cell."""
         return self.root / "runs" / cell
 
     @property
@@ -118,10 +104,7 @@ class Ledger:
         return (name if name == self.root.name else f"{name}/{self.root.name}")[:128]
 
     def record(self, cell: str) -> dict[str, Any] | None:
-        """Return the record of a cell that is done, else None.
-
-        Args:
-            cell: Name of the cell.
+        """The record of a cell that is done, else None.
 
         Raises:
             InputError: The file is damaged. Records are written atomically, so this is no trace of a kill.
@@ -130,10 +113,7 @@ class Ledger:
         return record if record is not None and record["status"] != "interrupted" else None
 
     def is_interrupted(self, cell: str) -> bool:
-        """Tell whether the cell's last run ended on a signal, and waits to be continued.
-
-        Args:
-            cell: Name of the cell.
+        """Whether the cell's last run ended on a signal, and waits to be continued.
 
         Raises:
             InputError: The record is damaged.
@@ -142,10 +122,7 @@ class Ledger:
         return record is not None and record["status"] == "interrupted"
 
     def state(self, cell: str) -> State:
-        """Return what the files say about a cell; writes nothing.
-
-        Args:
-            cell: Name of the cell.
+        """What the files say about a cell; writes nothing.
 
         Raises:
             InputError: The record is damaged.
@@ -156,18 +133,11 @@ class Ledger:
         return "running" if self.is_held(cell) else "waiting"
 
     def is_held(self, cell: str) -> bool:
-        """Tell whether a live runner works on a cell; writes nothing.
-
-        Args:
-            cell: Name of the cell.
-        """
+        """Whether a live runner works on a cell; writes nothing."""
         return is_held(self.folder(cell), stale=self._stale)
 
     def stamp(self, cell: str) -> Stamp | None:
-        """Return the identity of the record of a failed cell, to ask `acquire` for one more try; else None.
-
-        Args:
-            cell: Name of the cell.
+        """The identity of the record of a failed cell, to ask `acquire` for one more try; else None.
 
         Raises:
             InputError: The record is damaged.
@@ -176,7 +146,7 @@ class Ledger:
         return self._identity(cell) if record is not None and record["status"] == "failed" else None
 
     def is_done(self, cell: str, *, retry: Stamp | None = None) -> bool:
-        """Tell whether a cell needs no run.
+        """Whether a cell needs no run.
 
         Args:
             cell: Name of the cell.
@@ -192,7 +162,7 @@ class Ledger:
         return record["status"] == "finished" or retry is None or self._identity(cell) != retry
 
     def acquire(self, cell: str, *, retry: Stamp | None = None) -> Lease | None:
-        """Claim a cell that is not done and that no live runner holds, and clear what a killed run cannot use.
+        """Claims a cell that is not done and that no live runner holds, and clears what a killed run cannot use.
 
         Args:
             cell: Name of the cell.
@@ -220,28 +190,20 @@ class Ledger:
         return lease
 
     def release(self, lease: Lease) -> None:
-        """Give a cell back; with a record it is done, without one it waits for the next runner.
-
-        Args:
-            lease: What `acquire` returned. Releasing twice is allowed.
-        """
+        """Gives a cell back, twice if need be; with a record it is done, without one it waits for the next runner."""
         self._heartbeat.remove(lease)
         drop_lease(lease)
 
     def is_lost(self, lease: Lease) -> bool:
-        """Tell whether another runner has taken the cell over, because this one was suspended or cut off.
-
-        Args:
-            lease: What `acquire` returned.
-        """
+        """Whether another runner has taken the cell over, because this one was suspended or cut off."""
         return self._heartbeat.lost(lease)
 
     def write_record(self, lease: Lease, record: dict[str, Any]) -> None:
-        """Write the record of a cell whose run could not, and release the cell.
+        """Writes the record of a cell whose run could not, and releases the cell.
 
         Args:
             lease: The lease of the cell; if another runner has taken it over, nothing is written.
-            record: At least ``format`` (1), ``status`` and ``error``.
+            record: At least `format` (1), `status` and `error`.
         """
         if owns(lease):
             text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
@@ -249,19 +211,12 @@ class Ledger:
         self.release(lease)
 
     def discard_record(self, lease: Lease) -> None:
-        """Remove the record of failure that a stopped run wrote, so that the cell is run again.
-
-        Args:
-            lease: The lease of the cell; if another runner has taken it over, nothing is removed.
-        """
+        """Removes the record of a stopped run, so that the cell is run again; not if the lease is another's by now."""
         if owns(lease) and self.record(lease.cell) is not None:
             lease.path.with_name("record.json").unlink(missing_ok=True)
 
     def check_suite(self, name: str) -> None:
-        """Refuse a results folder that holds another suite; writes nothing.
-
-        Args:
-            name: The suite's name.
+        """Refuses a results folder that holds a suite of another name; writes nothing.
 
         Raises:
             InputError: The folder holds another suite, the copy is unreadable, or the folder is a file.
@@ -282,12 +237,7 @@ class Ledger:
             raise InputError(f"{self.root}: holds the suite {other!r}, not {name!r}; choose another --out")
 
     def adopt_suite(self, name: str, text: str) -> None:
-        """Keep a copy of the suite in the results folder.
-
-        Args:
-            name: The suite's name. An edited suite of the same name replaces the copy: cells are keyed by
-                content.
-            text: The suite file.
+        """Keeps a copy of the suite in the results folder; an edited one of the same name replaces it.
 
         Raises:
             InputError: As for `check_suite`, or the folder cannot be written.
