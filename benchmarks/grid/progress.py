@@ -1,16 +1,20 @@
-"""Live progress over a grid: one line that says where the run is, and how long the rest will take."""
+"""Live progress over a grid: where each run is, and how long the rest will take; and of loops that are no training."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO, TypeVar
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from benchmarks.grid.cells import Cell
 
@@ -21,7 +25,6 @@ __all__ = [
     "Running",
     "clock",
     "estimate_left",
-    "fit_width",
     "read_progress",
 ]
 
@@ -32,7 +35,7 @@ class Running:
 
     Attributes:
         cell: The cell.
-        folder: Its folder, with ``progress.json``.
+        folder: Its folder, with `progress.json`.
         seconds: How long it has run.
     """
 
@@ -46,8 +49,8 @@ class Event:
     """What a launcher tells about the grid.
 
     Attributes:
-        kind: ``skipped`` for a cell that was done already or that another runner did; ``stopped`` for one
-            that a signal interrupted; ``tick``, about once a second, for the whole grid.
+        kind: `skipped` for a cell that was done already or that another runner did; `stopped` for one that a signal
+            interrupted; `tick`, about once a second, for the whole grid.
         cell: The cell, None for a tick.
         seconds: How long the cell ran.
         error: Why it failed.
@@ -65,13 +68,13 @@ class Event:
 
 @dataclass(frozen=True)
 class RunProgress:
-    """What a run says about itself in ``progress.json``; missing stays None.
+    """What a run says about itself in `progress.json`; missing stays None.
 
     Attributes:
-        phase: ``prepare``, ``fit``, ``validate`` or ``test``.
+        phase: `prepare`, `fit`, `validate` or `test`.
         done: Steps done in the phase.
         total: Steps of the phase.
-        message: A few words, such as ``loss 3.21``.
+        message: A few words, such as `loss 3.21`.
         seconds_left: Until the end of the run, by its own estimate.
     """
 
@@ -83,10 +86,7 @@ class RunProgress:
 
 
 def read_progress(folder: Path) -> RunProgress:
-    """Read what a run says about itself; a file that is missing or unreadable says nothing.
-
-    Args:
-        folder: Folder of the cell.
+    """Reads what a run says about itself; a file that is missing or unreadable says nothing.
 
     Example:
         >>> read_progress(Path("nowhere"))
@@ -109,10 +109,7 @@ def read_progress(folder: Path) -> RunProgress:
 
 
 def clock(seconds: float) -> str:
-    """Write a duration as minutes and seconds, from an hour on with hours.
-
-    Args:
-        seconds: Duration in seconds.
+    """Writes a duration as minutes and seconds, from an hour on with hours.
 
     Example:
         >>> clock(83.4), clock(3600)
@@ -126,7 +123,7 @@ def clock(seconds: float) -> str:
 def estimate_left(
     measured: Sequence[float], running: Sequence[tuple[float, float | None]], waiting: int, processes: int
 ) -> float | None:
-    """Estimate the seconds until the grid is done.
+    """Estimates the seconds until the grid is done.
 
     A grid mixes cells of seconds (popularity) with cells of many minutes (a tuned language model), and the
     short ones tend to come first. So a cell yet to run counts as the mean of the *slow* cells measured so
@@ -155,31 +152,10 @@ def estimate_left(
     return max((sum(rest) + waiting * typical) / processes, *rest, 0.0)
 
 
-def fit_width(text: str, width: int) -> str:
-    """Trim a line to a terminal's width, counting wide characters twice.
-
-    Args:
-        text: One line.
-        width: Columns.
-
-    Example:
-        >>> fit_width("电影 movies", 6), fit_width("movies", 6)
-        ('电影 …', 'movies')
-    """
-    columns = [2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text]
-    if sum(columns) <= width:
-        return text
-    used, end = 0, 0
-    while end < len(text) and used + columns[end] <= width - 1:
-        used += columns[end]
-        end += 1
-    return text[:end] + "…" if width > 0 else ""
-
-
 class GridProgress:
-    """Shows the events of a launcher: a line per finished cell, and below it one that moves.
+    """Shows the events of a launcher: a line for each finished cell, and below it what runs now.
 
-    On a terminal the moving line is rewritten in place; elsewhere it is written again every 20 seconds.
+    On a terminal that is drawn in place, with bars; elsewhere it is one line, written again every 20 seconds.
 
     Args:
         total: Number of cells.
@@ -214,10 +190,11 @@ class GridProgress:
         self._last_line = self._start
         self._done = 0
         self._measured: list[float] = []
-        self._in_place = False
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._live: Live | None = None
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Shows one event."""
         if event.kind == "tick":
             self._tick(event)
             return
@@ -231,18 +208,13 @@ class GridProgress:
             self._write(f"{place} {event.cell.title} {event.kind} in {clock(event.seconds)}{reason}")
 
     def close(self) -> None:
-        """End the moving line."""
-        if self._in_place:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
-            self._in_place = False
+        """Takes away what is drawn in place."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def line(self, event: Event) -> str:
-        """Return the moving line for a tick.
-
-        Args:
-            event: The tick.
-        """
+        """What runs now, on one line."""
         runs = [(run, read_progress(run.folder)) for run in event.running]
         first, last = self._done + 1, self._done + max(1, len(runs))
         parts = [f"[{first if first == last else f'{first}-{last}'}/{self.total}]"]
@@ -253,24 +225,49 @@ class GridProgress:
             parts[0] += " " + ", ".join(" ".join([run.cell.title, *_details(said)[:1]]) for run, said in runs)
         elif event.elsewhere:
             parts[0] += f" waiting for {event.elsewhere} that another runner works on"
-        waiting = self.total - self._done - len(runs) - event.elsewhere
-        times = [(run.seconds, said.seconds_left) for run, said in runs]
+        return " · ".join([*parts, self._times(event)])
+
+    def _times(self, event: Event) -> str:
+        waiting = self.total - self._done - len(event.running) - event.elsewhere
+        times = [(run.seconds, read_progress(run.folder).seconds_left) for run in event.running]
         left = estimate_left(self._measured, times, max(0, waiting), self._processes)
         grid = f"grid {clock(self._now() - self._start)} elapsed"
-        return " · ".join([*parts, grid if left is None else f"{grid}, about {clock(left)} left"])
+        return grid if left is None else f"{grid}, about {clock(left)} left"
 
     def _tick(self, event: Event) -> None:
-        if self._stream.isatty():
-            width = shutil.get_terminal_size().columns - 1  # the last column would wrap
-            self._stream.write("\r\x1b[K" + fit_width(self.line(event), width))
-            self._stream.flush()
-            self._in_place = True
+        if self._stream.isatty() and not self._console.is_dumb_terminal:
+            if self._live is None:
+                self._live = Live(
+                    console=self._console,
+                    auto_refresh=False,
+                    transient=True,
+                    redirect_stdout=False,
+                    redirect_stderr=False,
+                )
+                self._live.start()
+                self._console.show_cursor()  # a runner that is killed could not bring it back
+            self._live.update(self._drawing(event), refresh=True)
         elif self._now() - self._last_line >= self._every:
             self._last_line = self._now()
             self._write(self.line(event))
 
+    def _drawing(self, event: Event) -> Table:
+        rows = Table.grid(padding=(0, 1))
+        for _ in range(3):
+            rows.add_column(no_wrap=True)
+        for run in event.running:
+            said = read_progress(run.folder)
+            bar = ProgressBar(said.total, said.done or 0, width=20) if said.total else ""
+            rows.add_row(Text(run.cell.title), bar, Text(" · ".join(_details(said))))
+        others = f", {event.elsewhere} by another runner" if event.elsewhere else ""
+        done = Text(f"{self._done}/{self.total} cells{others}")
+        rows.add_row(done, ProgressBar(self.total, self._done, width=20), Text(self._times(event)))
+        return rows
+
     def _write(self, text: str) -> None:
-        self.close()
+        if self._live is not None:
+            self._console.print(Text(text), soft_wrap=True)  # above what is drawn
+            return
         self._stream.write(f"{text}\n")
         self._stream.flush()
 
@@ -282,13 +279,11 @@ def _details(said: RunProgress) -> list[str]:
 
 
 def _line(text: object) -> str:
-    """Make text one printable line: what a run writes must not move the terminal's cursor."""
+    """Makes text one printable line: what a run writes must not move the terminal's cursor."""
     if not isinstance(text, str):
         return ""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
-
-# Progress of a loop that is no training: done, total and time left, now and then.
 
 T = TypeVar("T")
 

@@ -2,7 +2,7 @@
 
 import io
 import json
-import unicodedata
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from benchmarks.grid.progress import (
     RunProgress,
     clock,
     estimate_left,
-    fit_width,
     read_progress,
 )
 
@@ -92,17 +91,53 @@ def test_a_run_without_an_end_shows_its_steps_alone(tmp_path):
     assert line.startswith("[1/1] a · fit 4 · grid")
 
 
-def test_a_terminal_line_is_rewritten_and_a_log_gets_one_every_20_seconds(tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "20")
-    tick = Event("tick", running=(Running(cell("a" * 50), tmp_path, 1.0),))
-    terminal = Terminal()
-    show = GridProgress(1, terminal, now=Clock())
-    show(tick)
-    assert terminal.getvalue() == "\r\x1b[K[1/1] " + "a" * 12 + "…"
-    show(Event("failed", cell("a"), seconds=5, error="exit code 1;\nx"))
-    show.close()
-    assert terminal.getvalue().endswith("\r\x1b[K[1/1] a failed in 0:05: exit code 1; x\n")
+def screen(written: str, columns: int = 60, lines: int = 12) -> list[str]:
+    """What a terminal shows after reading this: enough of ECMA-48 for a drawing that is rewritten in place."""
+    rows, row, column = [""] * lines, 0, 0
+    for escape, number, command, control, text in re.findall(
+        r"(\x1b\[\??([\d;]*)([A-Za-z]))|([\r\n])|([^\x1b\r\n]+)", written
+    ):
+        if text:
+            line = rows[row].ljust(column)
+            rows[row] = line[:column] + text + line[column + len(text) :]
+            column += len(text)
+            assert column <= columns
+        elif control == "\r":
+            column = 0
+        elif control == "\n":
+            row, column = row + 1, 0
+        elif escape and command == "A":
+            row -= int(number or 1)
+        elif command == "K":
+            rows[row] = "" if number == "2" else rows[row][:column]
+    return [line.rstrip() for line in rows if line.strip()]
 
+
+def test_a_terminal_is_drawn_in_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    say(tmp_path, phase="fit", done=4, total=8)
+    tick = Event("tick", running=(Running(cell("a[b]"), tmp_path, 1.0), Running(cell("w" * 80), tmp_path / "x", 1.0)))
+    terminal = Terminal()
+    show = GridProgress(4, terminal, now=Clock())
+    for _ in range(3):
+        show(tick)
+    first, second, third = screen(terminal.getvalue())
+    assert first.startswith("a[b]")
+    assert second.startswith("www")
+    assert "0/4 cells" in third
+    show(Event("failed", cell("a"), seconds=5, error="exit code 1;\nx"))
+    show(tick)
+    assert screen(terminal.getvalue())[0] == "[1/4] a failed in 0:05: exit code 1; x"
+    assert "1/4 cells" in screen(terminal.getvalue())[3]
+    show.close()
+    assert screen(terminal.getvalue()) == ["[1/4] a failed in 0:05: exit code 1; x"]
+    assert terminal.getvalue().rfind("\x1b[?25h") > terminal.getvalue().rfind("\x1b[?25l")  # the cursor is back
+
+
+def test_a_log_gets_a_line_every_20_seconds(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # which makes rich take everything for a terminal
+    tick = Event("tick", running=(Running(cell("a" * 50), tmp_path, 1.0),))
     now, log = Clock(), io.StringIO()
     show = GridProgress(1, log, now=now)
     for second in range(61):
@@ -125,18 +160,6 @@ def test_skipped_cells_count_but_are_not_announced():
 def test_the_clock_adds_up(seconds):
     parts = [int(part) for part in clock(seconds).split(":")]
     assert sum(part * 60**power for power, part in enumerate(reversed(parts))) == seconds
-
-
-@given(st.text(st.characters(categories=["L", "Zs"])), st.integers(0, 30))
-def test_a_trimmed_line_fits(text, width):
-    columns = sum(2 if _is_wide(letter) else 1 for letter in fit_width(text, width))
-    assert columns <= width
-    if sum(2 if _is_wide(letter) else 1 for letter in text) <= width:
-        assert fit_width(text, width) == text
-
-
-def _is_wide(letter: str) -> bool:
-    return unicodedata.east_asian_width(letter) in ("W", "F")
 
 
 def test_the_estimate_ignores_quick_cells_and_trusts_the_runs():
