@@ -38,7 +38,7 @@ class Cell:
         title: The labels of the axes that vary, for people.
         labels: The label on every axis, in the suite's order.
         command: What a user would type to get this run alone; runs in the checkout's root.
-        key: SHA-256 over all that makes the result: the command without ``--out``, the bytes of the config
+        key: SHA-256 over all that makes the result: the command without `--out`, the bytes of the config
             files it names (and of those they name), and the version of the package.
         files: These config files and the SHA-256 of each.
     """
@@ -52,7 +52,7 @@ class Cell:
 
 
 def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iterable[str] = ()) -> list[Cell]:
-    """Return the cells of a suite, the last axis fastest.
+    """Returns the cells of a suite, the last axis fastest.
 
     Args:
         suite: From `load_suite`.
@@ -61,7 +61,7 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iter
         plugins: Packages that the cells' configs may name; they are part of each command.
 
     Raises:
-        InputError: No cells, too many cells, two equal cells, an ``include_overrides`` that matches no cell,
+        InputError: No cells, too many cells, two equal cells, an `include_overrides` that matches no cell,
             or an unreadable config file.
 
     Example:
@@ -105,13 +105,13 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iter
 
 
 def varied(cell: Cell, pairs: Iterable[Pair], option: str, *, label: Pair | None = None, reason: str = "") -> Cell:
-    """Return a cell with other values of some options: another run, with a name of its own.
+    """Returns a cell with other values of some options: another run, with a name of its own.
 
     Args:
         cell: From `expand`.
         pairs: Options and their values; they win over those that the cell has.
-        option: One more option, for the run alone: like ``--out`` it makes no other result.
-        label: What tells it from the cell; one with a label runs below ``search`` of the results folder.
+        option: One more option, for the run alone: like `--out` it makes no other result.
+        label: What tells it from the cell; one with a label runs below `search` of the results folder.
         reason: Why it has these values; with another reason it is another run.
 
     Example:
@@ -133,7 +133,7 @@ def varied(cell: Cell, pairs: Iterable[Pair], option: str, *, label: Pair | None
 
 
 def changed_file(cell: Cell) -> str | None:
-    """Return the first config file of a cell that is no longer what the cell was named for, else None.
+    """Returns the first config file of a cell that is no longer what the cell was named for, else None.
 
     Args:
         cell: From `expand`.
@@ -149,7 +149,7 @@ def changed_file(cell: Cell) -> str | None:
 
 
 def _arguments(configs: Iterable[str], overrides: Iterable[Pair], plugins: Iterable[str]) -> tuple[str, ...]:
-    """Write the command without ``--out``; of a key given twice the later value holds, at the later place."""
+    """Writes the command without `--out`; of a key given twice the later value holds, at the later place."""
     last: dict[str, list[str]] = {}
     for key, value in overrides:
         before = last.pop(key, [])
@@ -189,7 +189,7 @@ class _ConfigFiles:
         self._seen: dict[Path, tuple[str, tuple[Path, ...]]] = {}
 
     def of(self, arguments: Iterable[str]) -> tuple[Pair, ...]:
-        """Return every YAML file that the arguments name, directly or through another, and its SHA-256."""
+        """Returns every YAML file that the arguments name, directly or through another, and its SHA-256."""
         names = (argument.partition("=")[2] if "=" in argument else argument for argument in arguments)
         todo = list(_existing(names))
         found: dict[Path, str] = {}

@@ -36,9 +36,10 @@ def cell_config(command: Sequence[str]) -> dict[str, Any]:
     Args:
         command: words of `instructrec fit`.
 
-    >>> made = cell_config(["instructrec", "fit", "-c", "configs/model/lora.yaml", "--model.r=4", "--name", "x"])
-    >>> made["model"]["class_path"], made["model"]["init_args"]["r"]
-    ('LoRATuning', 4)
+    Example:
+        >>> made = cell_config(["instructrec", "fit", "-c", "configs/model/lora.yaml", "--model.r=4", "--name", "x"])
+        >>> made["model"]["class_path"], made["model"]["init_args"]["r"]
+        ('LoRATuning', 4)
     """
     made: dict[str, Any] = {}
     files = ["configs/trainer/default.yaml", *(after for word, after in _pairs(command) if word == "-c")]
@@ -55,8 +56,9 @@ def cell_config(command: Sequence[str]) -> dict[str, Any]:
 def options(config: Mapping[str, Any], part: str) -> dict[str, Any]:
     """The options of a part's class; empty where it has none.
 
-    >>> options({"model": {"class_path": "LoRATuning", "init_args": {"r": 4}}}, "model")
-    {'r': 4}
+    Example:
+        >>> options({"model": {"class_path": "LoRATuning", "init_args": {"r": 4}}}, "model")
+        {'r': 4}
     """
     value = config.get(part)
     found = value.get("init_args") if isinstance(value, dict) else None
@@ -66,8 +68,9 @@ def options(config: Mapping[str, Any], part: str) -> dict[str, Any]:
 def class_of(config: Mapping[str, Any], part: str) -> str:
     """The last part of a part's class name; "" where none is named.
 
-    >>> class_of({"model": {"class_path": "recmodels.methods.lora.LoRATuning"}}, "model")
-    'LoRATuning'
+    Example:
+        >>> class_of({"model": {"class_path": "recmodels.methods.lora.LoRATuning"}}, "model")
+        'LoRATuning'
     """
     value = config.get(part)
     path = value.get("class_path") if isinstance(value, dict) else value
@@ -140,12 +143,13 @@ def forecast(config: Mapping[str, Any], rate: float) -> Forecast:
         config: from `cell_config`.
         rate: multiplications and additions a second that the machine reaches in matrix products.
 
-    >>> config = {"model": {"class_path": "ZeroShot"}, "data": {"init_args": {"protocol": {"test_users": 200}}}}
-    >>> made = forecast(config, 4e11)
-    >>> made.trained, round(made.memory_bytes / 2**30, 1)
-    (0, 1.5)
-    >>> forecast({}, 4e11).unknown
-    'no model is named'
+    Example:
+        >>> config = {"model": {"class_path": "ZeroShot"}, "data": {"init_args": {"protocol": {"test_users": 200}}}}
+        >>> made = forecast(config, 4e11)
+        >>> made.trained, round(made.memory_bytes / 2**30, 1)
+        (0, 1.5)
+        >>> forecast({}, 4e11).unknown
+        'no model is named'
     """
     name = class_of(config, "model")
     if not name:
@@ -221,8 +225,9 @@ def time_correction(measured: Sequence[tuple[float, float]]) -> float:
     Args:
         measured: predicted and actual seconds.
 
-    >>> time_correction([(10.0, 20.0), (10.0, 40.0), (10.0, 30.0)]), time_correction([])
-    (3.0, 1.0)
+    Example:
+        >>> time_correction([(10.0, 20.0), (10.0, 40.0), (10.0, 30.0)]), time_correction([])
+        (3.0, 1.0)
     """
     return float(median(actual / predicted for predicted, actual in measured if predicted > 0)) if measured else 1.0
 
@@ -234,8 +239,9 @@ def forecasts(commands: Mapping[str, Sequence[str]], records: Mapping[str, Mappi
         commands: of the cells, by name.
         records: of the finished ones.
 
-    >>> print(forecasts({"a": ["instructrec", "fit", "-c", "configs/model/popularity.yaml"]}, {})["a"])
-    about 0.5 GiB, 1 s
+    Example:
+        >>> print(forecasts({"a": ["instructrec", "fit", "-c", "configs/model/popularity.yaml"]}, {})["a"])
+        about 0.5 GiB, 1 s
     """
     made = {name: forecast(cell_config(command), matrix_rate()) for name, command in commands.items()}
     taken = {name: _taken(record) for name, record in records.items()}
@@ -250,8 +256,9 @@ def rate_note(corrected: bool) -> str:
     Args:
         corrected: whether cells have finished.
 
-    >>> rate_note(corrected=True)
-    'times: by counting, corrected by the finished cells'
+    Example:
+        >>> rate_note(corrected=True)
+        'times: by counting, corrected by the finished cells'
     """
     if corrected:
         return "times: by counting, corrected by the finished cells"
@@ -264,8 +271,9 @@ def rate_note(corrected: bool) -> str:
 def machine_memory() -> float:
     """Bytes that a process may have here: the machine's, or less where a control group says so.
 
-    >>> machine_memory() > 2**28
-    True
+    Example:
+        >>> machine_memory() > 2**28
+        True
     """
     limits = [float(psutil.virtual_memory().total)]
     with suppress(OSError, ValueError):  # "max" is no number

@@ -32,7 +32,7 @@ class AxisValue:
     """One value of an axis.
 
     Attributes:
-        label: Its name in ``exclude`` and ``when``: the stem of a YAML path, the text of a scalar.
+        label: Its name in `exclude` and `when`: the stem of a YAML path, the text of a scalar.
         title: Its name for people: a scalar's carries the key.
         configs: YAML overlays, as commands print them.
         overrides: Dotted keys and their values.
@@ -74,7 +74,7 @@ class Suite:
 
 
 def load_suite(path: Path) -> Suite:
-    r"""Read a suite file.
+    r"""Reads a suite file.
 
     Args:
         path: The YAML file. Paths in it are looked for from the current directory, then from the checkout's
@@ -233,7 +233,7 @@ def _shown(entry: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """Write a value as a command line takes it."""
+    """Writes a value as a command line takes it."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):

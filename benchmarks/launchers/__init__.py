@@ -26,11 +26,11 @@ class Launcher:
     """A launcher and what the user asked of it.
 
     Attributes:
-        name: ``local``, ``ray`` or ``slurm``.
+        name: `local`, `ray` or `slurm`.
         processes: Cells that run at a time; None: one here, as many as the scheduler takes elsewhere.
         gpus: Devices dealt out to local processes.
         options: What the scheduler is told about every job.
-        prefix: What runs in place of the command's first word, ``instructrec``.
+        prefix: What runs in place of the command's first word, `instructrec`.
         grace: Seconds a run has to end after a signal.
     """
 
@@ -49,7 +49,7 @@ class Launcher:
         retry_failed: bool = False,
         on_event: Callable[[Event], None] | None = None,
     ) -> Summary:
-        """Run every cell that is not done.
+        """Runs every cell that is not done.
 
         Args:
             cells: From `benchmarks.grid.cells.expand`.
@@ -98,13 +98,13 @@ class Launcher:
 def choose_launcher(
     name: str, *, processes: int | None = None, gpus: Sequence[int | str] = (), options: Sequence[str] = ()
 ) -> Launcher:
-    """Check what the user asked for, before anything is read or written.
+    """Checks what the user asked for, before anything is read or written.
 
     Args:
         name: Of the launcher.
         processes: Cells that run at a time.
         gpus: Devices dealt out to local processes.
-        options: ``KEY=VALUE``, for the scheduler.
+        options: `KEY=VALUE`, for the scheduler.
 
     Raises:
         InputError: There is no such launcher, its package is not installed, or an option is not for it.

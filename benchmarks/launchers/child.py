@@ -44,7 +44,7 @@ class CellProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> int:
-        """Run the command; return its exit status."""
+        """Runs the command; returns its exit status."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_JOB)}
         # The pipe closes with this process, however it ends, and the command ends with the pipe.
         self._process = subprocess.Popen(
@@ -68,7 +68,7 @@ class CellProcess:
         return DelayedSubmission(type(self)(self.command, self.folder, self.patience, self.environment))
 
     def stop(self) -> None:
-        """Ask the command to save and end; kill it if it takes too long."""
+        """Asks the command to save and end; kills it if it takes too long."""
         process = self._process
         if process is None or _has_ended(process.pid):
             return
@@ -82,7 +82,7 @@ class CellProcess:
 
 
 def run(process: CellProcess) -> int:
-    """Call it; a function, as Ray wants it.
+    """Calls it; a function, as Ray wants it.
 
     Args:
         process: The command.
@@ -95,7 +95,7 @@ def run(process: CellProcess) -> int:
 
 
 def _has_ended(pid: int) -> bool:
-    """Look without reaping: in a signal handler, `Popen` may be in the middle of asking itself."""
+    """Looks without reaping: in a signal handler, `Popen` may be in the middle of asking itself."""
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # reaped

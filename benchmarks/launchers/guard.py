@@ -1,6 +1,6 @@
-"""Runs one command, and ends it with all its children as soon as the launcher is gone, even by ``kill -9``.
+"""Runs one command, and ends it with all its children as soon as the launcher is gone, even by `kill -9`.
 
-``python guard.py GUARD_FILE HOST COMMAND...`` with the launcher's pipe as standard input. A run without a
+`python guard.py GUARD_FILE HOST COMMAND...` with the launcher's pipe as standard input. A run without a
 launcher would write into a folder that another runner takes over, and would hold a GPU that nobody watches.
 Standard library only: it starts in milliseconds.
 """
@@ -22,7 +22,7 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command.
+    """Runs the command.
 
     Args:
         arguments: The file to announce this process in, the name of the host, and the command.

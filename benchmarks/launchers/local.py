@@ -63,7 +63,7 @@ def run_local(
     grace: float = 30.0,
     wait_for_others: bool = True,
 ) -> Summary:
-    """Run every cell that is not done; return when all are, here or by another runner on the same folder.
+    """Runs every cell that is not done; returns when all are, here or by another runner on the same folder.
 
     A cell that fails does not stop the others. SIGINT and SIGTERM are passed on to the runs; a run that was
     stopped is continued next time from what it has saved. A second signal kills at once.
@@ -73,14 +73,14 @@ def run_local(
         ledger: Of the results folder.
         processes: Number of cells that run at a time; each gets its share of the cores.
         gpus: Devices dealt out to the processes through CUDA_VISIBLE_DEVICES; none given, all are visible.
-        prefix: What runs in place of the command's first word, ``instructrec``.
+        prefix: What runs in place of the command's first word, `instructrec`.
         retry_failed: Run the cells that failed before once more.
         on_event: Is told what happens, in the calling thread.
         grace: Seconds a run has to end after a signal.
         wait_for_others: Wait for cells that other runners hold, and run those that they lose.
 
     Raises:
-        InputError: ``processes`` is not positive, or a record in the folder is damaged.
+        InputError: `processes` is not positive, or a record in the folder is damaged.
 
     Example:
         >>> import tempfile
@@ -119,7 +119,7 @@ class _Run:
         return time.monotonic() - self.start
 
     def kill(self) -> None:
-        """End the run with all its processes: its guard does that when the pipe closes."""
+        """Ends the run with all its processes: its guard does that when the pipe closes."""
         if self.process.stdin is not None:
             self.process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):

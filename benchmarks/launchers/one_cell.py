@@ -1,6 +1,6 @@
 """Runs one cell where a scheduler has put it: a runner of its own on the shared results folder.
 
-``python -m benchmarks.launchers.one_cell TASK`` with the scheduler's worker at the other end of standard input. The
+`python -m benchmarks.launchers.one_cell TASK` with the scheduler's worker at the other end of standard input. The
 lease and its heartbeat are made here, beside the run: so a job that is started twice, or that outlives whoever
 submitted it, neither repeats nor loses a cell.
 """
@@ -30,12 +30,12 @@ NOT_DONE = 75
 
 
 def command_for(cell: Cell, root: Path, *, prefix: Sequence[str], retry: Stamp | None, grace: float) -> list[str]:
-    """Return the command that runs one cell; it is to be started in the checkout.
+    """Returns the command that runs one cell; it is to be started in the checkout.
 
     Args:
         cell: The cell.
         root: The results folder, on a file system that the worker shares.
-        prefix: What runs in place of the command's first word, ``instructrec``.
+        prefix: What runs in place of the command's first word, `instructrec`.
         retry: The record of failure in whose place the cell is to be run once more.
         grace: Seconds a run has to end after a signal.
 
@@ -55,7 +55,7 @@ def command_for(cell: Cell, root: Path, *, prefix: Sequence[str], retry: Stamp |
 
 
 def main(arguments: list[str]) -> int:
-    """Run the cell that `command_for` wrote down.
+    """Runs the cell that `command_for` wrote down.
 
     Args:
         arguments: The task as JSON.

@@ -1,4 +1,4 @@
-"""``--launcher-option KEY=VALUE``: what a scheduler is told about every job."""
+"""`--launcher-option KEY=VALUE`: what a scheduler is told about every job."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Value = str | int | float
 
 
 def read_options(given: Sequence[str], known: Mapping[str, type], launcher: str) -> dict[str, Value]:
-    """Read options and refuse what the launcher does not know.
+    """Reads options and refuses what the launcher does not know.
 
     Args:
-        given: ``KEY=VALUE``, as on the command line.
+        given: `KEY=VALUE`, as on the command line.
         known: The keys of the launcher, and what each value is.
         launcher: Its name, for messages.
 
     Raises:
-        InputError: No ``=``, an unknown key, a key given twice, a value of another kind or not positive.
+        InputError: No `=`, an unknown key, a key given twice, a value of another kind or not positive.
 
     Example:
         >>> read_options(["num_gpus=0.5", "address=auto"], {"address": str, "num_gpus": float}, "ray")

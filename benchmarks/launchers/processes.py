@@ -48,7 +48,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def describe_exit(code: int, log: bytes) -> str:
-    r"""Say in one line why a run ended without a record.
+    r"""Says in one line why a run ended without a record.
 
     Args:
         code: Exit status; 128 + n, or -n, for signal n.

@@ -20,15 +20,15 @@ from datamodules.contract.errors import InputError
 __all__ = ["OPTIONS", "RayScheduler", "ray_cluster"]
 
 OPTIONS: dict[str, type] = {"address": str, "num_cpus": float, "num_gpus": float, "memory": float}
-"""``address`` of a running cluster (``auto``, ``HOST:6379``, ``ray://HOST:10001``); the others are for each cell."""
+"""`address` of a running cluster (`auto`, `HOST:6379`, `ray://HOST:10001`); the others are for each cell."""
 
 
 @contextlib.contextmanager
 def ray_cluster(options: dict[str, Value], grace: float) -> Iterator[RayScheduler]:
-    """Connect to a cluster, or start one on this machine, and leave it at the end.
+    """Connects to a cluster, or starts one on this machine, and leaves it at the end.
 
     Args:
-        options: By the names of `OPTIONS`; ``memory`` in GiB.
+        options: By the names of `OPTIONS`; `memory` in GiB.
         grace: Seconds a run has to end after a signal.
 
     Raises:
@@ -72,7 +72,7 @@ class RayScheduler:
         self._grace = grace
 
     def submit(self, cell: Cell, command: Sequence[str]) -> Job:
-        """Give a cell to the cluster.
+        """Gives a cell to the cluster.
 
         Args:
             cell: The cell.

@@ -32,10 +32,10 @@ class Job(Protocol):
     """A cell that a scheduler was given."""
 
     def ended(self) -> str | None:
-        """Return None while the job waits or runs, else what the scheduler says of its end, ``""`` if nothing."""
+        """Returns None while the job waits or runs, else what the scheduler says of its end, `""` if nothing."""
 
     def cancel(self, *, force: bool = False) -> None:
-        """Ask the job to end in order, or kill it."""
+        """Asks the job to end in order, or kills it."""
 
 
 class Scheduler(Protocol):
@@ -50,7 +50,7 @@ class Scheduler(Protocol):
     answers_late: bool
 
     def submit(self, cell: Cell, command: Sequence[str]) -> Job:
-        """Give a cell to the scheduler."""
+        """Gives a cell to the scheduler."""
 
 
 @dataclass
@@ -74,20 +74,20 @@ def run_remote(
     on_event: Callable[[Event], None] | None = None,
     grace: float = 30.0,
 ) -> Summary:
-    """Run every cell that is not done; return when all are, here or by another runner on the same folder.
+    """Runs every cell that is not done; returns when all are, here or by another runner on the same folder.
 
     Args:
         cells: From `expand`.
         ledger: Of the results folder, which the workers share.
         scheduler: Where the cells run.
-        prefix: What runs in place of the command's first word, ``instructrec``.
+        prefix: What runs in place of the command's first word, `instructrec`.
         processes: Jobs submitted at a time; None for as many as the scheduler takes.
         retry_failed: Run the cells that failed before once more.
         on_event: Is told what happens, in the calling thread.
         grace: Seconds a run has to end after a signal.
 
     Raises:
-        InputError: ``processes`` is not positive, or a record in the folder is damaged.
+        InputError: `processes` is not positive, or a record in the folder is damaged.
     """
     if processes is not None and processes < 1:
         raise InputError(f"--processes: at least 1, got {processes}")

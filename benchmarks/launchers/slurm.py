@@ -1,6 +1,6 @@
 """Cells as SLURM jobs through submitit, or as its local jobs on a machine without SLURM.
 
-Jobs go on when the runner ends, and a later runner finds them: queued ones by the job ids in ``DIR/jobs``, running
+Jobs go on when the runner ends, and a later runner finds them: queued ones by the job ids in `DIR/jobs`, running
 ones by their leases. A job that is preempted or reaches its time limit saves, asks SLURM for its next turn, and goes
 on from there. The compute nodes need the checkout, its environment and the results folder at the same path as here.
 """
@@ -33,7 +33,7 @@ OPTIONS: dict[str, type] = {
     **dict.fromkeys(("partition", "account", "qos", "constraint", "exclude", "nodelist", "gres", "comment"), str),
     "signal_delay_s": int,
 }
-"""``cluster`` is ``slurm`` or ``local``; the others are submitit's, for each cell. A cell is one task on one node."""
+"""`cluster` is `slurm` or `local`; the others are submitit's, for each cell. A cell is one task on one node."""
 
 _SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")  # what submitit's local jobs take too
 _TURNS = 1000  # times a job may reach its time limit and go on; the run's own number of steps ends it
@@ -45,7 +45,7 @@ class SlurmScheduler:
     """Submits cells.
 
     Args:
-        root: The results folder; jobs, their logs and ids go into its ``jobs``.
+        root: The results folder; jobs, their logs and ids go into its `jobs`.
         options: By the names of `OPTIONS`.
         grace: Seconds a run has to end after a signal.
 
@@ -79,7 +79,7 @@ class SlurmScheduler:
             raise InputError(f"--launcher slurm: {' '.join(str(error).split())[:300]}") from error
 
     def submit(self, cell: Cell, command: Sequence[str]) -> Job:
-        """Submit a cell, or find the job that an earlier runner submitted and that still waits or runs.
+        """Submits a cell, or finds the job that an earlier runner submitted and that still waits or runs.
 
         Args:
             cell: The cell.

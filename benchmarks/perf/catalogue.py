@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
+from benchmarks.perf.measure import Comparison, ComparisonRule, Side, Turn, Values
 from benchmarks.perf.scoring import BATCH_SIZES, pad_batches, quiet_trainer, score_padded, timed_scores
 from benchmarks.perf.setting import Setting, load_plain
 from datamodules.batching.catalogue import build_trie, encode_titles
@@ -250,7 +250,7 @@ def full_ranking() -> Comparison:
         unit="users",
         sides={"trie": partial(TrieRanking, users=2), "padded": partial(PaddedRanking, users=2)},
         targets={"padded": 15},
-        rules=[Rule("log-likelihoods", "score", "typical", tolerance=0.7, exact_tolerance=1e-4)],
+        rules=[ComparisonRule("log-likelihoods", "score", "typical", tolerance=0.7, exact_tolerance=1e-4)],
     )
 
 
@@ -264,8 +264,8 @@ def beams() -> Comparison:
         targets={"generate": 10},
         rules=[
             # generate drops titles that end outside the best beams of a step; ours keeps every title that ends.
-            Rule("titles that only one side found", "score", "unshared", tolerance=0.5, exact_tolerance=0.5),
-            Rule("log-likelihoods of the others", "score", "common", tolerance=3.0, exact_tolerance=1e-3),
-            Rule("ours worse at a rank by", "score", "worse", tolerance=0.5, exact_tolerance=1e-4),
+            ComparisonRule("titles that only one side found", "score", "unshared", tolerance=0.5, exact_tolerance=0.5),
+            ComparisonRule("log-likelihoods of the others", "score", "common", tolerance=3.0, exact_tolerance=1e-3),
+            ComparisonRule("ours worse at a rank by", "score", "worse", tolerance=0.5, exact_tolerance=1e-4),
         ],
     )

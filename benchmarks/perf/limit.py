@@ -82,12 +82,13 @@ def needed_flops(sizes: Sizes, passes: Passes, tokens: int, places: int, pairs: 
         places: that predict a label.
         pairs: of a token and one that it attends to.
 
-    >>> needed_flops(Sizes(100, 10, 50, 8), "score", tokens=3, places=1, pairs=6)
-    952.0
-    >>> needed_flops(Sizes(100, 10, 50, 8), "adapters", tokens=3, places=1, pairs=6)
-    2156.0
-    >>> needed_flops(Sizes(100, 10, 50, 8, last=20), "score", tokens=3, places=1, pairs=6)
-    872.0
+    Example:
+        >>> needed_flops(Sizes(100, 10, 50, 8), "score", tokens=3, places=1, pairs=6)
+        952.0
+        >>> needed_flops(Sizes(100, 10, 50, 8), "adapters", tokens=3, places=1, pairs=6)
+        2156.0
+        >>> needed_flops(Sizes(100, 10, 50, 8, last=20), "score", tokens=3, places=1, pairs=6)
+        872.0
     """
     idle = tokens - places
     body, head = 2.0 * (sizes.linear * tokens - sizes.last * idle), 2.0 * sizes.head * places

@@ -81,7 +81,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Rule:
+class ComparisonRule:
     """How one quantity is compared.
 
     Attributes:
@@ -104,9 +104,10 @@ class Rule:
     def difference(self, ours: Values, peer: Values) -> float:
         """Distance of two sides' values.
 
-        >>> rule = Rule("scores", "score", "largest", 0.1, 1e-4)
-        >>> rule.difference({"score": np.array([1.0, 2.0])}, {"score": np.array([1.0, 2.5])})
-        0.5
+        Example:
+            >>> rule = ComparisonRule("scores", "score", "largest", 0.1, 1e-4)
+            >>> rule.difference({"score": np.array([1.0, 2.0])}, {"score": np.array([1.0, 2.5])})
+            0.5
         """
         a, b = ours[self.key].astype(np.float64), peer[self.key].astype(np.float64)
         if a.shape != b.shape:
@@ -137,8 +138,9 @@ def shortfall(ours: np.ndarray[Any, Any], peer: np.ndarray[Any, Any]) -> float:
         ours: `[U, I]`, NaN where nothing was found.
         peer: likewise.
 
-    >>> shortfall(np.array([[np.nan, -1.0, -3.0]]), np.array([[-2.5, -1.0, np.nan]]))
-    0.25
+    Example:
+        >>> shortfall(np.array([[np.nan, -1.0, -3.0]]), np.array([[-2.5, -1.0, np.nan]]))
+        0.25
     """
     # NaN sorts last, so the best come first and what was not found becomes -inf.
     best = [np.nan_to_num(-np.sort(-table, axis=1), nan=-np.inf) for table in (ours, peer)]
@@ -165,7 +167,7 @@ class Comparison:
     unit: str
     sides: Mapping[str, Callable[[Setting], Side]]
     targets: Mapping[str, float]
-    rules: Sequence[Rule]
+    rules: Sequence[ComparisonRule]
 
 
 @dataclass(frozen=True)
@@ -199,16 +201,17 @@ class SideResult:
 def speed_up(ours: SideResult, peer: SideResult) -> dict[str, float]:
     """How many times more a second ours does: from the medians, and the least and largest of neighbouring turns.
 
-    >>> a, b = SideResult([1.0, 2.0], 4, {}, {}), SideResult([4.0, 4.0], 2, {}, {})
-    >>> speed_up(a, b)
-    {'median': 5.333333333333333, 'min': 4.0, 'max': 8.0}
+    Example:
+        >>> a, b = SideResult([1.0, 2.0], 4, {}, {}), SideResult([4.0, 4.0], 2, {}, {})
+        >>> speed_up(a, b)
+        {'median': 5.333333333333333, 'min': 4.0, 'max': 8.0}
     """
     each = [p / peer.count / (o / ours.count) for o, p in zip(ours.seconds, peer.seconds, strict=True)]
     return {"median": ours.per_second / peer.per_second, "min": min(each), "max": max(each)}
 
 
 def agreements(
-    rules: Sequence[Rule], values: Mapping[str, Values], precision: str, *, exact: bool = False
+    rules: Sequence[ComparisonRule], values: Mapping[str, Values], precision: str, *, exact: bool = False
 ) -> list[Agreement]:
     """Compares the first side's values with every other's.
 

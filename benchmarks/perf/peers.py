@@ -14,20 +14,8 @@ import torch
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
 from benchmarks.perf.measure import Side, Turn, Values
-from benchmarks.perf.setting import (
-    ALPHA,
-    KINDS,
-    LEARNING_RATE,
-    NO_CLIP,
-    RANK,
-    Pair,
-    Setting,
-    drawn_work,
-    fill_adapters,
-    flat_gradient,
-    load_plain,
-    synchronise,
-)
+from benchmarks.perf.setting import Pair, Setting, fill_adapters, flat_gradient, load_plain, synchronise
+from benchmarks.perf.workloads import ALPHA, LEARNING_RATE, NO_CLIP, RANK, WORKLOADS, draw_windows
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import load_tokenizer
 
@@ -72,7 +60,7 @@ class PeerTraining(Side):
         from peft import LoraConfig, get_peft_model
 
         super().__init__(setting)
-        self.work = drawn_work(setting, KINDS[kind])
+        self.work = draw_windows(setting, WORKLOADS[kind])
         self.tokenizer = load_tokenizer(setting.backbone)
         self.base = load_plain(setting)
         lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")

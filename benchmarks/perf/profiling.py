@@ -18,7 +18,7 @@ UPDATES = ("lerp_", "addcmul_", "addcdiv_", "sqrt", "mul_", "linalg_vector_norm"
 """What clipping and AdamW do."""
 
 
-class Event(Protocol):
+class ProfilerEvent(Protocol):
     """What is read of a profiler's event."""
 
     name: str
@@ -26,7 +26,7 @@ class Event(Protocol):
     cpu_parent: Any
 
 
-def group_of(event: Event, vocabulary: int) -> str | None:
+def group_of(event: ProfilerEvent, vocabulary: int) -> str | None:
     """The group of an operator, or None for a range that only encloses others.
 
     Attention is what works on batches of matrices or is fused; other matrix products are linear layers. Whatever has

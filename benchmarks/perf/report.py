@@ -75,8 +75,9 @@ def read_earlier(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
 def holds(results: dict[str, Any], name: str) -> bool:
     """Whether a work is there, and did not fail.
 
-    >>> holds({"comparisons": {"score_20": {}, "beam": {"error": "no memory"}}}, "beam")
-    False
+    Example:
+        >>> holds({"comparisons": {"score_20": {}, "beam": {"error": "no memory"}}}, "beam")
+        False
     """
     return "error" not in (results if name in ALONE else results["comparisons"]).get(name, {"error": "not there"})
 
@@ -176,8 +177,9 @@ def markdown(results: dict[str, Any]) -> str:
 def verdict(value: float, target: float, *, least: bool) -> str:
     """Whether a value keeps its target, in words.
 
-    >>> verdict(9.3, 8, least=True), verdict(2.6, 2.5, least=False)
-    ('reached', 'missed')
+    Example:
+        >>> verdict(9.3, 8, least=True), verdict(2.6, 2.5, least=False)
+        ('reached', 'missed')
     """
     return "reached" if (value >= target if least else value <= target) else "missed"
 

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
+from benchmarks.perf.measure import Comparison, ComparisonRule, Side, Turn, Values
 from benchmarks.perf.setting import Device, Pair, Setting, load_plain, synchronise
 from datamodules import MovieLens100K
 from datamodules.contract.batch import PromptTreeBatch
@@ -211,5 +211,5 @@ def comparison(name: str, candidates: int, target: float) -> Comparison:
         unit="users",
         sides={"trees": partial(Trees, candidates=candidates), "padded": partial(Padded, candidates=candidates)},
         targets={"padded": target},
-        rules=[Rule("log-likelihoods", "score", "typical", tolerance=0.7, exact_tolerance=1e-4)],
+        rules=[ComparisonRule("log-likelihoods", "score", "typical", tolerance=0.7, exact_tolerance=1e-4)],
     )

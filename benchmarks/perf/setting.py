@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,8 +83,9 @@ class Setting:
     def part(self, count: int) -> int:
         """The share of a number of users or windows, at least one.
 
-        >>> Setting(share=0.25).part(16), Setting(share=0.25).part(2)
-        (4, 1)
+        Example:
+            >>> Setting(share=0.25).part(16), Setting(share=0.25).part(2)
+            (4, 1)
         """
         return max(1, round(count * self.share))
 
@@ -131,8 +132,9 @@ def answered(data: MovieLens100K, slates: Sequence[Slate]) -> list[Pair]:
 def adapter_key(name: str) -> str:
     """Name of an adapter's weight whatever wraps the model: from the number of its block on.
 
-    >>> adapter_key("base_model.model.model.layers.3.mlp.up_proj.lora_A.default.weight")
-    '3.mlp.up_proj.lora_A.default.weight'
+    Example:
+        >>> adapter_key("base_model.model.model.layers.3.mlp.up_proj.lora_A.default.weight")
+        '3.mlp.up_proj.lora_A.default.weight'
     """
     found = re.search(r"(?<=\.)\d+\..*", name)
     return found[0] if found else name
@@ -193,65 +195,3 @@ def synchronise(device: Device) -> None:
     """Waits until the device has done what it was given, so that a clock read now means something."""
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-RANK, ALPHA, LEARNING_RATE = 8, 16, 1e-3
-NO_CLIP = 1e9  # the norm is computed and compared on every side, and never reached, so gradients stay comparable
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What is trained on.
-
-    Attributes:
-        task: task form of the template.
-        targets: of one window, so examples that share a history.
-        windows: of one optimiser step.
-        shared: whether all of a window's examples have the history before its first target.
-    """
-
-    task: Literal["matching", "like"]
-    targets: int
-    windows: int
-    shared: bool = False
-
-
-# Growing histories take longer steps: one of 32 examples took us 1.9 to 2.6 s by itself and 2.2 to 3.0 s between the peers'
-# turns, too short for three of them to tell.
-KINDS: Mapping[str, Kind] = {
-    "titles": Kind("matching", targets=8, windows=4, shared=True),
-    "pointwise": Kind("like", targets=8, windows=4, shared=True),
-    "windows": Kind("matching", targets=8, windows=8),
-    "single": Kind("matching", targets=1, windows=16),
-}
-
-
-@dataclass(frozen=True)
-class Work:
-    """The windows of each optimiser step; step 0 warms up, and one small step more is for float32.
-
-    Attributes:
-        data: where the windows come from.
-        steps: keys of the windows of each step.
-    """
-
-    data: MovieLens100K
-    steps: list[list[tuple[int, int]]]
-
-    def examples(self, step: int) -> list[Pair]:
-        """The step's examples as the peers read them, longest first, so that rows of like length share a batch."""
-        slates = [s for epoch, window in self.steps[step] for s in self.data.slates.training(window, epoch)]
-        return sorted(answered(self.data, slates), key=lambda pair: -len(pair[0]) - len(pair[1]))
-
-
-def drawn_work(setting: Setting, kind: Kind) -> Work:
-    """Full windows with as much history as there can be, drawn by the seed."""
-    targets = min(3, kind.targets) if setting.quick else kind.targets
-    data = setting.data(kind.task, targets=targets, shared=kind.shared)
-    windows, start = data.slates.windows, data.sequences.start
-    shown = windows.first - start[windows.user]
-    whole = (windows.last - windows.first == targets) & (shown >= setting.history + (0 if kind.shared else 1 - targets))
-    each = min(2, kind.windows) if setting.quick else setting.part(kind.windows)
-    drawn = setting.draw([int(i) for i in np.flatnonzero(whole)], each * (setting.repetitions + 1) + 1)
-    steps = [drawn[begin : begin + each] for begin in range(0, len(drawn), each)]
-    return Work(data, [[(0, window) for window in step] for step in steps])

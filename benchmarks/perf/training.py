@@ -11,20 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.perf.measure import Comparison, Rule, Side, Turn, Values
+from benchmarks.perf.measure import Comparison, ComparisonRule, Side, Turn, Values
 from benchmarks.perf.scoring import quiet_trainer
-from benchmarks.perf.setting import (
-    ALPHA,
-    KINDS,
-    LEARNING_RATE,
-    NO_CLIP,
-    RANK,
-    Setting,
-    drawn_work,
-    fill_adapters,
-    flat_gradient,
-    synchronise,
-)
+from benchmarks.perf.setting import Setting, fill_adapters, flat_gradient, synchronise
+from benchmarks.perf.workloads import ALPHA, LEARNING_RATE, NO_CLIP, RANK, WORKLOADS, draw_windows
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.full import FullTuning
 from recmodels.methods.lora import LoRATuning
@@ -85,7 +75,7 @@ class OurTraining(Side):
 
     def __init__(self, setting: Setting, kind: str, *, full: bool = False) -> None:
         super().__init__(setting)
-        self.work = drawn_work(setting, KINDS[kind])
+        self.work = draw_windows(setting, WORKLOADS[kind])
         common: dict[str, Any] = {
             "backbone": setting.backbone,
             "optimizer": SteadyOptimizer(),
@@ -151,7 +141,7 @@ def comparison(name: str, kind: str, title: str, trainer: float, sft: float) -> 
         },
         targets={"Trainer": trainer, "SFTTrainer": sft},
         rules=[
-            Rule("loss", "loss", "largest", tolerance=0.1, exact_tolerance=1e-4),
-            Rule("gradient", "gradient", "relative", tolerance=0.2, exact_tolerance=1e-4),
+            ComparisonRule("loss", "loss", "largest", tolerance=0.1, exact_tolerance=1e-4),
+            ComparisonRule("gradient", "gradient", "relative", tolerance=0.2, exact_tolerance=1e-4),
         ],
     )

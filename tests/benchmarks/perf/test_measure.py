@@ -8,14 +8,14 @@ from benchmarks.perf.measure import (
     Agreement,
     Comparison,
     DisagreementError,
-    Rule,
+    ComparisonRule,
     SideResult,
     Turn,
     shortfall,
     speed_up,
 )
 
-RULE = Rule("scores", "score", "largest", tolerance=0.1, exact_tolerance=1e-4)
+RULE = ComparisonRule("scores", "score", "largest", tolerance=0.1, exact_tolerance=1e-4)
 
 
 def values(*numbers: float) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ def test_turns_that_do_not_pair_are_refused() -> None:
     ],
 )
 def test_distances(distance: str, ours: tuple[float, ...], peer: tuple[float, ...], expected: float) -> None:
-    rule = Rule("scores", "score", distance, 1.0, 1.0)  # type: ignore[arg-type]
+    rule = ComparisonRule("scores", "score", distance, 1.0, 1.0)  # type: ignore[arg-type]
     assert rule.difference(values(*ours), values(*peer)) == pytest.approx(expected)
 
 
