@@ -12,12 +12,13 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid.suite import AxisValue, Pair, Rule, Suite, load_suite
+from benchmarks.grid.search_space import matches
+from benchmarks.grid.suite import AxisValue, Pair, Suite, load_suite
 from benchmarks.paths import located, package_version, printed_path
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
@@ -83,12 +84,12 @@ def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iter
     cells: dict[str, Cell] = {}
     for values in itertools.product(*suite.axes.values()):
         labels = tuple(zip(suite.axes, (value.label for value in values), strict=True))
-        if any(_matches(rule, dict(labels)) for rule in suite.exclude):
+        if any(matches(rule, dict(labels)) for rule in suite.exclude):
             continue
         overrides = list(suite.overrides)
         overrides += itertools.chain.from_iterable(value.overrides for value in values)
         for index, (rule, extra) in enumerate(suite.include_overrides):
-            if _matches(rule, dict(labels)):
+            if matches(rule, dict(labels)):
                 used[index] = True
                 overrides += extra
         configs = [*suite.configs, *itertools.chain.from_iterable(value.configs for value in values)]
@@ -176,10 +177,6 @@ def _cell(
     row = [v.title for axis, v in zip(suite.axes, values, strict=True) if v.title in varying and axis != SEED]
     command = (*arguments, f"--name={', '.join(row) or suite.name}", "--out", f"{folder}/runs/{name}")
     return Cell(name, title, labels, command, key, files)
-
-
-def _matches(rule: Rule, labels: Mapping[str, str]) -> bool:
-    return all(labels[axis] in wanted for axis, wanted in rule)
 
 
 class _ConfigFiles:

@@ -13,7 +13,7 @@ from benchmarks.metric_names import DEFINITIONS, metric_base
 from benchmarks.plain_yaml import nearest_hint
 from datamodules.contract.errors import InputError
 
-__all__ = ["PRUNERS", "SAMPLERS", "Parameter", "Search", "number", "read_search", "written"]
+__all__ = ["PRUNERS", "SAMPLERS", "Parameter", "Rule", "Search", "matches", "number", "read_search", "written"]
 
 SAMPLERS = ("tpe", "random", "grid")
 PRUNERS = ("median", "none")
@@ -23,8 +23,18 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)+")
 _NOT_SEARCHED = ("seed_everything", "data.protocol", "search")  # what would change the cases, or choose among seeds
 _MOST = 10_000
 
-Labels = tuple[tuple[str, frozenset[str]], ...]
-"""A rule of the suite: labels wanted on some axes."""
+Rule = tuple[tuple[str, frozenset[str]], ...]
+"""Labels wanted on some axes: a cell matches when its label on each of them is among those wanted."""
+
+
+def matches(rule: Rule, labels: Mapping[str, str]) -> bool:
+    """Whether a cell of these labels matches.
+
+    Example:
+        >>> matches((("model", frozenset({"lora", "full"})),), {"model": "lora", "seed_everything": "1"})
+        True
+    """
+    return all(labels.get(axis) in wanted for axis, wanted in rule)
 
 
 @dataclass(frozen=True)
@@ -74,15 +84,15 @@ class Search:
 
     trials: int
     parameters: Mapping[str, Parameter]
-    instead: tuple[tuple[Labels, Mapping[str, Parameter]], ...] = ()
-    exclude: tuple[Labels, ...] = ()
+    instead: tuple[tuple[Rule, Mapping[str, Parameter]], ...] = ()
+    exclude: tuple[Rule, ...] = ()
     sampler: str = "tpe"
     pruner: str = "median"
     metric: str = "val/quality"
     parallel: int = 1
 
 
-def read_search(entry: Any, where: str, rule: Callable[[Any, str], Labels]) -> Search | None:
+def read_search(entry: Any, where: str, rule: Callable[[Any, str], Rule]) -> Search | None:
     """Reads the section.
 
     Args:

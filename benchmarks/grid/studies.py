@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.grid.cells import SEED, Cell, varied
 from benchmarks.grid.ledger import Ledger
 from benchmarks.grid.sampling import check_installed, suggest
-from benchmarks.grid.search_space import Parameter, Search, written
+from benchmarks.grid.search_space import Parameter, Search, matches, written
 from benchmarks.metric_names import higher_is_better
 from benchmarks.paths import located, printed_path
 from datamodules.contract.errors import InputError
@@ -83,7 +83,7 @@ def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> lis
     rows: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
     used: set[int] = set()
     for cell in cells:
-        excluded = [place for place, rule in enumerate(search.exclude) if _matches(rule, cell)]
+        excluded = [place for place, rule in enumerate(search.exclude) if matches(rule, dict(cell.labels))]
         used |= set(excluded)
         if not excluded:
             rows.setdefault(tuple(pair for pair in cell.labels if pair[0] != SEED), []).append(cell)
@@ -95,17 +95,12 @@ def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> lis
 
 
 def _study(search: Search, row: tuple[Cell, ...], out: Path) -> Study:
-    spaces = [space for rule, space in search.instead if _matches(rule, row[0])]
+    spaces = [space for rule, space in search.instead if matches(rule, dict(row[0].labels))]
     space = spaces[-1] if spaces else search.parameters
     told = [{name: str(parameter) for name, parameter in space.items()}, search.sampler, search.pruner, search.metric]
     key = hashlib.sha256(json.dumps([row[0].key, told, search.parallel]).encode()).hexdigest()
     name = f"{row[0].name.rpartition('-')[0] or 'study'}-{key[:8]}"
     return Study(name, row, space, search, out.absolute() / "search" / name)
-
-
-def _matches(rule: Sequence[tuple[str, frozenset[str]]], cell: Cell) -> bool:
-    labels = dict(cell.labels)
-    return all(labels.get(axis) in wanted for axis, wanted in rule)
 
 
 def trial_cell(study: Study, place: int) -> Cell:

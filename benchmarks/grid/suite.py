@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grid.search_space import Search, read_search
+from benchmarks.grid.search_space import Rule, Search, read_search
 from benchmarks.paths import located, printed_path
-from benchmarks.plain_yaml import nearest_hint as _nearest
-from benchmarks.plain_yaml import neighbours as _neighbours
-from benchmarks.plain_yaml import read_yaml
+from benchmarks.plain_yaml import nearest_hint, neighbours, read_yaml
 from datamodules.contract.errors import InputError
 
-__all__ = ["AxisValue", "Pair", "Rule", "Suite", "load_suite", "printed_path", "read_yaml"]
+__all__ = ["AxisValue", "Pair", "Suite", "load_suite"]
 
 Pair = tuple[str, str]
-Rule = tuple[tuple[str, frozenset[str]], ...]
-"""Labels wanted on some axes: a cell matches when its label on each of them is among those wanted."""
 
 _SUITE_KEYS = ("name", "description", "configs", "axes", "overrides", "exclude", "include_overrides", "search")
 _VALUE_KEYS = ("name", "config", "overrides")
@@ -177,13 +173,13 @@ def _rule(entry: Any, axes: dict[str, tuple[AxisValue, ...]], where: str) -> Rul
     rule = []
     for axis, wanted in entry.items():
         if axis not in axes:
-            raise InputError(f"{where}: no axis {axis}{_nearest(axis, axes)}")
+            raise InputError(f"{where}: no axis {axis}{nearest_hint(axis, axes)}")
         labels = [value.label for value in axes[axis]]
         whole = "-".join(map(_text, wanted)) if isinstance(wanted, list) else _text(wanted)
         chosen = [whole] if whole in labels or not isinstance(wanted, list) else [_text(item) for item in wanted]
         for label in chosen:
             if label not in labels:
-                raise InputError(f"{where}.{axis}: matches no cell, no value {label}{_nearest(label, labels)}")
+                raise InputError(f"{where}.{axis}: matches no cell, no value {label}{nearest_hint(label, labels)}")
         rule.append((axis, frozenset(chosen)))
     return tuple(rule)
 
@@ -201,14 +197,14 @@ def _locate(name: str, where: str) -> str:
     for place in places:
         if place.is_file():
             return printed_path(place)
-    known = sorted({neighbour for place in places for neighbour in _neighbours(place)})
-    raise InputError(f"{where}: no file {name}{_nearest(Path(name).name, known)}")
+    known = sorted({neighbour for place in places for neighbour in neighbours(place)})
+    raise InputError(f"{where}: no file {name}{nearest_hint(Path(name).name, known)}")
 
 
 def _check_keys(mapping: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in mapping:
         if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}{_nearest(str(key), known)}")
+            raise InputError(f"{where}: unknown key {key!r}{nearest_hint(str(key), known)}")
 
 
 def _mapping(entry: Any, where: str) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from benchmarks.grid.cells import Cell, changed_file
 from benchmarks.grid.lease import Lease, host_name
 from benchmarks.grid.ledger import Ledger, Stamp, can_continue
 from benchmarks.grid.progress import Event, Running
-from benchmarks.launchers.processes import Signals, describe_exit
+from benchmarks.launchers.processes import Signals, describe_exit, failed_record
 from benchmarks.paths import PYTHON, ROOT
 from datamodules.contract.errors import InputError
 
@@ -254,23 +254,11 @@ class _Pool:
             return
         if status not in ("finished", "failed"):
             reason = reason or describe_exit(run.process.returncode, self._log_end(run.cell))
-            self.ledger.write_record(run.lease, self._failed_record(run, reason))
+            ended = {"exit_code": run.process.returncode, "seconds": round(run.seconds(), 3)}
+            self.ledger.write_record(run.lease, failed_record(run.cell, reason, **ended))
         kind: Literal["finished", "failed"] = "finished" if status == "finished" else "failed"
         self.ended[kind].append(run.cell.name)
         self.tell(Event(kind, run.cell, run.seconds(), reason))
-
-    def _failed_record(self, run: _Run, error: str) -> dict[str, Any]:
-        return {
-            "format": 1,
-            "status": "failed",
-            "error": error,
-            "cell": run.cell.name,
-            "name": run.cell.title,
-            "labels": dict(run.cell.labels),
-            "command": list(run.cell.command),
-            "exit_code": run.process.returncode,
-            "seconds": round(run.seconds(), 3),
-        }
 
     def _log_end(self, cell: Cell) -> bytes:
         with (self.ledger.folder(cell.name) / "run.log").open("rb") as log:

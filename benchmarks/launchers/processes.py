@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, collected instead of died of."""
+"""What a runner hears of processes: signals of its own, and how a run without a record has ended."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
+
+from benchmarks.grid.cells import Cell
 
 
 class Signals:
@@ -42,8 +44,6 @@ class Signals:
         self.received.append(number)
 
 
-# Why a run ended without a record, in one line.
-
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -65,3 +65,22 @@ def describe_exit(code: int, log: bytes) -> str:
     if status == 128 + signal.SIGKILL:
         return f"killed (exit code {status}), most often for lack of memory; {last}"
     return f"exit code {status}; {last}" if status else f"ended without a record; {last}"
+
+
+def failed_record(cell: Cell, error: str, **more: Any) -> dict[str, Any]:
+    """The record of a cell whose run could not write one.
+
+    Example:
+        >>> failed_record(Cell("a-0", "a", (("model", "a"),), ("instructrec",), ""), "no luck", exit_code=1)["status"]
+        'failed'
+    """
+    return {
+        "format": 1,
+        "status": "failed",
+        "error": error,
+        "cell": cell.name,
+        "name": cell.title,
+        "labels": dict(cell.labels),
+        "command": list(cell.command),
+        **more,
+    }

@@ -18,7 +18,7 @@ from benchmarks.grid.ledger import Ledger, Stamp
 from benchmarks.grid.progress import Event, Running
 from benchmarks.launchers.local import Summary
 from benchmarks.launchers.one_cell import command_for
-from benchmarks.launchers.processes import Signals
+from benchmarks.launchers.processes import Signals, failed_record
 from datamodules.contract.errors import InputError
 
 __all__ = ["Job", "Scheduler", "run_remote"]
@@ -211,7 +211,7 @@ class _Jobs:
             self.elsewhere.append(one.cell)
         else:
             error = f"{_TRIES} jobs ended without a record; {reason or 'the scheduler says nothing'}"
-            self.ledger.write_record(lease, _failed_record(one.cell, error))
+            self.ledger.write_record(lease, failed_record(one.cell, error, host=os.uname().nodename))
             self._end("failed", one, error)
 
     def _end(self, kind: Any, one: _Submitted, error: str) -> None:
@@ -239,16 +239,3 @@ class _Jobs:
             if self.ledger.is_held(one.cell.name)
         ]
         self.tell(Event("tick", running=tuple(running), elsewhere=len(self.elsewhere)))
-
-
-def _failed_record(cell: Cell, error: str) -> dict[str, Any]:
-    return {
-        "format": 1,
-        "status": "failed",
-        "error": error,
-        "cell": cell.name,
-        "name": cell.title,
-        "labels": dict(cell.labels),
-        "command": list(cell.command),
-        "host": os.uname().nodename,
-    }
