@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.commands import LineParser
+from benchmarks.paths import CHECKOUT
 from benchmarks.perf import scoring, training
 from benchmarks.perf.compare import Say, run_comparison
 from benchmarks.perf.limit import run_limit, run_loading
@@ -98,7 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         "--add", action="store_true", help="keep what FILE holds, measure the works that it lacks, or those named"
     )
     parser.add_argument(
-        "--readme", type=Path, help="put the tables between this file's markers: perf, in float32 perf-float32"
+        "--readme",
+        type=Path,
+        nargs="?",
+        const=CHECKOUT / "benchmarks/perf/README.md",
+        help="put the tables between this file's markers: perf, in float32 perf-float32 (default: benchmarks/perf/README.md)",
     )
     parser.add_argument("--backbone", default="smollm2-135m-instruct", help="packaged name, folder or hub id")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all sides run")
