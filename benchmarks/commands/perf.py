@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.commands import LineParser
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import PACKAGE
 from benchmarks.perf import scoring, training
 from benchmarks.perf.compare import Say, run_comparison
 from benchmarks.perf.limit import run_limit, run_loading
@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         "--readme",
         type=Path,
         nargs="?",
-        const=CHECKOUT / "benchmarks/perf/README.md",
+        const=PACKAGE / "perf/README.md",
         help="put the tables between this file's markers: perf, in float32 perf-float32 (default: benchmarks/perf/README.md)",
     )
     parser.add_argument("--backbone", default="smollm2-135m-instruct", help="packaged name, folder or hub id")

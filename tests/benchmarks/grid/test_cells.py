@@ -383,5 +383,5 @@ def test_cells_keep_their_names(suite: str, monkeypatch: pytest.MonkeyPatch, tmp
     The names are those of commit 0086149, printed by `benchmark --dry-run`. An edited config makes new cells on purpose:
     then, and for a new suite, take the names from a dry run.
     """
-    monkeypatch.setattr("benchmarks.grid.cells._package_version", lambda: GOLDEN["version"])
+    monkeypatch.setattr("benchmarks.grid.cells.package_version", lambda: GOLDEN["version"])
     assert [cell.name for cell in expand(load_suite(CHECKOUT / suite), tmp_path)] == GOLDEN["cells"][suite]

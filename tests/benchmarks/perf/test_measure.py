@@ -7,8 +7,8 @@ from benchmarks.perf.compare import judged
 from benchmarks.perf.measure import (
     Agreement,
     Comparison,
-    DisagreementError,
     ComparisonRule,
+    DisagreementError,
     SideResult,
     Turn,
     shortfall,
