@@ -104,12 +104,10 @@ def create_lease(cell: str, folder: Path, *, stale: float) -> Lease | None:
         draft.unlink(missing_ok=True)
     lease = Lease(cell, path, token)
     # The listing above may be old by now: hold the cell only if every other lease is one of the dead ones.
-    others = [other for other in _leases(folder) if other != path]
+    others = (other for other in _leases(folder) if other != path)
     if any(other not in seen or _is_live(other, now, stale) for other in others):
         drop_lease(lease)
         return None
-    for other in others:
-        other.unlink(missing_ok=True)
     return lease
 
 

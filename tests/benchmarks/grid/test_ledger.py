@@ -13,8 +13,8 @@ import pytest
 
 import benchmarks
 from benchmarks.grid import lease as lease_module
-from benchmarks.grid.lease import host_name
-from benchmarks.grid.ledger import Ledger
+from benchmarks.grid.lease import Heartbeat, host_name
+from benchmarks.grid.ledger import Ledger, clear
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
@@ -201,8 +201,74 @@ def test_the_heartbeat_keeps_a_lease_alive_and_notices_a_takeover(tmp_path):
             time.sleep(0.01)
         assert ledger.is_lost(lease)
         ledger.write_record(lease, FAILED)
-        ledger.discard_record(lease)
         assert [path.name for path in ledger.folder("a").iterdir()] == ["lease.json"]  # the other's, untouched
+        (ledger.folder("a") / "record.json").write_text(json.dumps(FINISHED))
+        ledger.discard_record(lease)
+        assert ledger.record("a") == FINISHED  # the other's, too
+
+
+def test_a_heart_that_cannot_beat_gives_its_lease_up_before_others_may_take_it(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(116, "stale file handle")
+
+    with Ledger(tmp_path, heartbeat=0.02, stale=60) as patient, Ledger(tmp_path, heartbeat=0.02, stale=0.2) as hasty:
+        kept, lost = patient.acquire("a"), hasty.acquire("b")
+        monkeypatch.setattr(os, "utime", fail)
+        deadline = time.monotonic() + 5
+        while not hasty.is_lost(lost) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert hasty.is_lost(lost)
+        assert not patient.is_lost(kept)
+
+
+def test_a_lease_that_was_given_back_is_neither_kept_alive_nor_lost(ledger):
+    beat = Heartbeat(0.01, 60.0)
+    lease = ledger.acquire("a")
+    beat.add(lease)
+    beat.remove(lease)
+    ledger.release(lease)
+    time.sleep(0.05)
+    assert not beat.lost(lease)
+    assert beat.close() == []
+
+
+def test_a_release_takes_the_guard_along(ledger):
+    lease = ledger.acquire("a")
+    lease.guard.write_text("{}")
+    ledger.release(lease)
+    assert list(ledger.folder("a").iterdir()) == []
+    assert ledger._heartbeat.close() == []
+
+
+def test_a_lease_given_back_while_it_is_read_holds_nothing(ledger, monkeypatch):
+    path = put_lease(ledger, host="x", pid=1, age=0)
+    monkeypatch.setattr(lease_module, "_read", lambda path: path.unlink(missing_ok=True))
+    assert not ledger.is_held("a")
+    assert not path.exists()
+
+
+def test_a_kill_while_a_folder_is_cleared_leaves_no_record_without_its_files(ledger, monkeypatch):
+    folder = ledger.folder("a")
+    for number in range(8):  # whatever the order of the listing
+        (folder / f"part{number}").mkdir(parents=True)
+    (folder / "record.json").write_text(json.dumps(FAILED))
+    there = []
+
+    def killed(_: Path) -> None:
+        there.append((folder / "record.json").exists())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.grid.ledger.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clear(folder, keep=set())
+    assert there == [False]
+
+
+def test_a_group_has_a_name_that_wandb_takes(tmp_path):
+    ledger = Ledger(tmp_path)
+    (tmp_path / "suite.yaml").write_text(f"name: {'long' * 100}\n")
+    assert len(ledger.group) == 128
+    assert ledger.group.startswith("longlong")
 
 
 def test_what_a_killed_run_left_is_cleared_but_a_late_record_counts(ledger, tmp_path, monkeypatch):
@@ -229,9 +295,13 @@ def test_a_failed_cell_is_retried_once_among_all_runners(tmp_path):
         first.write_record(first.acquire("a"), FAILED)
         assert first.acquire("a") is None
         stamps = [first.stamp("a"), second.stamp("a")]
+        os.link(first.folder("a") / "record.json", tmp_path / "old")  # or the next record may be given its inode
         lease = first.acquire("a", retry=stamps[0])
         assert first.state("a") == "running"
         first.write_record(lease, FAILED)
+        assert second.acquire("a", retry=stamps[1]) is None
+        record = first.folder("a") / "record.json"
+        os.utime(record, ns=(stamps[1][0], stamps[1][0]))  # of the same moment, as coarse clocks have it
         assert second.acquire("a", retry=stamps[1]) is None
         assert second.acquire("a", retry=second.stamp("a")) is not None
 
