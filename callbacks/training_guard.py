@@ -65,7 +65,8 @@ class TrainingGuard(L.Callback):
 def verify_checkpoint(model: L.LightningModule, path: Path, batch: Any, precision: Any) -> float:
     """Loads a checkpoint into the live model after wiping what it should restore, and compares scores.
 
-    Everything the checkpoint keeps is overwritten with NaN (whole numbers with 0) first, so whatever the file does not bring back shows.
+    Everything the checkpoint keeps is overwritten with NaN (whole numbers with 0) first, so that whatever the file does not
+    bring back shows.
 
     Args:
         model: the live model; `path` was written from its present state.
@@ -77,7 +78,7 @@ def verify_checkpoint(model: L.LightningModule, path: Path, batch: Any, precisio
         Largest absolute difference of scores before and after; 0 when the checkpoint is exact.
 
     Raises:
-        GuardError: the difference is not zero.
+        GuardError: a tensor was not restored, or the difference is not zero.
     """
     training = model.training
     model.eval()
@@ -87,6 +88,10 @@ def verify_checkpoint(model: L.LightningModule, path: Path, batch: Any, precisio
     for name in model.kept_state():  # type: ignore[operator]
         state[name].fill_(float("nan") if state[name].is_floating_point() else 0)
     load_trained(model, path)
+    state = model.state_dict()
+    for name in sorted(model.kept_state()):  # type: ignore[operator]
+        if not state[name].isfinite().all():
+            raise GuardError(f"{path} does not give the trained model back: {name} was not restored")
     with precision():
         back: Tensor = model.score(batch)  # type: ignore[operator]
     model.train(training)

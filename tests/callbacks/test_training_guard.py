@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.training_guard import GuardError, TrainingGuard
+from callbacks.training_guard import GuardError, TrainingGuard, load_trained, verify_checkpoint
+from datamodules.contract.checkpoints import write_checkpoint
+from datamodules.datasets.movielens import MovieLens100K
+from datamodules.protocol.rules import Protocol
+from recmodels import LoRATuning, Popularity
+from recmodels.base import Recommender
 
 
 @pytest.fixture
@@ -61,3 +69,84 @@ def test_a_continued_run_is_held_against_its_beginning(model: nn.Module) -> None
         model["frozen"].bias.add_(1)  # type: ignore[index]
     with pytest.raises(GuardError, match="frozen parameters have changed"):
         after.on_fit_end(SimpleNamespace(global_step=3), model)  # type: ignore[arg-type]
+
+
+def saved(model: Recommender, path: Path, change: Callable[[dict[str, Any]], object] = lambda state: None) -> Path:
+    checkpoint = {"state_dict": {name: value.clone() for name, value in model.state_dict().items()}}
+    model.on_save_checkpoint(checkpoint)
+    change(checkpoint["state_dict"])
+    write_checkpoint(checkpoint, path)
+    return path
+
+
+@pytest.fixture
+def tuned(mini_data: Path, tiny_causal: Path) -> tuple[Recommender, Any]:
+    """A model whose trained tensors all count for its scores, and a batch."""
+    data = MovieLens100K(backbone=str(tiny_causal), protocol=Protocol(negatives=5))
+    data.setup()
+    model = LoRATuning(backbone=str(tiny_causal), r=2)
+    model.configure_model()
+    torch.manual_seed(0)
+    for value in model.trained().values():
+        nn.init.normal_(value, std=0.1)
+    return model, next(iter(data.test_dataloader()))
+
+
+def test_a_whole_checkpoint_gives_the_trained_model_back(tuned: tuple[Recommender, Any], tmp_path: Path) -> None:
+    model, batch = tuned
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert verify_checkpoint(model, saved(model, tmp_path / "a.ckpt"), batch, contextlib.nullcontext) == 0
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("lost", ["all", "first", "last"])
+def test_a_load_that_restores_nothing_fails(
+    tuned: tuple[Recommender, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The live model still has what it was trained to: only what was wiped before can tell that nothing came back."""
+    model, batch = tuned
+    path, load = saved(model, tmp_path / "a.ckpt"), type(model).load_state_dict
+    names = sorted(model.kept_state())
+    gone = {"all": names, "first": names[:1], "last": names[-1:]}[lost]
+
+    def forgetful(self: Recommender, state: dict[str, Any], strict: bool = True) -> Any:
+        return load(self, {name: value for name, value in state.items() if name not in gone}, strict=strict)
+
+    monkeypatch.setattr(type(model), "load_state_dict", forgetful)
+    with pytest.raises(GuardError, match=f"a.ckpt does not give the trained model back: {gone[0]} was not restored"):
+        verify_checkpoint(model, path, batch, contextlib.nullcontext)
+
+
+def test_a_checkpoint_of_other_values_fails(tuned: tuple[Recommender, Any], tmp_path: Path) -> None:
+    model, batch = tuned
+    path = saved(model, tmp_path / "a.ckpt", lambda state: next(iter(state.values())).add_(0.1))
+    with pytest.raises(GuardError, match="does not give the trained model back: scores differ by"):
+        verify_checkpoint(model, path, batch, contextlib.nullcontext)
+
+
+def test_whole_numbers_are_wiped_too(mini_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = MovieLens100K(protocol=Protocol(negatives=5), batch_format="interactions")
+    data.setup()
+    model = Popularity()
+    for name, value in model.solve(next(iter(data.train_dataloader()))).items():
+        setattr(model, name, value.long())
+    batch, path = next(iter(data.test_dataloader())), saved(model, tmp_path / "a.ckpt")
+    assert verify_checkpoint(model, path, batch, contextlib.nullcontext) == 0
+    monkeypatch.setattr(Popularity, "load_state_dict", lambda *_, **__: None)
+    monkeypatch.setattr(Popularity, "on_load_checkpoint", lambda *_: None)
+    with pytest.raises(GuardError, match="scores differ by"):
+        verify_checkpoint(model, path, batch, contextlib.nullcontext)
+
+
+def test_loading_reads_the_file_and_leaves_the_rest(tuned: tuple[Recommender, Any], tmp_path: Path) -> None:
+    model, _ = tuned
+    path = saved(model, tmp_path / "a.ckpt")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        for value in model.trained().values():
+            value.add_(1)
+    load_trained(model, path)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
