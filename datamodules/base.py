@@ -20,23 +20,21 @@ from datamodules.batching.item_codes import training_batches, training_events
 from datamodules.batching.loaders import (
     EvaluationBatches,
     Keys,
+    LoaderOptions,
     RequestBatches,
     TimedLoader,
     WindowSampler,
     check_least,
 )
-from datamodules.batching.make import make_collator, make_text
-from datamodules.batching.predict_file import read_requests
-from datamodules.contract.batch import BatchFormat
+from datamodules.batching.make import Collator, FrozenData, freeze_data, make_collator
+from datamodules.batching.predict_file import Request, read_requests
 from datamodules.contract.errors import InputError
-from datamodules.contract.objectives import NAMED_NEEDS, ObjectiveNeeds
-from datamodules.instructions.choice import Wanted, choose_prompting
+from datamodules.contract.objectives import ModelNeeds
+from datamodules.instructions.choice import PromptOptions, choose_prompting
 from datamodules.instructions.preferences import TextRules
-from datamodules.instructions.prompts import SlateText, draw_demonstrations
-from datamodules.instructions.slates import SlateMaker, check_slates
-from datamodules.instructions.space import Intention, Preference, TaskForm
-from datamodules.instructions.templates import Language
-from datamodules.protocol.apply import frozen_sequences
+from datamodules.instructions.prompts import draw_demonstrations
+from datamodules.instructions.slates import SlateMaker, WindowOptions, check_slates
+from datamodules.instructions.space import TaskForm
 from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Cases, Sequences
 from datamodules.sources.pretrained import pretrained_folder
@@ -48,41 +46,25 @@ Split = Literal["validation", "test"]
 class InstructionDataModule(L.LightningDataModule, ABC):
     """Makes instruction batches of a recommendation data set.
 
-    A data set is one subclass: `read` and, for its language, `words`.
+    A data set is one subclass: `read` and, for its language, `words`. On the command line an option of `prompts`,
+    `windows` or `loader` may be written without its group: `--data.num_workers 2`.
 
     Args:
         task: task form: `matching` (T2: answer a title; the default), `reranking` (T3: answer a title from a list in the
             prompt), `pairwise` (T1: from a list of two), `like` (T0: answer Yes or No to the next item) or `rating`
             (answer with 1 to 5).
-        preference: what prompts tell of the past: `none` (P0), `implicit` (P1, titles; the default), `explicit` (P2, a
-            taste in words) or `both`.
-        intention: what they tell of the wish: `none` (I0, the default), `vague` (I1), `specific` (I2), or `preference`,
-            a taste in words in the place of a request.
-        cell: all three at once, by InstructRec's codes: `P1,I2,T3`.
-        language: of the instruction templates, `en` or `zh`.
-        paraphrase: number of the wording; `seen` trains on all but the held-out one, and evaluates the first.
-        template: id of one template, such as `matching.en.2`, in place of cell and paraphrase.
-        mixture: trains on several cells, instructions that turn a task around, or templates, by weight; each user's
-            windows have one of them in an epoch. What is evaluated is still the cell.
-        temperature: weights of a mixture are raised to the power of 1 / temperature.
+        cell: task, preference and intention at once, by InstructRec's codes: `P1,I2,T3`.
+        prompts: what prompts tell, and how they are worded.
         texts: how preferences and intentions are put in words.
         protocol: split, candidates, ties, history: what makes numbers comparable.
-        targets_per_window: successive targets of a user trained together.
-        window_history: `growing`, each of them after all events before it; `shared`, all after those before the first,
-            as branches of one prompt (as PinnerFormer's dense all-action loss, arXiv 2205.04507).
-        train_negatives: sampled negatives beside each training target; null means as many as in the test where the
-            task or objective needs them, else none.
+        windows: which targets are trained together, and beside what.
         batch_size: training windows a step.
-        eval_batch_size: test cases a batch; it changes speed, never scores.
-        row_tokens: tokens that attention handles at once: a run of whole trees, or a packed row of an encoder.
-        num_workers: processes that prepare batches; 0 prepares them in the main process.
-        seed: of batch order and training negatives (the protocol has its own).
+        loader: how batches are computed; it changes speed and memory, never scores.
+        seed: of batch order and training negatives (the protocol has its own); linked to `seed_everything`.
         data_dir: folder of the raw files; null looks into `INSTRUCTREC_DATA`, then downloads.
         predict_file: JSONL of new users for `predict`: `{"user": "u1", "history": [ids or titles], "candidates": [...]}`.
         backbone: whose tokenizer to use; linked to the model's.
-        batch_format: what the model reads; linked to the model's class.
-        objective: what the model's objective needs of the data; linked to the model's.
-        shots: solved cases of training users at the beginning of every prompt; linked to the model's.
+        needs: what the model asks of its batches; linked to the model.
     """
 
     words: ClassVar[dict[str, dict[str, str]]]
@@ -93,103 +75,114 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     def __init__(
         self,
         task: TaskForm | None = None,
-        preference: Preference | None = None,
-        intention: Intention | None = None,
         cell: str | None = None,
-        language: Language = "en",
-        paraphrase: int | Literal["seen"] = 1,
-        template: str | None = None,
-        mixture: dict[str, float] | None = None,
-        temperature: float = 1.0,
-        texts: TextRules = TextRules(),  # noqa: B008  # frozen
-        protocol: Protocol = Protocol(),  # noqa: B008  # frozen
-        targets_per_window: int = 10,
-        window_history: Literal["growing", "shared"] = "growing",
-        train_negatives: int | None = None,
+        prompts: PromptOptions = PromptOptions(),  # noqa: B008  # frozen, as all defaults here
+        texts: TextRules = TextRules(),  # noqa: B008
+        protocol: Protocol = Protocol(),  # noqa: B008
+        windows: WindowOptions = WindowOptions(),  # noqa: B008
         batch_size: int = 4,
-        eval_batch_size: int = 8,
-        row_tokens: int = 128,
-        num_workers: int = 0,
+        loader: LoaderOptions = LoaderOptions(),  # noqa: B008
         seed: int = 0,
         data_dir: Path | None = None,
         predict_file: Path | None = None,
         backbone: str | None = None,
-        batch_format: BatchFormat = "prompt_tree",
-        objective: str | ObjectiveNeeds = "likelihood",
-        shots: int = 0,
+        needs: ModelNeeds = ModelNeeds(),  # noqa: B008
     ) -> None:
         super().__init__()
-        check_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size, row_tokens=row_tokens)
-        check_least(0, num_workers=num_workers)
+        check_least(1, batch_size=batch_size)
         owner = type(self).__name__
         if data_dir is not None and not data_dir.is_dir():
             raise InputError(f"data.data_dir {data_dir} is no folder")
-        wanted = Wanted(cell, task, preference, intention, language, template, paraphrase, mixture, temperature, texts)
-        self.prompting = choose_prompting(wanted, self.provides, owner)
-        if language not in self.words:
-            raise InputError(f"{owner} has no words for language {language!r}; it has {', '.join(self.words)}")
-        needs = NAMED_NEEDS[objective] if isinstance(objective, str) else objective
-        self.prompting.check(batch_format, needs, protocol)
-        self.template, self.protocol, self.data_dir, self.seed = self.prompting.template, protocol, data_dir, seed
-        self.targets_per_window, self.batch_size, self.predict_file = targets_per_window, batch_size, predict_file
-        self.eval_batch_size, self.row_tokens, self.num_workers = eval_batch_size, row_tokens, num_workers
-        self.window_history, self.backbone, self.batch_format = window_history, backbone, batch_format
-        default = self.prompting.default_negatives(batch_format, needs, protocol)
-        self.train_negatives = default if train_negatives is None else train_negatives
-        check_slates(protocol, self.train_negatives, targets_per_window, seed)
-        self._sequences: Sequences | None = None
+        self.prompting = choose_prompting(prompts, self.provides, owner, task=task, cell=cell, texts=texts)
+        self.template = self.prompting.template
+        if prompts.language not in self.words:
+            raise InputError(f"{owner} has no words for language {prompts.language!r}; it has {', '.join(self.words)}")
+        self.prompting.check(needs, protocol)
+        self.protocol, self.loader, self.needs, self.seed = protocol, loader, needs, seed
+        self.batch_size, self.data_dir, self.predict_file, self.backbone = batch_size, data_dir, predict_file, backbone
+        if windows.train_negatives is None:
+            windows = replace(windows, train_negatives=self.prompting.default_negatives(needs, protocol))
+        self.windows = windows
+        check_slates(protocol, cast(int, windows.train_negatives), windows.targets_per_window, seed)
+        self._tables: Interactions | None = None  # between `prepare_data` and `setup`, so that files are parsed once
+        self._frozen: FrozenData | None = None
+        self._collator: Collator | None = None
+        self.requests: list[Request] = []  # of `predict_file`
         self.waited = dict[str, float]()  # seconds that batches were waited for, by stage
-        self._start, self.shots = (0, 0), shots
+        self._start = 0, 0
 
     @abstractmethod
     def read(self) -> Interactions:
         """Fetches and reads the raw files."""
 
     @property
+    def frozen(self) -> FrozenData:
+        """The data under its protocol; there after `freeze`, and so after `setup`."""
+        if self._frozen is None:
+            raise RuntimeError(
+                f"{type(self).__name__} is not set up; call setup(), or freeze() where no tokenizer is needed"
+            )
+        return self._frozen
+
+    @property
+    def collator(self) -> Collator:
+        """Makes batches; there after `setup`."""
+        if self._collator is None:
+            raise RuntimeError(f"{type(self).__name__} is not set up; call setup()")
+        return self._collator
+
+    @property
     def sequences(self) -> Sequences:
-        """Users' events and the frozen cases; there after `setup`."""
-        if self._sequences is None:
+        """Users' events and the frozen cases; sets up what is not set up yet."""
+        if self._frozen is None:
             self.setup()
-        return cast(Sequences, self._sequences)
+        return self.frozen.sequences
+
+    @property
+    def slates(self) -> SlateMaker:
+        """Makes cases of training windows and frozen cases; there after `setup`."""
+        return self.frozen.slates
 
     def prepare_data(self) -> None:
-        """Fetches the data and the backbone's files, on one process only."""
-        self.read()
+        """Fetches the data and the backbone's files, on one process only; `setup` takes what was read."""
+        if self._frozen is None and self._tables is None:
+            self._tables = self.read()
         if self.backbone:
             pretrained_folder(self.backbone)
 
     def setup(self, stage: str | None = None) -> None:  # noqa: ARG002  # every stage needs the same frozen cases
         """Applies the protocol and makes the collator."""
-        if not hasattr(self, "collator"):
-            text = self.freeze()
-            shown = draw_demonstrations(self.slates, text, self.shots, self.seed)
-            rest = (self.row_tokens, shown, self.sequences.user_ids)
-            self.collator = make_collator(text, self.batch_format, self.backbone, *rest)
+        frozen = self.freeze()
+        if self._collator is None:
+            shown = draw_demonstrations(frozen.slates, frozen.text, self.needs.shots, self.seed)
+            rest = (self.loader.row_tokens, shown, frozen.sequences.user_ids)
+            self._collator = make_collator(frozen.text, self.needs.batch_format, self.backbone, *rest)
 
-    def freeze(self) -> SlateText:
-        """Applies the protocol; returns what writes the prompts, before any tokenizer is loaded."""
-        data = self.read()
-        if self.prompting.preference_rule or self.prompting.intention_rule:
-            data = replace(data, interactions=data.interactions.with_row_index("row"))
-        self._sequences, self.about = frozen_sequences(data, self.protocol), data.about
-        least, shared = int(self.prompting.history_needed), self.window_history == "shared"
-        choice = self.prompting.choice and replace(self.prompting.choice, seed=self.seed)
-        sizes = (self.train_negatives, self.targets_per_window, self.seed)
-        self.slates = SlateMaker(self._sequences, self.protocol, *sizes, shared=shared, least=least, choice=choice)
-        return make_text(data, self._sequences, self.prompting, self.words[self.template.language])
+    def freeze(self, tables: Interactions | None = None) -> FrozenData:
+        """Applies the protocol, once; no tokenizer is loaded.
+
+        Args:
+            tables: what `read` gave, where the caller has it.
+        """
+        if self._frozen is not None:
+            return self._frozen
+        data, self._tables = tables or self._tables or self.read(), None
+        words = self.words[self.template.language]
+        self._frozen = freeze_data(data, self.protocol, self.prompting, self.windows, words, self.seed)
+        return self._frozen
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Windows of training targets, in an order that depends on the seed and the epoch alone.
 
         Recommenders that know no text get all training events as one batch.
         """
-        if self.batch_format == "interactions":
+        if self.needs.batch_format == "interactions":
             return self._loader("train", Keys([None]), partial(training_events, self.sequences), batch_size=1)
         windows = self.slates.windows
         sizes = windows.last - windows.first
         rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         sampler = WindowSampler(sizes, self.batch_size, self.seed, rank, processes, self._start)
-        batches = training_batches(self.batch_format, self.slates, self.collator)
+        batches = training_batches(self.needs.batch_format, self.slates, self.collator)
         return self._loader("train", Keys(), batches, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -212,7 +205,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         shown = np.minimum(cases.shown - self.sequences.start[cases.user], self.protocol.history)
         keys = Keys(np.argsort(-shown, kind="stable").tolist())
         batches = EvaluationBatches(self.slates, cases, self.collator)
-        return self._loader(split, keys, batches, batch_size=self.eval_batch_size)
+        return self._loader(split, keys, batches, batch_size=self.loader.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The users of `predict_file`.
@@ -232,8 +225,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def _make_trie(self) -> None:
         """Makes the catalogue's tree before worker processes start, or each would make its own."""
-        if isinstance(self.collator, CatalogueCollator):
-            _ = self.collator.trie
+        collator = self.collator
+        if isinstance(collator, CatalogueCollator):
+            _ = collator.trie
 
     def _loader(self, stage: str, keys: Keys, collate: Callable[[Any], Any], **options: Any) -> DataLoader[Any]:
         return TimedLoader(
@@ -241,8 +235,8 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             stage=stage,
             dataset=keys,
             collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=self.loader.num_workers,
+            persistent_workers=self.loader.num_workers > 0,
             # Its own, so that making an iterator draws nothing from the generator that dropout uses.
             generator=torch.Generator().manual_seed(self.seed),
             **options,
@@ -302,5 +296,5 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def sample_prompt(self, split: Split, case: int) -> str:
         """The rendered instruction of one case, for people."""
-        instruction = self.collator.text.instruction(self.slates.evaluation(self.cases(split), case))
+        instruction = self.frozen.text.instruction(self.slates.evaluation(self.cases(split), case))
         return f"{instruction.system}\n\n{instruction.user}"

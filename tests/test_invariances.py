@@ -29,6 +29,7 @@ from datamodules.protocol.rules import Protocol
 from recmodels.base import Recommender
 from recmodels.metrics import ranking as metrics
 from recmodels.metrics.ranking import pad_branches
+from tests.datamodules.options import grouped
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
 REASON = os.environ.get("INSTRUCTREC_GOLDEN_REASON", "")
@@ -70,7 +71,7 @@ def make(mini_data: Path, tiny_causal: Path, tiny_encoder: Path) -> Make:
 
 def data_of(model: Recommender, folder: Path, **options: Any) -> MovieLens100K:
     protocol = options.pop("protocol", Protocol(negatives=5))
-    made = MovieLens100K(backbone=str(folder), batch_format=model.batch_format, protocol=protocol, **options)
+    made = MovieLens100K(backbone=str(folder), protocol=protocol, **grouped(batch_format=model.batch_format, **options))
     made.setup()
     return made
 

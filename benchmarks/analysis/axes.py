@@ -17,6 +17,7 @@ from benchmarks.analysis.leaderboard import Table
 from benchmarks.analysis.rows import Row, build_row
 from benchmarks.analysis.runs import Run
 from benchmarks.metric_names import metric_base
+from benchmarks.option_groups import without_groups
 
 LOWER_IS_BETTER = ("rmse", "mae", "mse", "log_loss", "brier", "ece")
 
@@ -157,7 +158,7 @@ def wording(run: Run) -> str:
     >>> wording(SimpleNamespace(config={"data": {"init_args": {"template": "matching.zh.2", "language": "zh"}}}))
     'matching.zh.2'
     """
-    options = (run.config.get("data") or {}).get("init_args") or {}
+    options = without_groups((run.config.get("data") or {}).get("init_args") or {})
     if options.get("template"):
         return str(options["template"])
     told = [str(options[key]) for key in ("language", "paraphrase") if options.get(key) is not None]

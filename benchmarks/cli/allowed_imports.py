@@ -31,6 +31,7 @@ from lightning.pytorch.strategies import Strategy
 from peft import PeftConfig
 from torch.optim import Optimizer
 
+from benchmarks.option_groups import spell_out
 from benchmarks.plain_yaml import check_plain
 from datamodules.contract.errors import InputError
 
@@ -196,6 +197,6 @@ def _values(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def _load_plain(text: str) -> Any:
-    """What jsonargparse reads YAML with, after what plain data does not need was refused."""
+    """What jsonargparse reads YAML with: what plain data does not need is refused, short forms are spelt out."""
     check_plain(text)
-    return _load_yaml(text)
+    return spell_out(_load_yaml(text))

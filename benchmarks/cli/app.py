@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import sys
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -19,6 +19,7 @@ import recmodels
 from benchmarks.cli.allowed_imports import HELP, allow_imports, class_named, refuse_code, take_plugins
 from benchmarks.cli.checks import check_raw_input, refuse_unusable_paths, refuse_unusable_values
 from benchmarks.cli.errors import one_line
+from benchmarks.option_groups import spell_out_words
 from benchmarks.paths import CONFIGS
 from benchmarks.runs.costs import measure
 from benchmarks.runs.folder import RunFolder, callback_of, has_record, output_folder
@@ -35,7 +36,7 @@ from datamodules.contract.compat.lightning import BuildingCLI
 from datamodules.contract.errors import InputError, first_input_error
 from datamodules.contract.files import write_atomic
 from datamodules.contract.findings import Findings
-from datamodules.contract.objectives import ObjectiveNeeds
+from datamodules.contract.objectives import ModelNeeds, ObjectiveNeeds
 from recmodels.backbones.loading import keep_freed_memory
 from recmodels.base import IdentityError, NonFiniteError, Recommender
 from recmodels.objectives import ObjectiveName, objective_named
@@ -80,26 +81,18 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 # Values that a config leaves open.
 
 
-def batch_format_of(model: Namespace | None) -> str:
-    """The batch format that a configured model class reads; the commonest where no class is named yet."""
+def needs_of(model: Namespace | None) -> dict[str, Any]:
+    """What a configured model asks of its batches, as `ModelNeeds`; its defaults where no class is named yet."""
     if model is None or not model.get("class_path"):
-        return "prompt_tree"
-    path = str(model.class_path)
+        return asdict(ModelNeeds())
+    path, options = str(model.class_path), model.get("init_args") or {}
     named = class_named(path) if "." in path else getattr(recmodels, path, None)
-    return str(getattr(named, "batch_format", "prompt_tree"))
-
-
-def needs_of(objective: Namespace | str) -> dict[str, Any]:
-    """What a configured objective needs of the data: its class says it, whether it is named by class or by an old name."""
-    if isinstance(objective, str):
-        return dataclasses.asdict(objective_named(cast(ObjectiveName, objective)).needs)
-    named = class_named(str(objective.class_path))
-    return dataclasses.asdict(getattr(named, "needs", ObjectiveNeeds()))
-
-
-def shots_of(model: Namespace | None) -> int:
-    """Demonstrations that a configured model asks for in every prompt; none where its class knows none."""
-    return int((model.get("init_args") or {}).get("shots") or 0) if model is not None else 0
+    objective = options.get("objective")
+    if isinstance(objective, Namespace):
+        asked = getattr(class_named(str(objective.class_path)), "needs", ObjectiveNeeds())
+    else:
+        asked = objective_named(cast(ObjectiveName, objective)).needs if objective else ObjectiveNeeds()
+    return asdict(ModelNeeds(getattr(named, "batch_format", "prompt_tree"), asked, int(options.get("shots") or 0)))
 
 
 # Keeps libraries from talking over a run's own lines.
@@ -201,9 +194,7 @@ class InstructRecCLI(BuildingCLI):
         )
         parser.add_argument("--search.result", type=Path | None, help="what a search has chosen, for the run's record")
         parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
-        parser.link_arguments("model.init_args.objective", "data.init_args.objective", compute_fn=needs_of)
-        parser.link_arguments("model", "data.init_args.batch_format", compute_fn=batch_format_of)
-        parser.link_arguments("model", "data.init_args.shots", compute_fn=shots_of)
+        parser.link_arguments("model", "data.init_args.needs", compute_fn=needs_of)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
@@ -375,7 +366,7 @@ def build(args: list[str] | None = None) -> InstructRecCLI:
     arguments, plugins = take_plugins(sys.argv[1:] if args is None else list(args))
     if not DEFAULTS.is_file():  # the parser would go on without guard, logger and scores
         raise InputError(f"{DEFAULTS} does not exist: the installation is incomplete; install instructrec again")
-    arguments = check_raw_input(arguments)
+    arguments = spell_out_words(check_raw_input(arguments))
     allow_imports(plugins)
     quieten()
     kind = InstructRecCLI

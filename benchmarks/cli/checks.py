@@ -20,6 +20,8 @@ LINKED = {
     "data.backbone": "model.backbone",
     "data.objective": "model.objective",
     "data.batch_format": "the model's class",
+    "data.shots": "model.shots",
+    "data.needs": "the model",
     "data.seed": "seed_everything",
 }
 """Options that follow another; a value of the user's own would be overwritten in silence."""

@@ -31,6 +31,7 @@ def configured_data(
     from benchmarks.cli.app import InstructRecParser, quieten
     from benchmarks.cli.checks import check_raw_input
     from benchmarks.cli.errors import one_line
+    from benchmarks.option_groups import spell_out_words
     from datamodules.base import InstructionDataModule
 
     rest, plugins = take_plugins(list(arguments))
@@ -46,7 +47,7 @@ def configured_data(
     parser.add_argument("-c", "--config", action="config", help="data config, such as configs/data/ml_100k.yaml")
     add_options(parser)
     parser.add_subclass_arguments(InstructionDataModule, "data", required=True, help="data set")
-    config = parser.parse_args(rest)
+    config = parser.parse_args(spell_out_words(rest))
     refuse_code(config.data)
     try:
         made = parser.instantiate(config)

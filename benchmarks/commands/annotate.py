@@ -92,7 +92,8 @@ def requests_of(data: Any, kinds: Sequence[Kind], limit: int | None) -> Iterator
         kinds: of texts.
         limit: targets of each split; None takes all.
     """
-    data.freeze()
+    tables = data.read()
+    data.freeze(tables)
     made, slates = data.sequences, data.slates
     words, language = data.words[data.template.language], data.template.language
     evaluated = [(split, case) for split in ("test", "validation") for case in range(len(data.cases(split)))[:limit]]
@@ -101,7 +102,6 @@ def requests_of(data: Any, kinds: Sequence[Kind], limit: int | None) -> Iterator
         if limit is not None and len(targets) - len(evaluated) >= limit:
             break
         targets += slates.training(window, 0)
-    tables = data.read()
     details = {row["item"]: row for row in tables.items.to_dicts()}
     for slate in targets[: None if limit is None else len(evaluated) + limit]:
         item = made.item_ids[slate.target]

@@ -64,7 +64,7 @@ def findings_of(data: Any) -> tuple[list[Finding], Sequences]:
     """
     from benchmarks.audit.probes import run_probes
 
-    text, made = data.freeze(), data.sequences
+    text, made = data.freeze().text, data.sequences
     maker = SlateMaker(made, data.protocol, negatives=0, targets=1, seed=0)
     chosen = np.unique(np.linspace(0, len(made.test) - 1, min(500, len(made.test))).astype(int))
     slates = [maker.evaluation(made.test, case) for case in chosen.tolist()]

@@ -21,6 +21,7 @@ import psutil
 import yaml
 
 from benchmarks.grid.parameters import Counts, count_parameters
+from benchmarks.option_groups import without_groups
 from benchmarks.paths import located
 from benchmarks.plain_yaml import read_yaml
 from datamodules.contract.errors import InputError
@@ -62,7 +63,7 @@ def options(config: Mapping[str, Any], part: str) -> dict[str, Any]:
     """
     value = config.get(part)
     found = value.get("init_args") if isinstance(value, dict) else None
-    return found if isinstance(found, dict) else {}
+    return without_groups(found) if isinstance(found, dict) else {}
 
 
 def class_of(config: Mapping[str, Any], part: str) -> str:

@@ -273,7 +273,7 @@ def run_loading(setting: Setting, say: Say) -> dict[str, Any]:
     return {
         "wait_fraction": fraction,
         "target": LOADING_TARGET,
-        "workers": data.num_workers,
+        "workers": data.loader.num_workers,
         "instructions_per_second_per_core": made / seconds,
         "tokens_per_second_per_core": tokens / seconds,
     }

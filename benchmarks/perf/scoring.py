@@ -57,14 +57,16 @@ class Trees(Side):
     def __init__(self, setting: Setting, candidates: int) -> None:
         super().__init__(setting)
         data, slates = drawn_users(setting, candidates)
-        groups = [slates[i : i + data.eval_batch_size] for i in range(0, len(slates), data.eval_batch_size)]
+        groups = [
+            slates[i : i + data.loader.eval_batch_size] for i in range(0, len(slates), data.loader.eval_batch_size)
+        ]
         self.batches = [cast(PromptTreeBatch, data.collator([[slate] for slate in group])) for group in groups]
         self.users = len(slates)
         self.model = ZeroShot(backbone=setting.backbone)
         self.model.trainer = quiet_trainer(setting)
         self.model.configure_model()
         self.model.to(setting.device).eval()
-        self.config = {"users_a_batch": data.eval_batch_size, "row_tokens": data.row_tokens}
+        self.config = {"users_a_batch": data.loader.eval_batch_size, "row_tokens": data.loader.row_tokens}
 
     def turn(self, repetition: int) -> Turn:
         """Scores all users."""

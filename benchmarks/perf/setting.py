@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datamodules import MovieLens100K
 from datamodules.contract.errors import InputError
-from datamodules.instructions.slates import Slate
+from datamodules.instructions.slates import Slate, WindowOptions
 from datamodules.protocol.rules import Protocol
 from datamodules.sources.pretrained import load_tokenizer, pretrained_folder
 
@@ -108,9 +108,7 @@ class Setting:
             task=task,
             backbone=self.backbone,
             protocol=Protocol(history=self.history, negatives=negatives),
-            targets_per_window=targets,
-            window_history="shared" if shared else "growing",
-            train_negatives=0,
+            windows=WindowOptions(targets, "shared" if shared else "growing", train_negatives=0),
         )
         data.setup()
         return data

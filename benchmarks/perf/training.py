@@ -92,7 +92,7 @@ class OurTraining(Side):
         self.config = {
             "windows_a_step": len(self.work.steps[0]),
             "examples_a_step": len(self.work.examples(0)),
-            "row_tokens": self.work.data.row_tokens,
+            "row_tokens": self.work.data.loader.row_tokens,
             "tuning": "full" if full else f"LoRA r={RANK} on all linear layers",
             "precision": setting.lightning,
         }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from benchmarks.analysis.rows import build_row
 from benchmarks.analysis.runs import Run
+from benchmarks.option_groups import without_groups
 from benchmarks.reproduce.cards import Card, Cost, Published
 
 __all__ = ["Agreement", "Outcome", "compare", "deviations", "judge", "predicted", "setting"]
@@ -209,7 +210,7 @@ def setting(config: Mapping[str, Any], key: str) -> Any:
     value: Any = config
     for part in key.split("."):
         if isinstance(value, dict) and part not in value:
-            value = value.get("init_args")
+            value = without_groups(value.get("init_args") or {})
         if not isinstance(value, dict):
             return None
         value = value.get(part)

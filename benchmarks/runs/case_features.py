@@ -36,7 +36,7 @@ def fact_arrays(data: InstructionDataModule, case: NDArray[np.int64], listed: ND
         their titles' words; `group.<column>` `[U]` of the users' profiles.
     """
     sequences, cases = data.sequences, data.cases("test")
-    items, users = data.about
+    items, users = data.frozen.about
     user = cases.user[case]
     features = _features(items, sequences.item_ids, sequences.titles)
     start, feature = feature_codes(features, np.unique(listed))

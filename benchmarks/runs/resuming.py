@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.option_groups import without_groups
 from callbacks.resume import KEY, best_beside, checkpoints_in
 from datamodules.contract.checkpoints import check_file, read_checkpoint, remove_checkpoint
 from datamodules.contract.errors import CheckpointError, InputError
@@ -167,7 +168,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, str]:
         if key.startswith(FREE):
             return
         if isinstance(value, dict):
-            for name, inner in value.items():
+            for name, inner in (without_groups(value) if key == "data.init_args" else value).items():
                 walk(inner, f"{key}.{name}" if key else str(name))
         elif isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
             for inner in value:

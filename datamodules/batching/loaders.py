@@ -89,6 +89,26 @@ def check_least(least: int, **numbers: int) -> None:
             raise InputError(f"data.{name} is {value}, must be at least {least}")
 
 
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are computed: this changes speed and memory, never scores.
+
+    Attributes:
+        eval_batch_size: test cases a batch.
+        row_tokens: tokens that attention handles at once: a run of whole trees, or a packed row of an encoder.
+        num_workers: processes that prepare batches; 0 prepares them in the main process.
+    """
+
+    eval_batch_size: int = 8
+    row_tokens: int = 128
+    num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that hold nothing."""
+        check_least(1, eval_batch_size=self.eval_batch_size, row_tokens=self.row_tokens)
+        check_least(0, num_workers=self.num_workers)
+
+
 class Collator(Protocol):
     """Makes a batch of groups of slates."""
 

@@ -1,11 +1,13 @@
-"""The collator of a data module: from its instructions and the model's batch format."""
+"""The stages of a data module: its data frozen under the protocol, and the collator that a model's batch format asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from datamodules.batching.catalogue import CatalogueCollator
 from datamodules.batching.encoder_decoder import EncoderDecoderCollator
@@ -17,7 +19,10 @@ from datamodules.contract.errors import InputError
 from datamodules.instructions.choice import SEPARATORS, Prompting
 from datamodules.instructions.preferences import explicit_texts, read_notes
 from datamodules.instructions.prompts import SlateText
+from datamodules.instructions.slates import SlateMaker, WindowOptions
 from datamodules.instructions.templates import Demonstration
+from datamodules.protocol.apply import frozen_sequences
+from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Sequences
 from datamodules.sources.pretrained import context_length, is_encoder_decoder, load_tokenizer
 from datamodules.tables.interactions import Interactions
@@ -25,6 +30,60 @@ from datamodules.tokens.chat import ChatEncoder
 from datamodules.tokens.encoder import SlateEncoder
 
 Collator = PromptTreeCollator | CatalogueCollator | EncoderDecoderCollator | TaggedTextCollator | InteractionCollator
+
+
+@dataclass(frozen=True)
+class FrozenData:
+    """A data set under its protocol: what exists once the raw files are read, before any tokenizer is loaded.
+
+    Attributes:
+        sequences: users' events and the frozen cases.
+        slates: makes cases of them.
+        text: writes prompts.
+        about: items with their categories, and the users' profiles: what results are told apart by.
+    """
+
+    sequences: Sequences
+    slates: SlateMaker
+    text: SlateText
+    about: tuple[pl.DataFrame, pl.DataFrame | None]
+
+
+def freeze_data(
+    data: Interactions,
+    protocol: Protocol,
+    prompting: Prompting,
+    windows: WindowOptions,
+    words: dict[str, str],
+    seed: int,
+) -> FrozenData:
+    """Applies a protocol to a data set.
+
+    Args:
+        data: the typed tables.
+        protocol: the rules.
+        prompting: the instructions.
+        windows: which targets are trained together; `train_negatives` is set.
+        words: the domain's words in their language.
+        seed: of training negatives and mixtures.
+
+    Raises:
+        InputError: the data lacks what the instructions or the protocol need.
+    """
+    if prompting.preference_rule or prompting.intention_rule:
+        data = replace(data, interactions=data.interactions.with_row_index("row"))
+    sequences = frozen_sequences(data, protocol)
+    slates = SlateMaker(
+        sequences,
+        protocol,
+        windows.train_negatives or 0,
+        windows.targets_per_window,
+        seed,
+        shared=windows.window_history == "shared",
+        least=int(prompting.history_needed),
+        choice=prompting.choice and replace(prompting.choice, seed=seed),
+    )
+    return FrozenData(sequences, slates, make_text(data, sequences, prompting, words), data.about)
 
 
 def make_text(data: Interactions, sequences: Sequences, prompting: Prompting, words: dict[str, str]) -> SlateText:

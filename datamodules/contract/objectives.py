@@ -1,9 +1,11 @@
-"""What a model's objective asks of the data, so that a data module knows no objective by name."""
+"""What a model and its objective ask of the data, so that a data module knows neither by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from datamodules.contract.batch import BatchFormat
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,18 @@ NAMED_NEEDS = {
     )
 }
 """The objectives that release 0.1 knew by name, so that its calls of data modules stay valid."""
+
+
+@dataclass(frozen=True)
+class ModelNeeds:
+    """What a model asks of its batches; the command line takes it from `--model` and its options.
+
+    Attributes:
+        batch_format: what the model reads.
+        objective: what its objective needs of training cases.
+        shots: solved cases of training users that every prompt begins with.
+    """
+
+    batch_format: BatchFormat = "prompt_tree"
+    objective: ObjectiveNeeds = ObjectiveNeeds()  # frozen
+    shots: int = 0

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from datamodules.contract.batch import BatchFormat
 from datamodules.contract.errors import InputError
-from datamodules.contract.objectives import ObjectiveNeeds
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.instructions.mixture import Mixture, mixture_of, shares
 from datamodules.instructions.preferences import TextRules, choose_rule
-from datamodules.instructions.space import Cell, Intention, Preference, TaskForm, parse_cell
+from datamodules.instructions.space import InstructionCell, Intention, Preference, TaskForm, parse_cell
 from datamodules.instructions.templates import (
     TURNED,
     InstructionTemplate,
@@ -28,19 +27,29 @@ SEPARATORS: dict[str, str] = {"en": ", ", "zh": "、"}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the user asked for; see the options of the same names of `InstructionDataModule`."""
+class PromptOptions:
+    """What prompts tell and how they are worded, beside task and cell.
 
-    cell: str | None = None
-    task: TaskForm | None = None
+    Attributes:
+        preference: what prompts tell of the past: `none` (P0), `implicit` (P1, titles; the default), `explicit` (P2, a
+            taste in words) or `both`.
+        intention: what they tell of the wish: `none` (I0, the default), `vague` (I1), `specific` (I2), or `preference`,
+            a taste in words in the place of a request.
+        language: of the instruction templates, `en` or `zh`.
+        paraphrase: number of the wording; `seen` trains on all but the held-out one, and evaluates the first.
+        template: id of one template, such as `matching.en.2`, in place of cell and paraphrase.
+        mixture: trains on several cells, instructions that turn a task around, or templates, by weight; each user's
+            windows have one of them in an epoch. What is evaluated is still the cell.
+        temperature: weights of a mixture are raised to the power of 1 / temperature.
+    """
+
     preference: Preference | None = None
     intention: Intention | None = None
     language: Language = "en"
-    template: str | None = None
     paraphrase: int | Literal["seen"] = 1
-    mixture: Mapping[str, float] | None = None
+    template: str | None = None
+    mixture: dict[str, float] | None = None
     temperature: float = 1.0
-    texts: TextRules = TextRules()  # noqa: RUF009  # frozen
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Prompting:
     texts: TextRules = TextRules()  # noqa: RUF009  # frozen
 
     @property
-    def cell(self) -> Cell:
+    def cell(self) -> InstructionCell:
         """The evaluated cell of the instruction space."""
         if self.template.cell is None:
             raise RuntimeError(f"template {self.template.id} is not evaluated")
@@ -90,14 +99,14 @@ class Prompting:
         """Whether every prompt shows something of the past, so that a user's first event cannot be asked for."""
         return self.cell.preference != "none" or self.cell.intention == "preference"
 
-    def check(self, batch_format: BatchFormat, objective: ObjectiveNeeds, protocol: Protocol) -> None:
+    def check(self, needs: ModelNeeds, protocol: Protocol) -> None:
         """Refuses a model or protocol that the task forms do not fit.
 
         Raises:
             InputError: the task is to be answered in text and the model does not, the objective needs other answers, or
                 a pair is to be drawn from a longer list.
         """
-        form = self.template.form
+        form, batch_format, objective = self.template.form, needs.batch_format, needs.objective
         if form in ("like", "rating") and batch_format != "prompt_tree":
             raise InputError(f"data.task {form!r} needs a model that answers in text; this one reads {batch_format}")
         if batch_format == "tagged_text" and (self.choice is not None or not self.plain):
@@ -117,13 +126,12 @@ class Prompting:
         if form == "pairwise" and protocol.negatives != 1:
             raise InputError(f"data.task 'pairwise' needs protocol.negatives 1, it is {protocol.negatives}")
 
-    def default_negatives(self, batch_format: BatchFormat, objective: ObjectiveNeeds, protocol: Protocol) -> int:
+    def default_negatives(self, needs: ModelNeeds, protocol: Protocol) -> int:
         """Negatives beside a training target where the user did not say: as in the test where something needs them."""
-        asked = self.forms <= {"like", "rating"}
+        pointwise = self.forms <= {"like", "rating"}
         lists = not self.forms.isdisjoint({"reranking", "pairwise"})
-        return (
-            protocol.negatives if not asked and (batch_format == "tagged_text" or lists or objective.negatives) else 0
-        )
+        compared = needs.batch_format == "tagged_text" or lists or needs.objective.negatives
+        return protocol.negatives if compared and not pointwise else 0
 
     def fingerprinted(self) -> list[str]:
         """What makes results incomparable beside protocol and kind of case: being told the wish, and from where."""
@@ -147,77 +155,87 @@ class Prompting:
         return told
 
 
-def choose_prompting(wanted: Wanted, columns: Sequence[str], owner: str) -> Prompting:
-    """The instructions that the options ask for.
+def choose_prompting(
+    options: PromptOptions,
+    columns: Sequence[str],
+    owner: str,
+    *,
+    task: TaskForm | None = None,
+    cell: str | None = None,
+    texts: TextRules = TextRules(),  # noqa: B008  # frozen
+) -> Prompting:
+    """The instructions that the options of a data module ask for.
 
     Args:
-        wanted: the options.
+        options: what prompts tell, and their wording.
         columns: what the data has.
         owner: the data set, for messages.
+        task: task form.
+        cell: codes of the cell, in place of task, preference and intention.
+        texts: how preferences and intentions are put in words.
 
     Raises:
-        InputError: options contradict each other, name what there is not, or need what the data has not.
+        InputError: options contradict each other, name what does not exist, or need what the data has not.
 
     Example:
-        >>> made = choose_prompting(Wanted(cell="P1,I2,T3"), ("title", "rating", "categories"), "Beauty")
-        >>> made.template.id, made.intention_rule
+        >>> prompting = choose_prompting(PromptOptions(), ("title", "rating", "categories"), "Beauty", cell="P1,I2,T3")
+        >>> prompting.template.id, prompting.intention_rule
         ('P1,I2,T3.en.1', 'target_categories')
     """
-    columns = [*columns, *(["annotation"] if wanted.texts.annotations else [])]
-    template = _evaluated(wanted)
-    mixed = _mixed(wanted, template)
+    columns = [*columns, *(["annotation"] if texts.annotations else [])]
+    template = _evaluated(options, task, cell)
+    mixed = _mixed(options, template)
     others = tuple(find_template(name) for name in mixed if name != template.id)
     choice = None
     if others or (mixed and template.id not in mixed):
         # Wording 0 is the evaluated one, whether it is trained on or not.
         parts = {template.id: mixed.get(template.id, 0.0)} | {other.id: mixed[other.id] for other in others}
         choice = mixture_of(parts, 0)
-    made = Prompting(template, others, choice, texts=wanted.texts)
-    preference_rule, intention_rule = _rules(made, wanted.texts, columns, owner)
-    return replace(made, preference_rule=preference_rule, intention_rule=intention_rule)
+    prompting = Prompting(template, others, choice, texts=texts)
+    preference_rule, intention_rule = _rules(prompting, texts, columns, owner)
+    return replace(prompting, preference_rule=preference_rule, intention_rule=intention_rule)
 
 
-def _evaluated(wanted: Wanted) -> InstructionTemplate:
+def _evaluated(options: PromptOptions, task: TaskForm | None, cell: str | None) -> InstructionTemplate:
     """The template that is evaluated."""
-    axes = {name: getattr(wanted, name) for name in ("preference", "intention", "task")}
+    axes = {"preference": options.preference, "intention": options.intention, "task": task}
     given = [name for name, value in axes.items() if value is not None]
-    if wanted.cell is not None and given:
-        raise InputError(f"data.cell {wanted.cell!r} says data.{given[0]} already; give one of them")
-    if wanted.template is None:
-        cell = parse_cell(wanted.cell) if wanted.cell is not None else _cell_of(axes)
-        number = 1 if wanted.paraphrase == "seen" else wanted.paraphrase
-        there = [t.id for t in wordings(cell, wanted.language)]
-        name = template_id(cell.form, wanted.language, number, cell)
-        if name not in there:
-            raise InputError(f"data.paraphrase is {number}, must be 1 to {len(there)}")
+    if cell is not None and given:
+        raise InputError(f"data.cell {cell!r} says data.{given[0]} already; give one of them")
+    if options.template is None:
+        chosen = parse_cell(cell) if cell is not None else _cell_of(axes)
+        number = 1 if options.paraphrase == "seen" else options.paraphrase
+        ids = [template.id for template in wordings(chosen, options.language)]
+        name = template_id(chosen.form, options.language, number, chosen)
+        if name not in ids:
+            raise InputError(f"data.paraphrase is {number}, must be 1 to {len(ids)}")
         return find_template(name)
-    template = find_template(wanted.template)
+    template = find_template(options.template)
     if template.cell is None:
         raise InputError(f"data.template {template.id!r} only trains; name it in data.mixture")
-    asked = {"task": template.form, "preference": template.cell.preference, "intention": template.cell.intention}
-    wrong = [name for name in given if axes[name] != asked[name]]
-    if wanted.cell is not None and parse_cell(wanted.cell) != template.cell:
+    written = {"task": template.form, "preference": template.cell.preference, "intention": template.cell.intention}
+    asked: dict[str, Any] = axes | {"cell": cell, "language": options.language}
+    wrong = [name for name in given if axes[name] != written[name]]
+    if cell is not None and parse_cell(cell) != template.cell:
         wrong = ["cell"]
-    if template.language != wanted.language:
+    if template.language != options.language:
         wrong = ["language"]
     if wrong:
-        raise InputError(
-            f"data.template {template.id!r} does not fit data.{wrong[0]} {str(getattr(wanted, wrong[0]))!r}"
-        )
+        raise InputError(f"data.template {template.id!r} does not fit data.{wrong[0]} {str(asked[wrong[0]])!r}")
     return template
 
 
-def _cell_of(axes: Mapping[str, Any]) -> Cell:
-    return Cell(axes["preference"] or "implicit", axes["intention"] or "none", axes["task"] or "matching")
+def _cell_of(axes: Mapping[str, Any]) -> InstructionCell:
+    return InstructionCell(axes["preference"] or "implicit", axes["intention"] or "none", axes["task"] or "matching")
 
 
-def _mixed(wanted: Wanted, template: InstructionTemplate) -> dict[str, float]:
+def _mixed(options: PromptOptions, template: InstructionTemplate) -> dict[str, float]:
     """Shares of templates in training; empty where the evaluated one is all."""
-    if wanted.mixture is None:
-        if wanted.paraphrase != "seen" or template.cell is None:
+    if options.mixture is None:
+        if options.paraphrase != "seen" or template.cell is None:
             return {}
-        return _spread({str(template.cell): 1.0}, wanted.language)
-    return _spread(shares(wanted.mixture, wanted.temperature), wanted.language)
+        return _spread({str(template.cell): 1.0}, options.language)
+    return _spread(shares(options.mixture, options.temperature), options.language)
 
 
 def _spread(parts: Mapping[str, float], language: str) -> dict[str, float]:

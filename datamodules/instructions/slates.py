@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,23 @@ class Slate:
         """The slate with a shorter history."""
         begin = self.begin + count if self.begin >= 0 else -1
         return replace(self, history=self.history[count:], liked=self.liked[count:], begin=begin)
+
+
+@dataclass(frozen=True)
+class WindowOptions:
+    """Which targets are trained together, and beside what.
+
+    Attributes:
+        targets_per_window: successive targets of a user trained together; at most `protocol.history`.
+        window_history: `growing`, each of them after all events before it; `shared`, all after those before the first,
+            as branches of one prompt (as PinnerFormer's dense all-action loss, arXiv 2205.04507).
+        train_negatives: sampled negatives beside each training target; null means as many as in the test where the
+            task or objective needs them, else none.
+    """
+
+    targets_per_window: int = 10
+    window_history: Literal["growing", "shared"] = "growing"
+    train_negatives: int | None = None
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _FORMS: dict[str, TaskForm] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class InstructionCell:
     """A place in the instruction space.
 
     Attributes:
@@ -69,7 +69,7 @@ def _code(codes: dict[str, Preference] | dict[str, Intention] | dict[str, TaskFo
     return next(code for code, value in codes.items() if value == name)
 
 
-def parse_cell(text: str) -> Cell:
+def parse_cell(text: str) -> InstructionCell:
     """Reads a cell of the instruction space.
 
     Args:
@@ -80,7 +80,7 @@ def parse_cell(text: str) -> Cell:
 
     Example:
         >>> parse_cell("P1,I2,T3")
-        Cell(preference='implicit', intention='specific', form='reranking')
+        InstructionCell(preference='implicit', intention='specific', form='reranking')
         >>> parse_cell("P1,P2,I0,T2").preference, parse_cell("P1,P2,T2").intention
         ('both', 'preference')
     """
@@ -104,10 +104,10 @@ def parse_cell(text: str) -> Cell:
             f"cell {text!r} must name preference, intention and task form, such as P1,I0,T3 or P1,P2,I0,T2"
         )
     intention: Intention = "preference" if by_preference else _INTENTIONS[intentions[0]]
-    return Cell(_PREFERENCES[preference], intention, _FORMS[forms[0]])
+    return InstructionCell(_PREFERENCES[preference], intention, _FORMS[forms[0]])
 
 
-def every_cell() -> list[Cell]:
+def every_cell() -> list[InstructionCell]:
     """All cells of the space, in the order of the axes.
 
     Example:
@@ -120,5 +120,5 @@ def every_cell() -> list[Cell]:
             nothing = preference == "none" and intention == "none"
             if nothing or (preference in ("explicit", "both") and intention == "preference"):
                 continue
-            made += [Cell(preference, intention, form) for form in get_args(TaskForm)]
+            made += [InstructionCell(preference, intention, form) for form in get_args(TaskForm)]
     return made

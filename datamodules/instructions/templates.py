@@ -21,7 +21,7 @@ from jinja2.exceptions import SecurityError
 
 from datamodules.contract.errors import InputError
 from datamodules.instructions.sandbox import compile_template
-from datamodules.instructions.space import Cell, every_cell
+from datamodules.instructions.space import InstructionCell, every_cell
 
 Language = Literal["en", "zh"]
 TURNED = (
@@ -90,7 +90,7 @@ class InstructionTemplate:
     system: str
     user: str
     form: str = "matching"
-    cell: Cell | None = None
+    cell: InstructionCell | None = None
     answers: tuple[str, ...] = ()
     answer: str = ""
     unknown: str = "unknown"
@@ -208,11 +208,11 @@ def load_templates() -> dict[str, InstructionTemplate]:
     return found
 
 
-def template_id(form: str, language: str, number: int | str, cell: Cell | None = None) -> str:
+def template_id(form: str, language: str, number: int | str, cell: InstructionCell | None = None) -> str:
     """The name of a template.
 
     Example:
-        >>> template_id("matching", "en", 1), template_id("like", "zh", 2, Cell("none", "vague", "like"))
+        >>> template_id("matching", "en", 1), template_id("like", "zh", 2, InstructionCell("none", "vague", "like"))
         ('matching.en.1', 'P0,I1,T0.zh.2')
     """
     plain = cell is None or (cell.preference, cell.intention) == ("implicit", "none")
@@ -278,14 +278,14 @@ def find_template(name: str) -> InstructionTemplate:
     raise InputError(f"no template {name!r}; the nearest is {near[0]!r} (there are {len(templates)})")
 
 
-def wordings(cell: Cell | str, language: str) -> list[InstructionTemplate]:
+def wordings(cell: InstructionCell | str, language: str) -> list[InstructionTemplate]:
     """All templates of a cell, or of an instruction that turns a task around, in a language.
 
     Raises:
         InputError: there is none.
 
     Example:
-        >>> [template.held_out for template in wordings(Cell(form="reranking"), "en")]
+        >>> [template.held_out for template in wordings(InstructionCell(form="reranking"), "en")]
         [False, False, False, True]
     """
     names = (t for t in load_templates().values() if t.language == language)

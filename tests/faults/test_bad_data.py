@@ -16,6 +16,7 @@ import pytest
 
 from datamodules.batching.predict_file import read_requests
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.instructions.slates import SlateMaker
 from datamodules.protocol.apply import apply_protocol
@@ -174,7 +175,7 @@ def attempt(damage: Damage, file: str, source: Path, folder: Path, rng: random.R
     (folder / file).write_bytes(damage.mutate((source / file).read_bytes(), rng))
     begin, told = time.monotonic(), None
     try:
-        read = MovieLens100K(data_dir=folder, batch_format="interactions", protocol=PROTOCOL).read()
+        read = MovieLens100K(data_dir=folder, needs=ModelNeeds("interactions"), protocol=PROTOCOL).read()
         sequences = apply_protocol(read, PROTOCOL)
         if not usable(sequences):
             return "what was read does not hold together"
@@ -270,7 +271,7 @@ def damaged_request(number: int, rng: random.Random) -> bytes:
 
 
 def read_bad_requests(count: int, source: Path, folder: Path) -> list[str]:
-    data = MovieLens100K(data_dir=source, batch_format="interactions", protocol=PROTOCOL)
+    data = MovieLens100K(data_dir=source, needs=ModelNeeds("interactions"), protocol=PROTOCOL)
     data.setup()
     items, titles = data.sequences.item_ids, data.sequences.titles
     path, problems = folder / "users.jsonl", []

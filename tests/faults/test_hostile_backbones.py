@@ -15,7 +15,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.instructions.templates import Instruction, clean_title
 from datamodules.protocol.rules import Protocol
@@ -209,9 +211,9 @@ def test_hostile_titles_change_neither_special_tokens_nor_candidates(
         data = MovieLens100K(
             data_dir=tmp_path / folder,
             backbone=str(backbone),
-            batch_format=batch_format,  # type: ignore[arg-type]
+            needs=ModelNeeds(batch_format),  # type: ignore[arg-type]
             protocol=Protocol(negatives=5),
-            eval_batch_size=1,
+            loader=LoaderOptions(eval_batch_size=1),
             task="matching",
         )
         data.setup()

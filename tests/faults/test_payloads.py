@@ -21,6 +21,7 @@ import yaml
 
 from benchmarks.__main__ import main
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.instructions.sandbox import compile_template
 from datamodules.sources.fetch import fetch
 from datamodules.sources.kinds import LocalFile
@@ -372,7 +373,7 @@ def test_code_in_data_is_a_title(trap: Trap, mini_data: Path) -> None:
         lines[number] = "\t".join(fields)
     (trap.folder / "ml-100k.item").write_text("\n".join(lines) + "\n")
     (trap.folder / "ml-100k.inter").write_bytes((source / "ml-100k.inter").read_bytes())
-    data = MovieLens100K(data_dir=trap.folder, batch_format="interactions")
+    data = MovieLens100K(data_dir=trap.folder, needs=ModelNeeds("interactions"))
     data.setup()
     assert set(titles) <= set(data.sequences.titles)
     prompts = [data.sample_prompt("test", case) for case in range(len(data.cases("test")))]

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.commands.annotate import WriterError, annotate, endpoint_writer, requests_of
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.instructions.preferences import TextRules, read_notes
 from datamodules.protocol.rules import Protocol
@@ -76,7 +77,7 @@ def test_an_endpoint_writes_what_is_lacking(
     data = MovieLens100K(
         cell="P1,P2,I1,T3",
         texts=TextRules(annotations=out),
-        batch_format="interactions",
+        needs=ModelNeeds("interactions"),
         protocol=Protocol(negatives=3),
     )
     data.setup()
@@ -90,7 +91,7 @@ def test_an_endpoint_writes_what_is_lacking(
 
 
 def test_a_preference_is_asked_for_without_the_target_and_an_intention_without_the_history(mini_data: Path) -> None:
-    data = MovieLens100K(batch_format="interactions")
+    data = MovieLens100K(needs=ModelNeeds("interactions"))
     by_kind: dict[str, list[str]] = {"preference": [], "intention": []}
     for _, item, kind, request in requests_of(data, ["preference", "intention"], 5):
         title = data.sequences.titles[data.sequences.item_ids.index(item)]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.batching.catalogue import CatalogueCollator, build_trie, encode_titles
+from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.batch import CatalogueBatch, PromptTreeBatch
 from datamodules.contract.errors import InputError
 from datamodules.datasets.movielens import MovieLens100K
@@ -20,6 +21,7 @@ from datamodules.protocol.rules import Protocol
 from datamodules.sources.pretrained import load_tokenizer
 from datamodules.tokens.chat import ChatEncoder
 from tests.conftest import ITEMS
+from tests.datamodules.options import grouped
 
 # Few tokens and short answers: equal answers, and answers that begin others, come by themselves.
 ANSWERS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=12)
@@ -74,7 +76,7 @@ def test_a_title_without_tokens_is_named_with_its_item(tiny_causal: Path, blank:
 
 
 def batches(folder: Path, protocol: Protocol, **options: object) -> list[object]:
-    return list(MovieLens100K(backbone=str(folder), protocol=protocol, **options).test_dataloader())  # type: ignore[arg-type]
+    return list(MovieLens100K(backbone=str(folder), protocol=protocol, **grouped(**options)).test_dataloader())  # type: ignore[arg-type]
 
 
 def test_whole_catalogues_share_one_tree_and_lists_stay_trees(mini_data: Path, tiny_causal: Path) -> None:
@@ -90,7 +92,7 @@ def test_whole_catalogues_share_one_tree_and_lists_stay_trees(mini_data: Path, t
 
 
 def test_prompts_and_columns_are_those_of_trees(mini_data: Path, tiny_causal: Path, titles: list[str]) -> None:
-    data = MovieLens100K(backbone=str(tiny_causal), protocol=FULL, eval_batch_size=5)
+    data = MovieLens100K(backbone=str(tiny_causal), protocol=FULL, loader=LoaderOptions(eval_batch_size=5))
     batch = next(iter(data.test_dataloader()))
     slates = [data.slates.evaluation(data.sequences.test, int(case)) for case in batch.case]
     trees = data.collator([[slate] for slate in slates])

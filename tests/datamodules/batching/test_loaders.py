@@ -17,10 +17,11 @@ import torch
 from datamodules.batching.loaders import Keys, TimedLoader
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
+from tests.datamodules.options import grouped
 
 
 def data_of(backbone: Path, **options: Any) -> MovieLens100K:
-    made = MovieLens100K(backbone=str(backbone), protocol=Protocol(negatives=7), **options)
+    made = MovieLens100K(backbone=str(backbone), protocol=Protocol(negatives=7), **grouped(**options))
     made.setup("fit")
     return made
 

@@ -11,9 +11,12 @@ import pytest
 
 from datamodules.contract.batch import EventBatch
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
+from datamodules.instructions.choice import PromptOptions
 from datamodules.instructions.templates import find_template, load_templates
 from datamodules.protocol.rules import Protocol
+from tests.datamodules.options import grouped
 
 
 @pytest.fixture
@@ -76,7 +79,9 @@ def test_the_checksum_follows_every_byte_of_both_files(files: Path) -> None:
 
 def test_the_data_sets_fingerprint_follows_data_protocol_and_kind_of_task(files: Path) -> None:
     def fingerprint(**changed: Any) -> str:
-        return MovieLens100K(data_dir=files, batch_format="interactions", **changed).fingerprint
+        data = MovieLens100K(data_dir=files, **grouped(batch_format="interactions", **changed))
+        data.freeze()
+        return data.fingerprint
 
     first = fingerprint()
     assert fingerprint(seed=7, batch_size=2, train_negatives=1, template="matching.en.2") == first
@@ -127,8 +132,7 @@ def test_its_docstring_tells_source_licence_citation_and_one_real_case(mini_data
 def test_every_template_makes_batches_of_it(mini_data: Path, tiny_causal: Path, name: str) -> None:
     language = find_template(name).language
     data = MovieLens100K(
-        language=language,  # type: ignore[arg-type]
-        template=name,
+        prompts=PromptOptions(language=language, template=name),  # type: ignore[arg-type]
         protocol=Protocol(negatives=1 if find_template(name).form == "pairwise" else 4, test_users=6),
         backbone=str(tiny_causal),
     )
@@ -143,7 +147,7 @@ def test_every_template_makes_batches_of_it(mini_data: Path, tiny_causal: Path, 
 
 
 def test_training_of_counting_recommenders_sees_training_events_only(mini_data: Path) -> None:
-    data = MovieLens100K(batch_format="interactions")
+    data = MovieLens100K(needs=ModelNeeds("interactions"))
     data.setup()
 
     [events] = list(data.train_dataloader())
@@ -171,7 +175,7 @@ def test_training_of_counting_recommenders_sees_training_events_only(mini_data: 
 )
 def test_impossible_settings_are_refused_at_once(changed: dict[str, Any], reason: str) -> None:
     with pytest.raises(InputError, match=re.escape(reason)):
-        MovieLens100K(**changed)
+        MovieLens100K(**grouped(**changed))
 
 
 @pytest.mark.integration

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 
 from datamodules.contract.errors import InputError
-from datamodules.contract.objectives import NAMED_NEEDS
+from datamodules.contract.objectives import NAMED_NEEDS, ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
-from datamodules.instructions.choice import Wanted, choose_prompting
+from datamodules.instructions.choice import PromptOptions, choose_prompting
 from datamodules.instructions.mixture import Mixture, mixture_of, shares
 from datamodules.instructions.preferences import TextRules
+from datamodules.instructions.slates import WindowOptions
 from datamodules.protocol.rules import Protocol
 
 COLUMNS = ("title", "rating", "categories", "review", "query", "profile")
 
 
 def chosen(columns: tuple[str, ...] = COLUMNS, **options: Any) -> Any:
-    return choose_prompting(Wanted(**options), columns, "Shop")
+    apart = {name: options.pop(name) for name in ("task", "cell", "texts") if name in options}
+    return choose_prompting(PromptOptions(**options), columns, "Shop", **apart)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +117,7 @@ def test_a_data_set_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch
 )
 def test_models_that_do_not_fit_are_refused(options: dict[str, Any], model: Any, reason: str) -> None:
     with pytest.raises(InputError, match=re.escape(reason)):
-        chosen(**options).check(model[0], NAMED_NEEDS[model[1]], Protocol())
+        chosen(**options).check(ModelNeeds(model[0], NAMED_NEEDS[model[1]]), Protocol())
 
 
 def test_the_wish_and_its_source_part_fingerprints_and_nothing_else_does(tmp_path: Path) -> None:
@@ -180,9 +182,9 @@ def test_a_continued_mixture_trains_on_the_same_batches(mini_data: Path, tiny_ca
             backbone=str(tiny_causal),
             cell="P1,I0,T3",
             protocol=Protocol(negatives=2),
-            mixture={"P1,I0,T3": 1, "P1,P2,I2,T2": 1, "thought_from_history": 1},
+            prompts=PromptOptions(mixture={"P1,I0,T3": 1, "P1,P2,I2,T2": 1, "thought_from_history": 1}),
             batch_size=2,
-            targets_per_window=3,
+            windows=WindowOptions(targets_per_window=3),
         )
         data.setup()
         data._start = start

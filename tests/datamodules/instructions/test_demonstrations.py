@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.instructions.prompts import draw_demonstrations
 from datamodules.protocol.rules import Protocol
 from datamodules.sources.pretrained import load_tokenizer
 from datamodules.tokens.chat import ChatEncoder
+from tests.datamodules.options import grouped
 
 
 def data(folder: Path, **options: Any) -> MovieLens100K:
-    made = MovieLens100K(backbone=str(folder), protocol=Protocol(negatives=5), **options)
+    made = MovieLens100K(backbone=str(folder), protocol=Protocol(negatives=5), **grouped(**options))
     made.setup()
     return made
 
@@ -61,7 +63,9 @@ def test_answers_are_right_and_of_training_events(of: Any) -> None:
 
 def test_users_of_no_case_come_first(of: Any) -> None:
     made = MovieLens100K(
-        backbone=of().backbone, protocol=Protocol(negatives=5, test_users=4, validation_users=4), shots=5
+        backbone=of().backbone,
+        protocol=Protocol(negatives=5, test_users=4, validation_users=4),
+        needs=ModelNeeds(shots=5),
     )
     made.setup()
     drawn = draw_demonstrations(made.slates, made.collator.slates.text, 5, 0)  # type: ignore[union-attr]

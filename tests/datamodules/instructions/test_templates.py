@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jinja2.exceptions import SecurityError, UndefinedError
 
 from datamodules.contract.errors import InputError
-from datamodules.instructions.space import Cell, every_cell, parse_cell
+from datamodules.instructions.space import InstructionCell, every_cell, parse_cell
 from datamodules.instructions.templates import (
     TURNED,
     Instruction,
@@ -228,7 +228,7 @@ def test_languages_have_the_same_templates() -> None:
 
 
 @pytest.mark.parametrize("cell", every_cell(), ids=str)
-def test_codes_and_cells_are_one_to_one(cell: Cell) -> None:
+def test_codes_and_cells_are_one_to_one(cell: InstructionCell) -> None:
     assert parse_cell(str(cell)) == cell
 
 

@@ -16,6 +16,7 @@ from datamodules.datasets.intention_qa import IntentionQA
 from datamodules.datasets.tallrec import TALLRecBook, TALLRecMovie
 from datamodules.protocol.rules import Protocol
 from tests.datamodules.datasets.case_miniatures import write_case_data
+from tests.datamodules.options import grouped
 
 PUBLISHED = Protocol(split="published", candidates="full", like_threshold=1)
 LISTED = Protocol(split="published", candidates="published")
@@ -37,7 +38,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def made(name: str, tiny_causal: Path, **more: Any) -> Any:
     cls, options = MADE[name]
-    data = cls(backbone=str(tiny_causal), targets_per_window=1, **options | more)
+    data = cls(backbone=str(tiny_causal), **grouped(targets_per_window=1, **options | more))
     data.setup()
     return data
 
@@ -184,14 +185,14 @@ def test_bad_files_are_named_with_their_place(name: str, file: str, text: str, r
     (root / name / file).write_text(text)
     cls, options = MADE[name]
     with pytest.raises(InputError, match=reason):
-        cls(**options).read()
+        cls(**grouped(**options)).read()
 
 
 def test_absent_files_are_refused_with_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INSTRUCTREC_DATA", str(tmp_path))
     for name, (cls, options) in MADE.items():
         with pytest.raises(InputError, match=f"{name} cannot be downloaded automatically: put "):
-            cls(**options).read()
+            cls(**grouped(**options)).read()
 
 
 @pytest.mark.integration

@@ -13,13 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.batch import TaggedTextBatch
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels.backbones.encoder import TextEncoder, load_encoder, why_not_packed
 from recmodels.engine.answer_attention import segment_mask
 from recmodels.methods.token_classification import TokenClassification
+from tests.datamodules.options import grouped
 
 SIZES: dict[str, Any] = {
     "vocab_size": 89,
@@ -192,7 +195,7 @@ Rows = Callable[..., list[TaggedTextBatch]]
 def batches_of(mini_data: Path, tiny_encoder: Path) -> Rows:
     def build_rows(**options: Any) -> list[TaggedTextBatch]:
         data = MovieLens100K(
-            backbone=str(tiny_encoder), batch_format="tagged_text", protocol=Protocol(negatives=6), **options
+            backbone=str(tiny_encoder), protocol=Protocol(negatives=6), **grouped(batch_format="tagged_text", **options)
         )
         data.setup()
         return list(data.test_dataloader())
@@ -239,9 +242,9 @@ def test_the_loss_and_its_gradient_are_those_of_padded_rows(mini_data: Path, tin
         model.log = lambda *a, **k: None  # type: ignore[method-assign]
         data = MovieLens100K(
             backbone=str(tiny_encoder),
-            batch_format="tagged_text",
+            needs=ModelNeeds("tagged_text"),
             protocol=Protocol(negatives=6),
-            row_tokens=row_tokens,
+            loader=LoaderOptions(row_tokens=row_tokens),
         )
         data.setup()
         loss = model.training_step(next(iter(data.train_dataloader())), 0)

@@ -19,8 +19,10 @@ from transformers.masking_utils import eager_mask
 from benchmarks.__main__ import main
 from callbacks.training_guard import load_trained, verify_checkpoint
 from datamodules.batching.encoder_decoder import EncoderDecoderCollator
+from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.batch import EncoderDecoderBatch
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import NAMED_NEEDS, ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels.backbones.causal import CausalBackbone
@@ -225,8 +227,7 @@ def test_scores_do_not_depend_on_batching(folders: dict[str, Path], mini_data: P
         data = MovieLens100K(
             backbone=str(folders[family]),
             protocol=Protocol(negatives=6),
-            eval_batch_size=batch_size,
-            row_tokens=row_tokens,
+            loader=LoaderOptions(batch_size, row_tokens),
         )
         scores: dict[tuple[int, int], float] = {}
         for batch in data.test_dataloader():
@@ -417,7 +418,7 @@ def test_every_objective_trains(folders: dict[str, Path], mini_data: Path, objec
         backbone=str(folders["t5"]),
         task="like" if objective == "yes_no" else "matching",
         protocol=Protocol(negatives=5),
-        objective=objective,
+        needs=ModelNeeds(objective=NAMED_NEEDS[objective]),
     )
     data.setup()
     loss = model.training_step(next(iter(data.train_dataloader())), 0)

@@ -17,7 +17,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 import recmodels
 from datamodules.contract.batch import EventBatch, InteractionBatch, SequenceBatch
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
+from datamodules.instructions.slates import WindowOptions
 from datamodules.protocol.rules import Protocol
 from recmodels.baselines.bm25 import index_titles, terms
 from recmodels.baselines.ease import ease_weights
@@ -262,7 +264,7 @@ def test_learned_baselines_learn_a_cycle(name: str, options: dict[str, Any]) -> 
 
 def test_every_training_event_is_owned_once_and_no_other_is_shown(mini_data: Path) -> None:
     protocol = Protocol(history=4, negatives=3)
-    data = MovieLens100K(batch_format="sequences", protocol=protocol, targets_per_window=3)
+    data = MovieLens100K(needs=ModelNeeds("sequences"), protocol=protocol, windows=WindowOptions(targets_per_window=3))
     data.setup()
     made = data.sequences
     owned: dict[int, list[int]] = {}

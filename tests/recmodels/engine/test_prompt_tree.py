@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datamodules.batching.loaders import LoaderOptions
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels.backbones.causal import CausalBackbone, load_causal, prove_tree_attention
@@ -137,8 +138,7 @@ def test_scores_do_not_depend_on_batching(tiny_causal: Path, mini_data: Path, ki
         data = MovieLens100K(
             backbone=str(tiny_causal),
             protocol=Protocol(negatives=6),
-            eval_batch_size=batch_size,
-            row_tokens=row_tokens,
+            loader=LoaderOptions(batch_size, row_tokens),
         )
         scores: dict[tuple[int, int], float] = {}
         for batch in data.test_dataloader():

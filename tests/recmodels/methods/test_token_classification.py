@@ -13,6 +13,7 @@ from peft import IA3Config, LoraConfig, VeraConfig
 
 from callbacks.training_guard import load_trained
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels.backbones.encoder import why_not_packed
@@ -65,7 +66,7 @@ def make(tiny_encoder: Path) -> Callable[..., TokenClassification]:
 
 @pytest.fixture
 def batch(mini_data: Path, tiny_encoder: Path) -> Any:
-    data = MovieLens100K(backbone=str(tiny_encoder), batch_format="tagged_text", protocol=Protocol(negatives=5))
+    data = MovieLens100K(backbone=str(tiny_encoder), needs=ModelNeeds("tagged_text"), protocol=Protocol(negatives=5))
     data.setup()
     return next(iter(data.test_dataloader()))
 

@@ -17,6 +17,7 @@ import recmodels
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
 from datamodules.contract.batch import Batch
 from datamodules.contract.errors import InputError
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels.base import IdentityError, NonFiniteError, Recommender
@@ -60,7 +61,7 @@ def batches(mini_data: Path, tiny_causal: Path, tiny_encoder: Path) -> Callable[
     def build(name: str) -> tuple[Batch, Batch]:
         form = getattr(recmodels, name).batch_format
         folder = tiny_encoder if form == "tagged_text" else tiny_causal
-        data = MovieLens100K(backbone=str(folder), batch_format=form, protocol=Protocol(negatives=5))
+        data = MovieLens100K(backbone=str(folder), needs=ModelNeeds(form), protocol=Protocol(negatives=5))
         data.setup()
         return next(iter(data.train_dataloader())), next(iter(data.test_dataloader()))
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datamodules.batching.catalogue import build_trie
+from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.errors import InputError
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
@@ -236,7 +237,9 @@ def test_too_few_beams_are_refused_before_anything_loads(kwargs: dict[str, Any],
 
 
 def test_what_is_not_found_counts_as_missed(mini_data: Path, tiny_causal: Path) -> None:
-    data = MovieLens100K(backbone=str(tiny_causal), protocol=Protocol(candidates="full"), eval_batch_size=24)
+    data = MovieLens100K(
+        backbone=str(tiny_causal), protocol=Protocol(candidates="full"), loader=LoaderOptions(eval_batch_size=24)
+    )
     batch = next(iter(data.test_dataloader()))
     values = {}
     for retrieval in ("exhaustive", "beam"):

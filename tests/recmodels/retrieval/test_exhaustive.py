@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from datamodules.batching.catalogue import build_trie
+from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.batch import CatalogueTrie
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
@@ -180,7 +181,9 @@ def test_a_model_scores_a_catalogue_batch_as_the_trees_of_its_cases(
     model = ZeroShot(backbone=str(tiny_causal), length_normalised=normalised)
     model.configure_model()
     model.eval()
-    data = MovieLens100K(backbone=str(tiny_causal), protocol=Protocol(candidates="full"), eval_batch_size=3)
+    data = MovieLens100K(
+        backbone=str(tiny_causal), protocol=Protocol(candidates="full"), loader=LoaderOptions(eval_batch_size=3)
+    )
     batch = next(iter(data.test_dataloader()))
     trees = data.collator([[data.slates.evaluation(data.sequences.test, int(case))] for case in batch.case])
     with torch.no_grad():
