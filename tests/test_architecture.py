@@ -220,7 +220,7 @@ def test_sizes() -> None:
         assert exported_length(each) <= 100, each.__name__
     for each in exported("recmodels"):
         if each.__module__.startswith("recmodels.methods"):
-            assert exported_length(each) <= 130, each.__name__
+            assert exported_length(each) <= 80, each.__name__
 
 
 def test_nothing_pretrained_may_bring_code_along() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -48,24 +48,21 @@ class AdaLoRATuning(InstructionRecommender):
     ) -> None:
         super().__init__(**kwargs)
         self.init_r, self.target_r = self.size(init_r, 12), target_r
-        if target_r is not None and self.budget is not None:
-            raise InputError("model.budget sets both ranks; leave model.target_r out")
-        if target_r is not None and not 1 <= target_r <= self.init_r:
-            raise InputError(f"model.target_r is {target_r}, must be 1 to model.init_r, {self.init_r}")
+        if target_r is not None:
+            check_target_rank(target_r, self.init_r, self.budget)
         if min(warm, settle) < 0 or warm + settle >= 1:
             raise InputError(f"model.warm and model.settle are {warm} and {settle}; together they must be below 1")
-        self.alpha, self.lora_dropout = alpha, lora_dropout
-        self.targets, self.warm, self.settle, self.orthogonal = targets, warm, settle, orthogonal
+        self.alpha, self.lora_dropout, self.targets = alpha, lora_dropout, targets
+        self.warm, self.settle, self.orthogonal = warm, settle, orthogonal
 
     def tune(self, backbone: Backbone) -> None:
         """Adds P, E and Q beside the targets."""
-        names = sorted({name.rsplit(".", 1)[-1] for name in backbone.linear_layers()})
         config = AdaLoraConfig(
             init_r=self.init_r,
             target_r=self.target_r or max(1, round(self.init_r * 2 / 3)),
             lora_alpha=self.alpha,
             lora_dropout=self.lora_dropout,
-            target_modules=list(self.targets or names),
+            target_modules=list(self.targets or {name.rsplit(".", 1)[-1] for name in backbone.linear_layers()}),
             total_step=1,  # until the trainer knows
             orth_reg_weight=self.orthogonal,
         )
@@ -82,10 +79,7 @@ class AdaLoRATuning(InstructionRecommender):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The objective's loss, and the penalty on P and Q."""
         loss = super().training_step(batch, batch_idx)
-        parts = [(n, p) for n, p in self.trained().items() if "lora_A" in n or "lora_B" in n]
-        products = [p @ p.T if "lora_A" in n else p.T @ p for n, p in parts]
-        apart = torch.stack([torch.linalg.norm(each - torch.eye(len(each), device=each.device)) for each in products])
-        return loss + self.orthogonal * apart.mean()
+        return loss + self.orthogonal * mean_distance(self.trained())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Takes the step, then takes ranks away while its gradients are there."""
@@ -96,18 +90,41 @@ class AdaLoRATuning(InstructionRecommender):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what the next allocation depends on, too."""
         super().on_save_checkpoint(checkpoint)
-        allocator = self._tuner.module.rankallocator
-        checkpoint["instructrec"]["allocation"] = {
-            "ipt": allocator.ipt,
-            "exp_avg_ipt": allocator.exp_avg_ipt,
-            "exp_avg_unc": allocator.exp_avg_unc,
-            "rank_pattern": dict(self._tuner.module.peft_config["default"].rank_pattern or {}),
-        }
+        checkpoint["instructrec"]["allocation"] = allocation_of(self._tuner.module)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the importances so far."""
         super().on_load_checkpoint(checkpoint)
-        kept = dict(checkpoint["instructrec"]["allocation"])
-        self._tuner.module.peft_config["default"].rank_pattern = kept.pop("rank_pattern")
-        for name, value in kept.items():
-            setattr(self._tuner.module.rankallocator, name, value)
+        restore_allocation(self._tuner.module, checkpoint["instructrec"]["allocation"])
+
+
+def check_target_rank(target_r: int, init_r: int, budget: float | None) -> None:
+    """Raises `InputError` for a last rank that a budget sets, too, or that the first one does not allow."""
+    if budget is not None:
+        raise InputError("model.budget sets both ranks; leave model.target_r out")
+    if not 1 <= target_r <= init_r:
+        raise InputError(f"model.target_r is {target_r}, must be 1 to model.init_r, {init_r}")
+
+
+IMPORTANCES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+"""What PEFT's allocator keeps of every step, by attribute."""
+
+
+def allocation_of(tuner: AdaLoraModel) -> dict[str, Any]:
+    """Returns the importances so far, and the ranks that they left."""
+    importances = {name: getattr(tuner.rankallocator, name) for name in IMPORTANCES}
+    return importances | {"rank_pattern": dict(tuner.peft_config["default"].rank_pattern or {})}
+
+
+def restore_allocation(tuner: AdaLoraModel, allocation: Mapping[str, Any]) -> None:
+    """Puts them back."""
+    tuner.peft_config["default"].rank_pattern = allocation["rank_pattern"]
+    for name in IMPORTANCES:
+        setattr(tuner.rankallocator, name, allocation[name])
+
+
+def mean_distance(parameters: Mapping[str, Tensor]) -> Tensor:
+    """Returns how far each P and Q is from orthogonal on average: the Frobenius norm of its Gram matrix less identity."""
+    parts = [(name, value) for name, value in parameters.items() if "lora_A" in name or "lora_B" in name]
+    grams = [value @ value.T if "lora_A" in name else value.T @ value for name, value in parts]
+    return torch.stack([torch.linalg.norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]).mean()

@@ -12,6 +12,7 @@ from peft import PeftConfig, PeftType, TaskType
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
+from datamodules.contract.compat.peft import forget_layers
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.backbones.causal import CausalBackbone
@@ -117,8 +118,7 @@ def _finished(backbone: Backbone, config: Any) -> PeftConfig:
     config.task_type = TaskType.CAUSAL_LM if isinstance(backbone, CausalBackbone) else TaskType.SEQ_2_SEQ_LM
     config.base_model_name_or_path = backbone.name
     config.inference_mode = True
-    if getattr(config, "_custom_modules", None):
-        config._custom_modules = None  # the fast layer computes the same; other programs have PEFT's
+    forget_layers(config)  # the fast layer computes the same; other programs have PEFT's
     return config
 
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from peft import LoraConfig, LoraModel
-from torch import nn
+from peft import LoraConfig
 
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
-from recmodels.backbones.quantization import holds_four_bits
-from recmodels.layers.fused import LowRankLinear
-from recmodels.layers.reference import Reference
 from recmodels.methods.base import InstructionRecommender
-from recmodels.methods.peft_support import check_targets
+from recmodels.methods.peft_support import check_targets, inject
 
 
 class LoRATuning(InstructionRecommender):
@@ -63,12 +59,7 @@ class LoRATuning(InstructionRecommender):
             fan_in_fan_out=any(type(layer).__name__ == "Conv1D" for layer in linear.values()),  # GPT-2's [in, out]
         )
         check_targets(config, backbone, "model.targets", "model.r")
-        if not holds_four_bits(backbone.model):
-            config._register_custom_module({nn.Linear: LowRankLinear})
-        self._tuner = Reference(LoraModel(backbone.body, config, "default"))
-        for module in backbone.body.modules():
-            if hasattr(module, "cast_input_dtype_enabled"):  # autocast does it; PEFT's own cast doubles the traffic
-                setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010  # PEFT types it as a submodule
+        self._tuner = inject(backbone, config)
 
     def rates(self) -> dict[str, float]:
         """B's own rate."""

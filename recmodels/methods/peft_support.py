@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from peft import PeftConfig, PeftType
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as IA3_TARGETS
+from torch import Tensor, nn
 
+from datamodules.contract.compat.peft import leave_casting_to_autocast, use_layer
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone, widths
+from recmodels.backbones.causal import CausalBackbone, prove_tree_attention
+from recmodels.backbones.quantization import check_quantised_layers, holds_four_bits
+from recmodels.layers.fused import LowRankLinear
+from recmodels.layers.reference import Reference
+
+log = logging.getLogger(__name__)
 
 REFUSED = {
     PeftType.ADALORA: "its budget follows the training steps; use AdaLoRATuning",
@@ -89,14 +103,12 @@ def keeps_weights(config: PeftConfig) -> bool:
     return not (config.peft_type in SPLIT or (isinstance(init, str) and init.startswith(FACTORED)))
 
 
-def fill_targets(config: Any, backbone: Backbone, tuner: Any) -> None:
+def fill_targets(config: Any, backbone: Backbone) -> None:
     """Names the layers that a method changes, where neither the user nor PEFT does so for the architecture.
 
-    Args:
-        config: of the method; changed.
-        backbone: whose layers are named: those that make queries, keys and values, or for LN tuning the norms.
-        tuner: PEFT's class of the method.
+    These are the layers that make queries, keys and values, or for LN tuning the norms.
     """
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
     if getattr(config, "target_modules", "") is not None:
         return
     known = IA3_TARGETS if config.peft_type == PeftType.IA3 else getattr(tuner, "target_module_mapping", None)
@@ -109,6 +121,67 @@ def fill_targets(config: Any, backbone: Backbone, tuner: Any) -> None:
     config.target_modules = attention_inputs(backbone)
     if config.peft_type == PeftType.IA3:
         config.feedforward_modules = set()
+
+
+def inject(backbone: Backbone, config: Any) -> Reference[Any]:
+    """Puts a method's layers into a backbone, as its configuration says to the end; returns PEFT's tuner over it."""
+    if config.peft_type == PeftType.LORA and not holds_four_bits(backbone.model):
+        use_layer(config, nn.Linear, LowRankLinear)
+    given = {"default": config} if config.peft_type == PeftType.ADAPTION_PROMPT else config
+    # Of tokens, a head that is tied to the embeddings is a part.
+    changed = backbone.model if config.peft_type == PeftType.TRAINABLE_TOKENS else backbone.body
+    tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    reference = Reference(tuner(changed, given, "default"))
+    leave_casting_to_autocast(backbone.model)
+    return reference
+
+
+def put_in(backbone: Backbone, config: Any) -> Reference[Any]:
+    """Checks a configuration of any of PEFT's methods against a backbone, fills it in, and injects it.
+
+    Raises:
+        InputError: the method cannot change these layers as it should.
+    """
+    check_targets(config, backbone)
+    check_layers(config, backbone)
+    fill_targets(config, backbone)
+    tuner = inject(backbone, config)
+    check_quantised_layers(backbone.model, str(PeftType(config.peft_type).value))
+    if isinstance(backbone, CausalBackbone):
+        prove_tree_attention(backbone)  # a layer that mixes tokens on its own would not be exact
+    return tuner
+
+
+@contextmanager
+def fitting(method: str, backbone: Backbone) -> Iterator[None]:
+    """Around what PEFT changes in a backbone: its reasons in one line, its warnings in the log, its draws repeated.
+
+    What a method draws and never trains must be the same when its checkpoint is loaded: it hangs on the seed alone.
+
+    Raises:
+        InputError: the method does not fit the backbone; with PEFT's reason.
+    """
+    what = f"{method} does not fit backbone {backbone.name!r} ({backbone.family})"
+    otherwise = "LoraConfig with target_modules=all-linear fits every family"
+    with torch.random.fork_rng(devices=()), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        torch.default_generator.manual_seed(torch.initial_seed() % 2**63)
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError, RuntimeError) as error:
+            raise InputError(f"{what}: {why_not(error)}; {otherwise}") from error
+    if not any(value.requires_grad for value in backbone.model.parameters()):
+        raise InputError(f"{what}: it finds no layer that it could train; {otherwise}")
+    for warning in told:
+        log.info("%s: %s", method, warning.message)
+
+
+def drawn_values(model: nn.Module, before: set[str]) -> list[tuple[str, Tensor]]:
+    """Frozen tensors that a method added to a model whose parameters were named `before`."""
+    frozen = [(name, value) for name, value in model.named_parameters() if not value.requires_grad]
+    added = [(name, value) for name, value in frozen if name.replace(".base_layer.", ".") not in before]
+    buffers = [(name, value) for name, value in model.named_buffers() if "rotary" not in name]
+    return added + buffers
 
 
 def attention_inputs(backbone: Backbone) -> set[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar, cast
 
 import torch
@@ -25,23 +26,17 @@ from recmodels.methods.partial import PartialTuning
 TAGS = ("O", "RECOMMEND")
 
 
-class TokenClassification(Recommender):
-    """Sequence tagging with a bidirectional encoder (Devlin et al. 2019, arXiv 1810.04805).
-
-    History and candidate titles are one text, several texts are packed into a row; the loss is the cross-entropy of
-    the tags of all tokens; the score of a candidate is the mean RECOMMEND log-odds of its tokens. The tagger is new
-    and always trains.
+class TunedEncoder(Recommender):
+    """An encoder that one of the tuning methods tunes, below a head that always trains.
 
     Args:
         backbone: packaged name, folder with a Hugging Face encoder, or hub id.
         dropout: probability for the backbone's dropouts; null leaves the architecture's own.
         tuning: how the encoder is tuned: a tuning method with its own options, such as `{class_path: LoRATuning,
             init_args: {r: 8}}`; null trains all of it. What a method takes of the run (backbone, optimizer, ...) is
-            said here, not there; `PartialTuning` with `part: head` trains the tagger alone.
+            said here, not there; `PartialTuning` with `part: head` trains the head alone.
         **kwargs: of `Recommender`.
     """
-
-    batch_format: ClassVar[BatchFormat] = "tagged_text"
 
     def __init__(
         self,
@@ -56,14 +51,16 @@ class TokenClassification(Recommender):
         # Its parameters are the encoder's.
         self._tuning = Reference(FullTuning() if tuning is None else check_tuning(tuning))
         self.network: nn.Module | None = None
-        self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS), sync_on_compute=False)
+
+    @abstractmethod
+    def add_head(self, config: Any) -> None:
+        """Makes the head, of a width that the encoder's configuration says."""
 
     def configure_model(self) -> None:
-        """Loads the encoder once, with a fresh tagging head."""
+        """Loads the encoder once, with a fresh head."""
         if self.network is not None:
             return
         self.encoder = load_encoder(self.backbone_name, self.dropout)
-        config = self.encoder.model.config
         self.base_checksum = checksum_parameters(self.encoder.model.named_parameters())
         tuning = self._tuning.module
         untuned = self.encoder.probe() if tuning.identity_at_start else None
@@ -72,8 +69,7 @@ class TokenClassification(Recommender):
         if untuned is not None:
             tuning.check_identity(self.encoder.probe(), untuned)
         self.findings |= tuning.findings
-        self.tagger = nn.Linear(config.hidden_size, len(TAGS))
-        self.head_dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
+        self.add_head(self.encoder.model.config)
         self.network = self.encoder.model.train()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -101,6 +97,28 @@ class TokenClassification(Recommender):
         mine = getattr(self._tuning.module, "drawn", "")
         if checkpoint["instructrec"].get("drawn", mine) != mine:  # older ones do not tell
             raise InputError(f"the checkpoint's tuning drew other frozen values; {OWN_CONFIG} and seed_everything")
+
+
+class TokenClassification(TunedEncoder):
+    """Sequence tagging with a bidirectional encoder (Devlin et al. 2019, arXiv 1810.04805).
+
+    History and candidate titles are one text, several texts are packed into a row; the loss is the cross-entropy of
+    the tags of all tokens; the score of a candidate is the mean RECOMMEND log-odds of its tokens.
+
+    Args:
+        **kwargs: of `TunedEncoder`.
+    """
+
+    batch_format: ClassVar[BatchFormat] = "tagged_text"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.confusion = MulticlassConfusionMatrix(num_classes=len(TAGS), sync_on_compute=False)
+
+    def add_head(self, config: Any) -> None:
+        """Makes the tagger."""
+        self.tagger = nn.Linear(config.hidden_size, len(TAGS))
+        self.head_dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
 
     def tag_logits(self, batch: TaggedTextBatch) -> Tensor:
         """Logits `[R, N, 2]` of the tags O and RECOMMEND."""

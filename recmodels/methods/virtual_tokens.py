@@ -10,9 +10,9 @@ from typing import Any, cast
 import torch
 from peft import PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-from peft.utils.other import _prepare_prompt_learning_config
 from torch import Tensor, nn
 
+from datamodules.contract.compat.peft import completed_for
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.backbones.causal import CausalBackbone
@@ -108,7 +108,7 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     embedding = backbone.model.get_input_embeddings()
     if config.peft_type != PeftType.PREFIX_TUNING and config.token_dim is None:
         config.token_dim = embedding.weight.shape[1]  # which OPT may project to another width
-    config = _prepare_prompt_learning_config(config, text)
+    config = completed_for(config, text)
     made: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
     takes_words = config.peft_type in (PeftType.PROMPT_TUNING, PeftType.MULTITASK_PROMPT_TUNING)
     encoder = (made(config, embedding) if takes_words else made(config)).to(embedding.weight.device)
