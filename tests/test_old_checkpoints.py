@@ -20,7 +20,9 @@ from peft import IA3Config
 
 import recmodels
 from callbacks.training_guard import load_trained
+from datamodules.contract.batch import TaggedTextBatch
 from recmodels.base import Recommender
+from tests.recmodels.oracle import tree_batch
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -91,6 +93,30 @@ def digest(model: Recommender) -> str:
     return made.hexdigest()
 
 
+@torch.no_grad()
+def scores(model: Recommender) -> list[float]:
+    """Of three branches: equal parameters that are used otherwise (keys as values) give other scores."""
+    if model.batch_format == "prompt_tree":
+        batch: Any = tree_batch([([5, 6, 7], [[8, 9], [10]]), ([3, 4], [[11, 12]])], 64, 1 << 20)
+    else:
+        row, length = torch.tensor([5, 6, 7, 8, 9, 10]), torch.arange(6)
+        batch = TaggedTextBatch(
+            case=torch.tensor([0]),
+            branch_case=torch.tensor([0, 0, 0]),
+            branch_item=torch.arange(3),
+            relevance=torch.tensor([1.0, 0.0, 0.0]),
+            answers="candidates",
+            token=row[None],
+            attention=torch.ones(1, 6, dtype=torch.bool),
+            segment=torch.zeros(1, 6, dtype=torch.long),
+            position=length[None],
+            branch=torch.tensor([[-1, -1, 0, 1, 1, 2]]),
+            tokens=6,
+            truncated=0,
+        )
+    return [float(value) for value in model.eval()(batch)]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _write(backbones: dict[str, Path]) -> None:
     for method in METHODS if REASON else ():
@@ -107,7 +133,7 @@ def write(method: str, backbones: dict[str, Path]) -> None:
     torch.save(checkpoint, path)
     sums = GOLDEN / "checkpoints.json"
     known = json.loads(sums.read_text()) if sums.exists() else {}
-    known[path.name] = {"kept": digest(model), "reason": REASON}
+    known[path.name] = {"kept": digest(model), "reason": REASON, "scores": scores(model)}
     sums.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
@@ -124,8 +150,9 @@ def test_a_checkpoint_of_a_release_loads_or_says_why_not(path: Path, backbones: 
             load_trained(model, path)
         return
     load_trained(model, path)
-    expected = json.loads((GOLDEN / "checkpoints.json").read_text())[path.name]["kept"]
-    assert digest(model) == expected
+    expected = json.loads((GOLDEN / "checkpoints.json").read_text())[path.name]
+    assert digest(model) == expected["kept"]
+    assert scores(model) == pytest.approx(expected["scores"], abs=1e-5)
     assert path.stat().st_size < 50_000
 
 

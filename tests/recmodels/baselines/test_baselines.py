@@ -230,6 +230,57 @@ def test_sasrec_never_sees_the_future() -> None:
     assert not torch.allclose(one[0], other[0])
 
 
+def sasrec(loss: str) -> recmodels.SASRec:
+    torch.manual_seed(0)
+    model = recmodels.SASRec(loss, dimensions=16, inner=32, max_length=4)  # type: ignore[arg-type]
+    model.make(9, 20)
+    return model.eval()
+
+
+def windows(items: list[list[int]], own: list[list[bool]]) -> SequenceBatch:
+    item = torch.tensor(items)
+    negative = torch.stack([(item + 3) % 20, (item + 8) % 20], dim=-1)  # the same beside an item wherever it stands
+    return SequenceBatch(torch.arange(len(items)), item, torch.tensor(own), negative)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_the_loss_of_sasrec_is_that_of_each_owned_target_after_all_events_before_it(loss: str) -> None:
+    """Windows as long as the model reads, longer and shorter; the oracle asks for one target at a time."""
+    model = sasrec(loss)
+    items = [[1, 2, 3, 4, 5], [7, 0, 5, 0, 3], [-1, -1, 8, 9, 10]]
+    own = [[True] * 5, [False, False, True, False, True], [False, False, True, True, True]]
+    batch = windows(items, own)
+    asked = [(row, at) for row in range(3) for at in range(1, 5) if own[row][at] and items[row][at - 1] >= 0]
+    assert len(asked) == 4 + 2 + 2
+    read = [torch.tensor([*items[row][:at], *[0] * (4 - at)]) for row, at in asked]  # what follows is not seen
+    state = torch.stack([model.network(ids[None])[0, at - 1] for ids, (_, at) in zip(read, asked, strict=True)])
+    logits = state @ model.item_vectors().T
+    target = torch.tensor([items[row][at] for row, at in asked])
+    if loss == "softmax":
+        expected = torch.nn.functional.cross_entropy(logits, target)
+    else:
+        other = torch.stack([batch.negative[row, at] for row, at in asked])
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits
+        right, wrong = logits.gather(1, target[:, None]), logits.gather(1, other)
+        expected = entropy(right, torch.ones_like(right)) + entropy(wrong, torch.zeros_like(wrong))
+    torch.testing.assert_close(model.loss(batch), expected)
+
+    model.loss(batch).backward()  # type: ignore[no-untyped-call]
+    gradient = model.network.position.weight.grad
+    assert (gradient.abs().sum(1) > 0).all(), "the earliest position of the longest window learns, too"
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bce"])
+def test_padding_and_events_beyond_its_reach_change_no_loss_of_sasrec(loss: str) -> None:
+    model = sasrec(loss)
+    plain = model.loss(windows([[4, 5, 6]], [[True, True, True]]))
+    padded = model.loss(windows([[-1, -1, 4, 5, 6]], [[False, False, True, True, True]]))
+    torch.testing.assert_close(padded, plain)
+    reached = model.loss(windows([[2, 3, 4, 5, 6]], [[True] * 5]))
+    longer = model.loss(windows([[9, 1, 2, 3, 4, 5, 6]], [[False, True, True, True, True, True, True]]))
+    torch.testing.assert_close(longer, reached)
+
+
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("options", [{}, {"loss": "bce"}])
 def test_learned_baselines_learn_a_cycle(name: str, options: dict[str, Any]) -> None:
