@@ -339,7 +339,8 @@ def load_tokenizer(name: str) -> Any:
     """The fast tokenizer of a backbone, with a padding token.
 
     Raises:
-        InputError: the backbone's folder holds no tokenizer, or one without a vocabulary or a token to pad with.
+        InputError: the backbone's folder holds no tokenizer, or one without a vocabulary or a token to pad with, or one
+            with ids that the backbone has no embedding for.
     """
     from transformers import AutoTokenizer
 
@@ -351,11 +352,28 @@ def load_tokenizer(name: str) -> Any:
     # Without its files transformers may still make a tokenizer, one that knows no word.
     if len({tuple(ids) for ids in tokenizer(list("abAB01的是"), add_special_tokens=False).input_ids}) < 2:
         raise InputError(f"backbone {name!r} has no usable tokenizer in {folder}: its vocabulary is missing")
+    ids, rows = max(tokenizer.get_vocab().values()) + 1, vocabulary_size(name)
+    if rows is not None and ids > rows:
+        raise InputError(
+            f"backbone {name!r}: its tokenizer has {ids} token ids and the model {rows} embeddings; save the model again"
+            f" after model.resize_token_embeddings({ids}), or use the tokenizer that it was trained with"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise InputError(f"the tokenizer of backbone {name!r} has neither a padding nor an end token")
     return tokenizer
+
+
+def vocabulary_size(name: str) -> int | None:
+    """Rows of a backbone's embeddings, by its configuration; None where that does not say.
+
+    Raises:
+        InputError: the configuration cannot be read.
+    """
+    config = _configuration(name)
+    size = config.get("vocab_size", (config.get("text_config") or {}).get("vocab_size"))
+    return size if isinstance(size, int) else None
 
 
 def context_length(name: str) -> int:

@@ -117,6 +117,23 @@ def copy_of(folder: Path, target: Path, change: Callable[[Any], None]) -> str:
     return str(target)
 
 
+@pytest.mark.parametrize("added", [0, 1, 3])
+def test_a_tokenizer_with_more_ids_than_the_model_has_embeddings_is_refused(
+    added: int, tiny_causal: Path, tmp_path: Path
+) -> None:
+    """As where item tokens were added and the model was saved without resizing its embeddings."""
+    shutil.copytree(tiny_causal, tmp_path, dirs_exist_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    rows = len(tokenizer)
+    tokenizer.add_tokens([f"<item_{number}>" for number in range(added)])
+    tokenizer.save_pretrained(tmp_path)
+    if not added:
+        load_tokenizer(str(tmp_path))
+        return
+    with pytest.raises(InputError, match=f"{rows + added} token ids and the model {rows} embeddings"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_without_a_padding_token_the_end_token_pads(tiny_causal: Path, tmp_path: Path) -> None:
     name = copy_of(tiny_causal, tmp_path / "copy", lambda t: setattr(t, "pad_token", None))
 
