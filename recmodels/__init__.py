@@ -1,5 +1,6 @@
 """Recommenders as LightningModules, one file for each. The names exported here are the names used in configs."""
 
+import datamodules.contract.compat.bitsandbytes  # noqa: F401  # before PEFT, which imports bitsandbytes
 from recmodels.baselines.bert4rec import BERT4Rec
 from recmodels.baselines.bm25 import BM25
 from recmodels.baselines.bpr import BPR

@@ -8,6 +8,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
+from datamodules.contract.compat.bitsandbytes import allow_warnings
 from datamodules.contract.errors import InputError
 
 Quantization = Literal["4bit"]
@@ -50,6 +51,7 @@ def four_bits(precision: torch.dtype) -> Any:
     """
     from transformers import BitsAndBytesConfig
 
+    allow_warnings()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -24,17 +24,20 @@ the list, shapes differ, or k is below 1. The measures of yes/no probabilities a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities import rank_zero_warn
+from torchmetrics.utilities.prints import rank_zero_only
 
 from datamodules.contract.errors import InputError
 from recmodels.metrics.binary import BinaryMetrics
 from recmodels.metrics.ties import MaybeTensor, Ranking, per_user
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "BinaryMetrics",
@@ -309,7 +312,8 @@ class RankingMetrics(Metric):
         seen = bool(users + skipped > 0)
         reached = [k for k, lists in zip(self.cutoffs, self.longer, strict=True) if seen and not bool(lists)]
         if reached:
-            rank_zero_warn(f"cut-offs {reached} are left out: no list has more candidates, so HR@k is 1 anyhow")
+            told = "cut-offs %s are left out: no list has more candidates, so HR@k is 1 anyhow"
+            rank_zero_only(log.warning)(told, reached)
         left_out = {f"{name}@{k}" for name in ("hr", "ndcg") for k in reached}
         means = {name: total / users for name, total in sums.items() if name not in left_out}
         return means | {"users": users, "skipped_users": skipped}
