@@ -16,6 +16,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from datamodules.contract.batch import Batch, BatchFormat, Columns
+from datamodules.contract.compat.torch import largest_magnitudes
 from datamodules.contract.errors import InputError
 from datamodules.contract.findings import Findings
 from recmodels.metrics.binary import BinaryMetrics
@@ -278,8 +279,7 @@ class Recommender(L.LightningModule, ABC):
             NonFiniteError: a gradient is NaN or infinite.
         """
         found = {name: value.grad for name, value in self.trained().items() if value.grad is not None}
-        # The largest magnitudes of all tensors in one pass: NaN and infinity survive it.
-        largest = torch.stack(torch._foreach_norm(list(found.values()), float("inf"))) if found else torch.zeros(1)
+        largest = largest_magnitudes(list(found.values())) if found else torch.zeros(1)
         if not bool(torch.isfinite(largest).all()):
             name = list(found)[int((~torch.isfinite(largest)).nonzero()[0])]
             raise NonFiniteError(f"non-finite gradient at step {self.global_step}: {name}")

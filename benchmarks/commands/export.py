@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.commands import LineParser
+from datamodules.contract.compat.transformers import default_attention
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import PACKAGED, pretrained_folder
 from recmodels.methods.adapter_stack import SETTINGS, TENSORS
@@ -257,7 +258,7 @@ def _whole(model: Any) -> Any:
     if _has_updates(model) or not model.trains_backbone:
         return model.merged_model()
     made = model.network
-    made.set_attn_implementation("sdpa" if made._supports_sdpa else "eager")
+    made.set_attn_implementation(default_attention(made))
     return made
 
 

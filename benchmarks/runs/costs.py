@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.paths import TEXTS
 from datamodules.base import InstructionDataModule
+from datamodules.contract.compat.transformers import attention_of
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import load_tokenizer
 from recmodels.backbones.base import Precision
@@ -193,7 +194,7 @@ def merged_network(model: InstructionRecommender, context: Context) -> Any | Non
             made = model.merged_model(tolerance=math.inf)
     except InputError:  # the method has no merged form
         return None
-    made.set_attn_implementation(own.config._attn_implementation)
+    made.set_attn_implementation(attention_of(own.config))
     return made
 
 

@@ -15,6 +15,7 @@ import torch
 from benchmarks.option_groups import without_groups
 from callbacks.resume import KEY, best_beside, checkpoints_in
 from datamodules.contract.checkpoints import check_file, read_checkpoint, remove_checkpoint
+from datamodules.contract.compat.torch import has_bfloat16_units
 from datamodules.contract.errors import CheckpointError, InputError
 from datamodules.contract.files import clear_drafts
 
@@ -227,5 +228,5 @@ def best_precision(accelerator: str) -> str:
     """bfloat16 mixed precision where the hardware has it, else float32."""
     if torch.cuda.is_available() and accelerator != "cpu":
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = has_bfloat16_units()
     return "bf16-mixed" if fast else "32-true"

@@ -18,7 +18,7 @@ from recmodels.backbones.base import Backbone, Precision, block_list, check_agre
 from recmodels.backbones.loading import load_model
 from recmodels.backbones.quantization import Quantization
 from recmodels.engine.prompt_tree import branch_scores, label_log_probabilities
-from recmodels.engine.tree_attention import ATTENTION, Forest, bucket, few_rows
+from recmodels.engine.tree_attention import ATTENTION, AttentionForest, bucket, few_rows
 from recmodels.layers.fused import replace_norms
 
 
@@ -107,7 +107,7 @@ class CausalBackbone(Backbone):
                 position_ids=depth[None] + self.first_position,
                 use_cache=False,
                 return_dict=True,
-                forest=Forest(end, depth, trunk, stretches),
+                forest=AttentionForest(end, depth, trunk, stretches),
             )
         return cast(Tensor, output.last_hidden_state)[0, whole - size : whole]
 

@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from datamodules.contract.compat.torch import allow_recompiling
 from recmodels.engine.prompt_tree import tree_mask
 
 ATTENTION = "prompt_tree"
@@ -35,7 +36,7 @@ BLOCK = 128
 """Tokens of a stretch whose attention is computed at once: those of a block see no token behind it."""
 
 
-class Forest:
+class AttentionForest:
     """What every layer needs to know of a forest, made once for a forward pass.
 
     Args:
@@ -96,7 +97,7 @@ def tree_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    forest: Forest | None = None,
+    forest: AttentionForest | None = None,
     positions: tuple[Tensor, Tensor] | None = None,
     table: Tensor | None = None,
     dropout: float = 0.0,
@@ -243,7 +244,7 @@ def _weigh(
 
 
 def _flex(
-    forest: Forest,
+    forest: AttentionForest,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -280,9 +281,7 @@ def compiled_flex() -> Any:
 
     Still more than eight, after which torch would give up compiling, and hold all attention weights instead.
     """
-    limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, 256)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 1024)
+    allow_recompiling(256, 1024)
     return torch.compile(flex_attention, dynamic=False)
 
 

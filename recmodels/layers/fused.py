@@ -33,11 +33,19 @@ class RMSNorm(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """States `[..., D]` in the type they came in; computed in float32 but for the weight's product."""
-        return cast(Tensor, _Normalised.apply(hidden_states, self.weight, self.eps))
+        if not has_fused_norm(hidden_states, self.weight):
+            return cast(Tensor, _Normalised.apply(hidden_states, self.weight, self.eps))
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            return nn.functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
         """Size and epsilon, as transformers tells them."""
         return f"{tuple(self.weight.shape)}, eps={self.eps}"
+
+
+def has_fused_norm(states: Tensor, weight: Tensor) -> bool:
+    """Whether torch's own normalisation is taken: on a GPU it is one kernel; it wants states of the weight's type."""
+    return states.is_cuda and states.dtype == weight.dtype
 
 
 class _Normalised(torch.autograd.Function):

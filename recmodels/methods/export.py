@@ -13,6 +13,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from datamodules.contract.compat.peft import forget_layers
+from datamodules.contract.compat.transformers import default_attention
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.backbones.causal import CausalBackbone
@@ -76,7 +77,7 @@ def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
         raise InputError(
             f"{kind} cannot be merged into the backbone: scores change by {difference:.3g}; keep it beside"
         )
-    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    model.set_attn_implementation(default_attention(model))
     return model.eval()
 
 

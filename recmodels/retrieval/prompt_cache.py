@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from datamodules.contract.compat.transformers import cache_argument
 from recmodels.backbones.causal import CausalBackbone
-from recmodels.engine.tree_attention import Forest, few_rows, spread
+from recmodels.engine.tree_attention import AttentionForest, few_rows, spread
 
 
 class PromptCache(DynamicCache):
@@ -93,7 +93,7 @@ class EncodedPrompts:
         mask = torch.cat([real[:, None].expand(-1, own, -1), seen], -1)
         key = torch.cat([before, self.length.repeat_interleave(rows)[:, None] + depth], 1)
         self.cache.table = table
-        return forward(backbone, self.cache, token, mask[:, None], (key[:, -own:], key), table=table)
+        return forward_cached(backbone, self.cache, token, mask[:, None], (key[:, -own:], key), table=table)
 
 
 def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, closed: bool) -> EncodedPrompts:
@@ -123,10 +123,10 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
     row, depth = (part.new_empty(size).index_put((packed[kept],), part[kept]) for part in (token, position))
     end = torch.cat([bound[-1:].expand(trunk), bound[1:].repeat_interleave(own)])
     cache = PromptCache()
-    forest = Forest(end, depth, trunk, bound.tolist(), flex=False)
+    forest = AttentionForest(end, depth, trunk, bound.tolist(), flex=False)
     last = bound[1:] - 1
     with few_rows(backbone.layers()[-1], last):
-        state = forward(
+        state = forward_cached(
             backbone, cache, row[None], end[None, None, None], (depth[None], depth[None]), ahead, forest=forest
         )
     cache.lay_out(packed)
@@ -146,12 +146,7 @@ def _shared_beginning(token: Tensor, length: Tensor, virtual: int) -> int:
     return int(same.cumprod(0).sum())
 
 
-def _cache_argument(body: nn.Module) -> str:
-    """What an architecture calls its cache; transformers 5.24 began to rename it."""
-    return "cache" if "cache" in inspect.signature(body.forward).parameters else "past_key_values"
-
-
-def forward(
+def forward_cached(
     backbone: CausalBackbone,
     cache: DynamicCache,
     token: Tensor,
@@ -180,7 +175,7 @@ def forward(
         position_ids=place + backbone.first_position,
         positions=positions,
         table=table,
-        **{_cache_argument(backbone.body): cache},
+        **{cache_argument(backbone.body): cache},
         use_cache=True,
         return_dict=True,
         **options,

@@ -14,7 +14,7 @@ from torch.nn.attention.flex_attention import AuxRequest
 
 from datamodules.contract.errors import InputError
 from recmodels.backbones.causal import CausalBackbone, load_causal, short_windows
-from recmodels.engine.tree_attention import Forest, bucket, compiled_flex, tree_attention
+from recmodels.engine.tree_attention import AttentionForest, bucket, compiled_flex, tree_attention
 from tests.recmodels.oracle import engine_scores, separate_scores, tree_batch, tuned
 
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -127,11 +127,11 @@ def test_flex_attention_follows_the_same_rule(
         expected = engine_scores(backbone, batch)
         seen: list[bool] = []
 
-        def forest(*args: Any) -> Forest:
+        def forest(*args: Any) -> AttentionForest:
             seen.append(True)
-            return Forest(*args, flex=True)
+            return AttentionForest(*args, flex=True)
 
-        monkeypatch.setattr("recmodels.backbones.causal.Forest", forest)
+        monkeypatch.setattr("recmodels.backbones.causal.AttentionForest", forest)
         torch.testing.assert_close(engine_scores(backbone, batch), expected, atol=1e-4, rtol=0)
     assert seen
 
@@ -235,7 +235,7 @@ def test_every_length_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     with limits.patch(fail_on_recompile_limit_hit=True), torch.no_grad():
         attend = compiled_flex()
         for size in range(128, 11 * 128, 128):
-            forest = Forest(torch.full((size,), size), torch.arange(size), 1, [1, size], flex=True)
+            forest = AttentionForest(torch.full((size,), size), torch.arange(size), 1, [1, size], flex=True)
             query, key = torch.randn(1, 2, size, 16), torch.randn(1, 1, size, 16)
             rest: dict[str, Any] = {
                 "block_mask": forest.block_mask(None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from recmodels.layers import fused
 from recmodels.layers.fused import RMSNorm, replace_norms
 from tests.recmodels.backbones.test_families import FAMILIES, SIZES
 
@@ -37,6 +39,36 @@ def test_values_and_gradients_are_llamas(dtype: torch.dtype, shape: tuple[int, .
     for one, other in zip(results(ours, states, weighting), results(theirs, states, weighting), strict=True):
         assert one.dtype == other.dtype
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchs_kernel_gives_the_same_and_autocast_changes_nothing(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = llamas(24, dtype)
+    ours = RMSNorm(theirs.weight, theirs.variance_epsilon)
+    states, weighting = 3 * torch.randn(2, 7, 24).to(dtype), torch.randn(2, 7, 24).to(dtype)
+    expected = results(theirs, states, weighting)
+    monkeypatch.setattr(fused, "has_fused_norm", lambda *_: True)
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            for one, other in zip(results(ours, states, weighting), expected, strict=True):
+                assert one.dtype == other.dtype
+                torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "states", "weight", "taken"),
+    [
+        (True, torch.float32, torch.float32, True),
+        (True, torch.bfloat16, torch.bfloat16, True),
+        (True, torch.bfloat16, torch.float32, False),
+        (False, torch.float32, torch.float32, False),
+    ],
+)
+def test_the_device_chooses_the_kernel(cuda: bool, states: torch.dtype, weight: torch.dtype, taken: bool) -> None:
+    given: Any = SimpleNamespace(is_cuda=cuda, dtype=states)
+    assert fused.has_fused_norm(given, torch.ones(2, dtype=weight)) == taken
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
