@@ -54,7 +54,8 @@ def test_torchs_kernel_gives_the_same_and_autocast_changes_nothing(
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             for one, other in zip(results(ours, states, weighting), expected, strict=True):
                 assert one.dtype == other.dtype
-                torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5 if dtype == torch.float32 else 2e-2)
+                narrow = dtype == torch.bfloat16  # whose gradients near zero are differences of rounded products
+                torch.testing.assert_close(one, other, atol=2e-3 if narrow else 1e-6, rtol=2e-2 if narrow else 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -118,13 +118,18 @@ def test_narrow_beams_return_valid_items_with_true_scores(
         torch.testing.assert_close(alone.score, found.score[found.user == user], atol=1e-4, rtol=0)
 
 
-def choice_by_choice(scores_of: Any, answers: list[list[int]], beams: int) -> list[tuple[float, list[int]]]:
-    """The oracle: textbook beam search over prefixes, where one that can go on in one way only does so at once."""
+def choice_by_choice(
+    scores_of: Any, answers: list[list[int]], beams: int, normalised: bool
+) -> list[tuple[float, list[int]]]:
+    """The oracle: textbook beam search over prefixes, where one that can go on in one way only does so at once.
+
+    Beginnings compete by their sums; finished answers by the mean over their tokens, where that is asked for.
+    """
     open_: list[list[int]] = [[]]
     finished: list[tuple[float, list[int]]] = []
     while open_:
         scored = sorted(((scores_of(p), p) for prefix in open_ for p in longer(prefix, answers)), reverse=True)
-        finished += [(score, p) for score, p in scored if p in answers]
+        finished += [(score / len(p) if normalised else score, p) for score, p in scored if p in answers]
         open_ = [p for _, p in scored if longer(p, answers)][:beams]
         for number, prefix in enumerate(open_):
             while len(ways := longer(open_[number], answers)) == 1 and ways[0] not in answers:
@@ -141,15 +146,22 @@ def longer(prefix: list[int], answers: list[list[int]]) -> list[list[int]]:
     )
 
 
+@pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("beams", [1, 2, 3])
-def test_narrow_beams_find_what_a_textbook_search_finds(backbones: dict[str, CausalBackbone], beams: int) -> None:
+def test_narrow_beams_find_what_a_textbook_search_finds(
+    backbones: dict[str, CausalBackbone], beams: int, normalised: bool
+) -> None:
     backbone, answers = backbones["lora"], ended(EXAMPLE_TITLES)
     prefixes = sorted({tuple(a[: n + 1]) for a in answers for n in range(len(a))})
     for prompt in EXAMPLE_PROMPTS:
         value = catalogue_scores(backbone, *left_padded([prompt]), build_trie([list(p) for p in prefixes]))[0]
         known = dict(zip(prefixes, value.tolist(), strict=True))
-        expected = choice_by_choice(lambda p: known[tuple(p)], answers, beams)  # noqa: B023  # used in this turn only
-        found = beam_search(backbone, *left_padded([prompt]), build_trie(answers), beams)
+        expected = choice_by_choice(lambda p: known[tuple(p)], answers, beams, normalised)  # noqa: B023  # used now
+        found = beam_search(backbone, *left_padded([prompt]), build_trie(answers), beams, length_normalised=normalised)
+        best = {
+            tuple(answers[item]): score for item, score in zip(found.item.tolist(), found.score.tolist(), strict=True)
+        }
+        assert list(best.values()) == pytest.approx([score for score, _ in expected], abs=1e-4)
         titles = list(dict.fromkeys(tuple(answers[item]) for item in found.item.tolist()))
         assert titles == [tuple(answer) for _, answer in expected]
 

@@ -103,6 +103,15 @@ def test_neither_cut_nor_company_nor_order_changes_scores(
         torch.testing.assert_close(got, expected[users][:, items], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("row_tokens", [1, 5, 7])
+def test_titles_that_all_share_their_first_token(backbones: dict[str, CausalBackbone], row_tokens: int) -> None:
+    """The tree's first node is an ancestor of all, as padding in a row must not be, which bears its number."""
+    answers = ended([[9, a, b] for a in range(3, 7) for b in range(3, 3 + a)] + [[9], [9, 30, 31, 32]])
+    prompts = [[3, 4, 5], [6]]
+    got = catalogue_scores(backbones["plain"], *left_padded(prompts), build_trie(answers), row_tokens=row_tokens)
+    torch.testing.assert_close(got, padded_scores(backbones["plain"], prompts, answers), atol=1e-4, rtol=0)
+
+
 def test_answers_without_an_end_token_may_begin_others(backbones: dict[str, CausalBackbone]) -> None:
     answers = [[5], [5, 6], [7], [5, 6], [5, 6, 7]]
     got = catalogue_scores(backbones["plain"], *left_padded([[3, 4]]), build_trie(answers), row_tokens=2)
