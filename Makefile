@@ -1,6 +1,6 @@
 # make test       fresh machine -> environment, the whole test suite
-# make test-faults  kills, damaged files and hostile input at full counts; prints attempts and survivals (README=README.md
-#                   puts the table there)
+# make test-faults  kills, damaged files and hostile input at full counts; prints attempts and survivals
+#                   (README=tests/faults/README.md puts the table there)
 # make test-minimum, make test-newest   the tests at the lowest and at the newest versions of what pyproject.toml allows
 # make lock       writes locks/*.txt, the sums of every file, from constraints.txt (needs uv)
 # make benchmark  fresh machine -> environment, data, weights, the small suite, the report

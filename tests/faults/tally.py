@@ -3,7 +3,7 @@
 A test of the full form adds its row with `add`. Rows go to the file that INSTRUCTREC_TALLY names (JSON, one a line), so
 that several test processes may add to one table; without it they go nowhere. `make test-faults` prints the table:
 
-    python tests/faults/tally.py FILE [--readme README.md]
+    python tests/faults/tally.py FILE [--readme tests/faults/README.md]
 """
 
 from __future__ import annotations

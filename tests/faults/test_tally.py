@@ -1,6 +1,8 @@
 """The table of attempts and survivals."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,14 @@ def test_the_table_goes_between_the_markers() -> None:
     assert made == f"a\n{tally.BEGIN}\n{text}\n{tally.END}\nb\n"
     with pytest.raises(AssertionError, match="no <!--"):
         tally.into("no markers", text)
+
+
+def test_the_page_takes_the_table(tmp_path: Path) -> None:
+    rows, page = tmp_path / "rows", tmp_path / "README.md"
+    rows.write_text(json.dumps({"what": "kill", "attempts": 3, "survived": 3}) + "\n")
+    page.write_text((Path(tally.__file__).parent / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    subprocess.run([sys.executable, tally.__file__, str(rows), "--readme", str(page)], check=True, capture_output=True)
+    before, _, table = page.read_text(encoding="utf-8").partition(tally.BEGIN)
+    assert before.startswith("# Faults on purpose")
+    assert table.count("\n| ") == 2  # the head and the row; nothing of the table before
+    assert "| kill | 3 | 3 |" in table
