@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shlex
 import sys
 import time
 import traceback
@@ -97,13 +98,18 @@ def _fail(folder: RunFolder | None, message: str, code: int) -> int:
 def _say_where(cli: Any, seconds: float) -> None:
     folder = Path(cli.trainer.default_root_dir)
     values = {k: float(v) for k, v in cli.trainer.callback_metrics.items() if k.startswith("test/")}
-    shown = [k for k in ("test/hr@1", "test/hr@5", "test/hr@10", "test/ndcg@10", "test/mrr", "test/auc") if k in values]
-    print(" · ".join(f"{name.removeprefix('test/')} {values[name]:.4f}" for name in shown))
+    shown = [k for k in ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr", "auc", "rmse") if f"test/{k}" in values]
+    if shown:
+        print(" · ".join(f"{name} {values[f'test/{name}']:.4f}" for name in shown))
+    files = {"record.json": "config, costs, metrics", "scores.npz": "per user", "metrics.csv": "learning curves"}
     print(
-        f"done in {seconds:.0f} s: {folder / 'record.json'} (config, costs, metrics), {folder / 'scores.npz'} (per user)"
+        f"done in {seconds:.0f} s: "
+        + ", ".join(f"{folder / k} ({v})" for k, v in files.items() if (folder / k).is_file())
     )
-    best = folder / "checkpoints" / "best.ckpt"
-    if best.exists():
-        print(
-            f"next: instructrec predict -c {folder / 'config.yaml'} --ckpt_path {best} --data.predict_file users.jsonl"
-        )
+    weights = next(
+        (path for path in (folder / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")) if path.is_file()), None
+    )
+    if (folder / "config.yaml").is_file() and (weights or not cli.model.trains):
+        checkpoint = f" --ckpt_path {shlex.quote(str(weights))}" if weights else ""
+        config = shlex.quote(str(folder / "config.yaml"))
+        print(f"next: instructrec predict -c {config}{checkpoint} --data.predict_file users.jsonl")

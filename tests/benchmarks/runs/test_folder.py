@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,13 @@ Run = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def run(mini_data: Path, tiny_causal: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+def printed() -> list[str]:
+    """The lines that `run` has seen on stdout."""
+    return []
+
+
+@pytest.fixture
+def run(mini_data: Path, tiny_causal: Path, capsys: pytest.CaptureFixture[str], printed: list[str]) -> Run:
     """Runs a command with a tiny backbone; returns its exit code and the lines it wrote to stderr."""
 
     def call(command: str, *options: str | Path, model: str = "LoRATuning") -> tuple[int, str]:
@@ -34,7 +41,9 @@ def run(mini_data: Path, tiny_causal: Path, capsys: pytest.CaptureFixture[str]) 
             f"--trainer.logger={CSV}",
         ]
         code = main([command, *words, *map(str, options)])
-        return code, "\n".join(line for line in capsys.readouterr().err.splitlines() if line.startswith("instructrec:"))
+        text = capsys.readouterr()
+        printed.extend(text.out.splitlines())
+        return code, "\n".join(line for line in text.err.splitlines() if line.startswith("instructrec:"))
 
     return call
 
@@ -167,3 +176,20 @@ def test_learning_curves_are_written_by_step(finished_grid: Path, finished_run: 
     assert columns == {"epoch", "step", "train", "val", "test"}
     popular = (finished_grid / "runs" / "model=popularity-1" / "metrics.csv").read_text()
     assert "train/loss" not in popular, "what trains nothing has no training loss"
+
+
+@pytest.mark.parametrize("model", ["LoRATuning", "Popularity", "Random"])
+def test_a_run_says_where_its_results_are_and_what_comes_next(
+    run: Run, printed: list[str], users_file: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.chdir(users_file.parent)
+    assert run("fit", "--out", "a run", model=model)[0] == 0
+    assert printed[-3].startswith("hr@1 0.")
+    assert re.sub(r"in \d+ s", "in 1 s", printed[-2]) == (
+        "done in 1 s: a run/record.json (config, costs, metrics), a run/scores.npz (per user),"
+        " a run/metrics.csv (learning curves)"
+    )
+    start, _, command = printed[-1].partition(": ")
+    assert start == "next"
+    assert main(shlex.split(command)[1:]) == 0, "the command works as it is printed"
+    assert len(Path("a run/predictions.jsonl").read_text().splitlines()) == 2
