@@ -120,17 +120,17 @@ def varied(cell: Cell, pairs: Iterable[Pair], option: str, *, label: Pair | None
         >>> varied(cell, [("model.r", "8")], "--search.result=found.json").command[2:5]
         ('--model.r=8', '--search.result=found.json', '--name=x')
     """
-    given = dict(pairs)
+    values = dict(pairs)
     *arguments, name, out, folder = cell.command
-    kept = (word for word in arguments if word.partition("=")[0].removeprefix("--") not in given)
-    made = (*kept, *(f"--{key}={value}" for key, value in given.items()))
-    key = hashlib.sha256(json.dumps([made, cell.files, cell.key, reason]).encode()).hexdigest()
+    remaining = (word for word in arguments if word.partition("=")[0].removeprefix("--") not in values)
+    words = (*remaining, *(f"--{key}={value}" for key, value in values.items()))
+    key = hashlib.sha256(json.dumps([words, cell.files, cell.key, reason]).encode()).hexdigest()
     slug = "-".join(part for part in (cell.name.rpartition("-")[0], *(label or ())) if part)
     unique = f"{slug}-{key[:8]}" if slug else key[:8]
-    place = folder.rpartition("/")[0] if label is None else f"{folder.rpartition('/runs/')[0]}/search/runs"
+    runs = folder.rpartition("/")[0] if label is None else f"{folder.rpartition('/runs/')[0]}/search/runs"
     title = cell.title if label is None else f"{cell.title}, {' '.join(label)}"
     labels = cell.labels if label is None else (*cell.labels, label)
-    return Cell(unique, title, labels, (*made, option, name, out, f"{place}/{unique}"), key, cell.files)
+    return Cell(unique, title, labels, (*words, option, name, out, f"{runs}/{unique}"), key, cell.files)
 
 
 def changed_file(cell: Cell) -> str | None:
@@ -189,13 +189,13 @@ class _ConfigFiles:
         """Returns every YAML file that the arguments name, directly or through another, and its SHA-256."""
         names = (argument.partition("=")[2] if "=" in argument else argument for argument in arguments)
         todo = list(_existing(names))
-        found: dict[Path, str] = {}
+        digests: dict[Path, str] = {}
         while todo:
             path = todo.pop()
-            if path not in found:
-                found[path], mentioned = self._read(path)
+            if path not in digests:
+                digests[path], mentioned = self._read(path)
                 todo += mentioned
-        return tuple(sorted((printed_path(path), digest) for path, digest in found.items()))
+        return tuple(sorted((printed_path(path), digest) for path, digest in digests.items()))
 
     def _read(self, path: Path) -> tuple[str, tuple[Path, ...]]:
         if path not in self._seen:
@@ -208,8 +208,8 @@ class _ConfigFiles:
 def _existing(names: Iterable[str], *bases: Path) -> Iterator[Path]:
     for name in names:
         if name.endswith((".yaml", ".yml")) and "\n" not in name:
-            places = (*(base / name for base in bases), located(name))
-            yield from itertools.islice((place for place in places if place.is_file()), 1)
+            paths = (*(base / name for base in bases), located(name))
+            yield from itertools.islice((path for path in paths if path.is_file()), 1)
 
 
 def _strings(content: Any) -> Iterator[str]:

@@ -42,16 +42,16 @@ def cell_config(command: Sequence[str]) -> dict[str, Any]:
         >>> made["model"]["class_path"], made["model"]["init_args"]["r"]
         ('LoRATuning', 4)
     """
-    made: dict[str, Any] = {}
-    files = ["configs/trainer/default.yaml", *(after for word, after in _pairs(command) if word == "-c")]
+    config: dict[str, Any] = {}
+    files = ["configs/trainer/default.yaml", *(name for word, name in _pairs(command) if word == "-c")]
     for name in files:
         content, _ = read_yaml(located(name))
-        _merge(made, content if isinstance(content, dict) else {})
+        _merge(config, content if isinstance(content, dict) else {})
     for word in command:
         key, given, text = word.removeprefix("--").partition("=")
         if word.startswith("--") and given:
-            _place(made, key.rstrip("+").split("."), _value(text))
-    return made
+            _place(config, key.rstrip("+").split("."), _value(text))
+    return config
 
 
 def options(config: Mapping[str, Any], part: str) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def options(config: Mapping[str, Any], part: str) -> dict[str, Any]:
         {'r': 4}
     """
     value = config.get(part)
-    found = value.get("init_args") if isinstance(value, dict) else None
-    return without_groups(found) if isinstance(found, dict) else {}
+    init_args = value.get("init_args") if isinstance(value, dict) else None
+    return without_groups(init_args) if isinstance(init_args, dict) else {}
 
 
 def class_of(config: Mapping[str, Any], part: str) -> str:
@@ -244,11 +244,13 @@ def forecasts(commands: Mapping[str, Sequence[str]], records: Mapping[str, Mappi
         >>> print(forecasts({"a": ["instructrec", "fit", "-c", "configs/model/popularity.yaml"]}, {})["a"])
         about 0.5 GiB, 1 s
     """
-    made = {name: forecast(cell_config(command), matrix_rate()) for name, command in commands.items()}
-    taken = {name: _taken(record) for name, record in records.items()}
-    pairs = [(made[name].seconds, seconds) for name, seconds in taken.items() if seconds and made[name].trained]
+    predicted = {name: forecast(cell_config(command), matrix_rate()) for name, command in commands.items()}
+    measured = {name: _taken(record) for name, record in records.items()}
+    pairs = [
+        (predicted[name].seconds, seconds) for name, seconds in measured.items() if seconds and predicted[name].trained
+    ]
     factor, room = time_correction(pairs), machine_memory()
-    return {name: _line(found, factor, room) for name, found in made.items()}
+    return {name: _line(prediction, factor, room) for name, prediction in predicted.items()}
 
 
 def rate_note(corrected: bool) -> str:
@@ -277,21 +279,21 @@ def machine_memory() -> float:
         True
     """
     limits = [float(psutil.virtual_memory().total)]
-    with suppress(OSError, ValueError):  # "max" is no number
+    with suppress(OSError, ValueError):  # "max" is not a number
         limits.append(float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
     return min(limits)
 
 
 def _taken(record: Mapping[str, Any]) -> float:
     costs = _part(record, "costs")
-    kept = [costs.get(key) for key in ("train_seconds", "validation_seconds", "test_seconds")]
-    return float(sum(value for value in kept if isinstance(value, int | float)))
+    seconds = [costs.get(key) for key in ("train_seconds", "validation_seconds", "test_seconds")]
+    return float(sum(value for value in seconds if isinstance(value, int | float)))
 
 
-def _line(found: Forecast, factor: float, room: float) -> str:
-    if found.unknown:
-        return f"not predicted: {found.unknown}"
-    seconds = found.seconds * (factor if found.trained else 1.0)
+def _line(prediction: Forecast, factor: float, room: float) -> str:
+    if prediction.unknown:
+        return f"not predicted: {prediction.unknown}"
+    seconds = prediction.seconds * (factor if prediction.trained else 1.0)
     long = (
         f"{seconds / 3600:.1f} h"
         if seconds >= 5400
@@ -299,6 +301,6 @@ def _line(found: Forecast, factor: float, room: float) -> str:
         if seconds >= 90
         else f"{seconds:.0f} s"
     )
-    trained = f", trains {found.trained:,} parameters" if found.trained else ""
-    told = f"about {found.memory_bytes / 2**30:.1f} GiB, {long}{trained}"
-    return f"WILL NOT FIT in {room / 2**30:.1f} GiB: {told}" if found.memory_bytes > 0.95 * room else told
+    trained = f", trains {prediction.trained:,} parameters" if prediction.trained else ""
+    text = f"about {prediction.memory_bytes / 2**30:.1f} GiB, {long}{trained}"
+    return f"WILL NOT FIT in {room / 2**30:.1f} GiB: {text}" if prediction.memory_bytes > 0.95 * room else text

@@ -209,8 +209,8 @@ def _leases(folder: Path) -> list[Path]:
 
 
 def _number(path: Path) -> int:
-    found = _LEASE.fullmatch(path.name)
-    return int(found[1]) if found and found[1] else 1
+    match = _LEASE.fullmatch(path.name)
+    return int(match[1]) if match and match[1] else 1
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -223,7 +223,7 @@ class Ledger:
         """
         path = self.root / "suite.yaml"
         try:
-            kept = yaml.safe_load(path.read_bytes())
+            copy = yaml.safe_load(path.read_bytes())
         except FileNotFoundError:
             return
         except NotADirectoryError as error:
@@ -232,7 +232,7 @@ class Ledger:
             raise InputError(f"{path}: cannot be read ({error.strerror}); choose another --out") from error
         except yaml.YAMLError as error:
             raise InputError(f"{path}: unreadable copy of the suite; choose another --out") from error
-        other = kept.get("name") if isinstance(kept, dict) else None
+        other = copy.get("name") if isinstance(copy, dict) else None
         if other != name:
             raise InputError(f"{self.root}: holds the suite {other!r}, not {name!r}; choose another --out")
 

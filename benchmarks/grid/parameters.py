@@ -159,12 +159,12 @@ def _instance(name: str, given: Mapping[str, Any]) -> Any:
     if isinstance(tuning := options.get("tuning"), dict):
         options["tuning"] = _instance(_last(tuning), tuning.get("init_args") or {})
     if isinstance(config := options.get("peft_config"), dict):
-        found = getattr(peft, _last(config), None)
-        if not (isinstance(found, type) and issubclass(found, peft.PeftConfig)):
+        method = getattr(peft, _last(config), None)
+        if not (isinstance(method, type) and issubclass(method, peft.PeftConfig)):
             raise InputError(f"nothing is known of {_last(config)}")
-        if found is peft.AdamssConfig:
+        if method is peft.AdamssConfig:
             raise InputError("the weights decide how much AdamssConfig trains")
-        options["peft_config"] = found(**(config.get("init_args") or {}))
+        options["peft_config"] = method(**(config.get("init_args") or {}))
     try:
         return kind(**options)
     except (TypeError, ValueError) as error:

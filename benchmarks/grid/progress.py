@@ -161,7 +161,7 @@ class GridProgress:
         total: Number of cells.
         stream: Where to write.
         processes: Number of cells that run at a time, for the estimate.
-        every: Seconds between two lines where the stream is no terminal.
+        every: Seconds between two lines where the stream is not a terminal.
         now: Clock in seconds.
 
     Example:
@@ -204,8 +204,8 @@ class GridProgress:
             self._measured.append(event.seconds)
         if event.cell is not None and event.kind in ("finished", "failed", "stopped"):
             reason = f": {_line(event.error)}" if event.error else ""
-            place = f"[{self._done}/{self.total}]"
-            self._write(f"{place} {event.cell.title} {event.kind} in {clock(event.seconds)}{reason}")
+            count = f"[{self._done}/{self.total}]"
+            self._write(f"{count} {event.cell.title} {event.kind} in {clock(event.seconds)}{reason}")
 
     def close(self) -> None:
         """Takes away what is drawn in place."""
@@ -222,7 +222,7 @@ class GridProgress:
             parts[0] += f" {runs[0][0].cell.title}"
             parts += _details(runs[0][1])
         elif runs:
-            parts[0] += " " + ", ".join(" ".join([run.cell.title, *_details(said)[:1]]) for run, said in runs)
+            parts[0] += " " + ", ".join(" ".join([run.cell.title, *_details(progress)[:1]]) for run, progress in runs)
         elif event.elsewhere:
             parts[0] += f" waiting for {event.elsewhere} that another runner works on"
         return " · ".join([*parts, self._times(event)])
@@ -256,9 +256,9 @@ class GridProgress:
         for _ in range(3):
             rows.add_column(no_wrap=True)
         for run in event.running:
-            said = read_progress(run.folder)
-            bar = ProgressBar(said.total, said.done or 0, width=20) if said.total else ""
-            rows.add_row(Text(run.cell.title), bar, Text(" · ".join(_details(said))))
+            progress = read_progress(run.folder)
+            bar = ProgressBar(progress.total, progress.done or 0, width=20) if progress.total else ""
+            rows.add_row(Text(run.cell.title), bar, Text(" · ".join(_details(progress))))
         others = f", {event.elsewhere} by another runner" if event.elsewhere else ""
         done = Text(f"{self._done}/{self.total} cells{others}")
         rows.add_row(done, ProgressBar(self.total, self._done, width=20), Text(self._times(event)))
@@ -272,10 +272,16 @@ class GridProgress:
         self._stream.flush()
 
 
-def _details(said: RunProgress) -> list[str]:
-    steps = "" if said.done is None else f"{said.done}" if said.total is None else f"{said.done}/{said.total}"
-    left = "" if said.seconds_left is None else f"{clock(said.seconds_left)} left in this run"
-    return [part for part in (f"{said.phase} {steps}".strip(), said.message, left) if part]
+def _details(progress: RunProgress) -> list[str]:
+    steps = (
+        ""
+        if progress.done is None
+        else f"{progress.done}"
+        if progress.total is None
+        else f"{progress.done}/{progress.total}"
+    )
+    left = "" if progress.seconds_left is None else f"{clock(progress.seconds_left)} left in this run"
+    return [part for part in (f"{progress.phase} {steps}".strip(), progress.message, left) if part]
 
 
 def _line(text: object) -> str:
@@ -301,11 +307,11 @@ def counted(rows: Iterable[T], total: int, what: str, every: float = 10.0) -> It
         >>> list(counted("ab", 2, "letters"))
         ['a', 'b']
     """
-    began = said = time.monotonic()
+    began = written = time.monotonic()
     for done, row in enumerate(rows):
         now = time.monotonic()
-        if done and now - said >= every:
-            said = now
+        if done and now - written >= every:
+            written = now
             left = (now - began) / done * (total - done)
             print(f"{what} {done:,}/{total:,}, {left:.0f} s left", file=sys.stderr, flush=True)
         yield row

@@ -53,7 +53,7 @@ def suggest(
 
 
 def prunes(
-    pruner: str, metric: str, rivals: Sequence[Sequence[Sequence[float]]], own: Sequence[Sequence[float]]
+    pruner: str, metric: str, rivals: Sequence[Sequence[Sequence[float]]], measured: Sequence[Sequence[float]]
 ) -> bool:
     """Whether a trial is given up: its best value so far is worse than the median of its rivals at that step.
 
@@ -61,21 +61,21 @@ def prunes(
         pruner: `median` or `none`.
         metric: what is measured.
         rivals: points (step, value) of each completed trial; with fewer than two nothing is given up.
-        own: the points of this trial so far.
+        measured: the points of this trial so far.
 
     Example:
         >>> rivals = [[(10, 0.5), (20, 0.6)], [(10, 0.4), (20, 0.7)]]
         >>> prunes("median", "val/quality", rivals, [(10, 0.1)]), prunes("median", "val/quality", rivals, [(10, 0.6)])
         (True, False)
     """
-    if pruner == "none" or not own:
+    if pruner == "none" or not measured:
         return False
     optuna = _optuna()
     study = _study(metric, None)
     for points in rivals:
         if points:
             study.add_trial(optuna.trial.create_trial(value=points[-1][1], intermediate_values=_by_step(points)))
-    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=_by_step(own))
+    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=_by_step(measured))
     return bool(optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0).prune(study, trial))
 
 

@@ -114,8 +114,8 @@ def read_search(entry: Any, where: str, rule: Callable[[Any, str], Rule]) -> Sea
     sampler = _one_of(entry.get("sampler", "tpe"), SAMPLERS, f"{where}.sampler")
     parameters = _space(entry.get("parameters"), f"{where}.parameters")
     instead = []
-    for place, item in enumerate(_list(entry.get("instead"), f"{where}.instead")):
-        here = f"{where}.instead[{place}]"
+    for index, item in enumerate(_list(entry.get("instead"), f"{where}.instead")):
+        here = f"{where}.instead[{index}]"
         _check(item, ("when", "parameters"), here)
         instead.append((rule(item.get("when"), f"{here}.when"), _space(item.get("parameters"), f"{here}.parameters")))
     excluded = enumerate(_list(entry.get("exclude"), f"{where}.exclude"))
@@ -123,7 +123,7 @@ def read_search(entry: Any, where: str, rule: Callable[[Any, str], Rule]) -> Sea
         trials=_count(entry.get("trials"), f"{where}.trials"),
         parameters=parameters,
         instead=tuple(instead),
-        exclude=tuple(rule(item, f"{where}.exclude[{place}]") for place, item in excluded),
+        exclude=tuple(rule(item, f"{where}.exclude[{index}]") for index, item in excluded),
         sampler=sampler,
         pruner=_one_of(entry.get("pruner", "median"), PRUNERS, f"{where}.pruner"),
         metric=_metric(entry.get("metric", "val/quality"), f"{where}.metric"),
@@ -200,13 +200,13 @@ def _parameter(name: str, value: Any, where: str) -> Parameter:
 
 
 def _number(value: Mapping[str, Any], key: str, where: str) -> float:
-    found = value.get(key)
+    bound = value.get(key)
     try:  # YAML 1.1 takes 1e-5 for text
-        if isinstance(found, bool) or not isinstance(found, (int, float, str)) or not math.isfinite(float(found)):
-            raise ValueError(found)
-        return float(found)
+        if isinstance(bound, bool) or not isinstance(bound, (int, float, str)) or not math.isfinite(float(bound)):
+            raise ValueError(bound)
+        return float(bound)
     except ValueError as error:
-        raise InputError(f"{where}.{key} is {found!r}, must be a number") from error
+        raise InputError(f"{where}.{key} is {bound!r}, must be a number") from error
 
 
 def _metric(name: Any, where: str) -> str:

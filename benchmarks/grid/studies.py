@@ -83,7 +83,7 @@ def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> lis
     rows: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
     used: set[int] = set()
     for cell in cells:
-        excluded = [place for place, rule in enumerate(search.exclude) if matches(rule, dict(cell.labels))]
+        excluded = [index for index, rule in enumerate(search.exclude) if matches(rule, dict(cell.labels))]
         used |= set(excluded)
         if not excluded:
             rows.setdefault(tuple(pair for pair in cell.labels if pair[0] != SEED), []).append(cell)
@@ -97,46 +97,51 @@ def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> lis
 def _study(search: Search, row: tuple[Cell, ...], out: Path) -> Study:
     spaces = [space for rule, space in search.instead if matches(rule, dict(row[0].labels))]
     space = spaces[-1] if spaces else search.parameters
-    told = [{name: str(parameter) for name, parameter in space.items()}, search.sampler, search.pruner, search.metric]
-    key = hashlib.sha256(json.dumps([row[0].key, told, search.parallel]).encode()).hexdigest()
+    settings = [
+        {name: str(parameter) for name, parameter in space.items()},
+        search.sampler,
+        search.pruner,
+        search.metric,
+    ]
+    key = hashlib.sha256(json.dumps([row[0].key, settings, search.parallel]).encode()).hexdigest()
     name = f"{row[0].name.rpartition('-')[0] or 'study'}-{key[:8]}"
     return Study(name, row, space, search, out.absolute() / "search" / name)
 
 
-def trial_cell(study: Study, place: int) -> Cell:
+def trial_cell(study: Study, number: int) -> Cell:
     """The run of a trial that has been proposed.
 
     Args:
         study: of the trial.
-        place: its number, from 0.
+        number: its number, from 0.
 
     Raises:
         InputError: its file is missing or damaged.
     """
-    path = _trial_path(study, place)
-    said = read_search_file(path, ("parameters", "metric", "pruner", "rivals"))
+    path = _trial_path(study, number)
+    content = read_search_file(path, ("parameters", "metric", "pruner", "rivals"))
     option = f"--search.trial={printed_path(path)}"
-    label = ("trial", f"{place:03d}")
-    return varied(study.cells[0], said["parameters"].items(), option, label=label, reason=f"{study.name}/{place}")
+    label = ("trial", f"{number:03d}")
+    return varied(study.cells[0], content["parameters"].items(), option, label=label, reason=f"{study.name}/{number}")
 
 
-def propose(study: Study, ledger: Ledger, place: int) -> None:
+def propose(study: Study, ledger: Ledger, number: int) -> None:
     """Writes what a trial tries, if that is not yet written: proposed from the trials of the rounds before.
 
     Args:
         study: of the trial; the rounds before are done.
         ledger: of the search's runs.
-        place: the trial's number.
+        number: the trial's, from 0.
     """
-    path = _trial_path(study, place)
+    path = _trial_path(study, number)
     if path.is_file():
         return
-    before = _outcomes(study, ledger, place - place % study.search.parallel)
+    before = _outcomes(study, ledger, number - number % study.search.parallel)
     content = {
         "format": FORMAT,
         "study": study.title,
-        "number": place,
-        "parameters": _proposal(study, before, place),
+        "number": number,
+        "parameters": _proposal(study, before, number),
         "metric": study.search.metric,
         "pruner": study.search.pruner,
         "rivals": [outcome["values"] for outcome in before if outcome["state"] == "completed"],
@@ -228,39 +233,39 @@ def read_search_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return dict(content)
 
 
-def _trial_path(study: Study, place: int) -> Path:
-    return study.folder / f"trial-{place:03d}.json"
+def _trial_path(study: Study, number: int) -> Path:
+    return study.folder / f"trial-{number:03d}.json"
 
 
 def _outcomes(study: Study, ledger: Ledger, count: int) -> list[dict[str, Any]]:
     """What came of the first trials, up to the first that is not done."""
-    found: list[dict[str, Any]] = []
-    for place in range(count):
-        if not _trial_path(study, place).is_file():
+    outcomes: list[dict[str, Any]] = []
+    for number in range(count):
+        if not _trial_path(study, number).is_file():
             break
-        record = ledger.record(trial_cell(study, place).name)
+        record = ledger.record(trial_cell(study, number).name)
         if record is None:
             break
-        said = record.get("trial") or {}
-        failed = record["status"] == "failed" or said.get("value") is None
-        found.append(
+        trial = record.get("trial") or {}
+        failed = record["status"] == "failed" or trial.get("value") is None
+        outcomes.append(
             {
-                "number": place,
-                "parameters": read_search_file(_trial_path(study, place), ["parameters"])["parameters"],
-                "state": "failed" if failed else "pruned" if said.get("pruned") else "completed",
-                "value": None if failed else float(said["value"]),
-                "values": said.get("values") or [],
-                "seconds": float(said.get("seconds") or 0.0),
+                "number": number,
+                "parameters": read_search_file(_trial_path(study, number), ["parameters"])["parameters"],
+                "state": "failed" if failed else "pruned" if trial.get("pruned") else "completed",
+                "value": None if failed else float(trial["value"]),
+                "values": trial.get("values") or [],
+                "seconds": float(trial.get("seconds") or 0.0),
                 "error": record.get("error"),
             }
         )
-    return found
+    return outcomes
 
 
-def _proposal(study: Study, before: Sequence[Mapping[str, Any]], place: int) -> dict[str, str]:
+def _proposal(study: Study, before: Sequence[Mapping[str, Any]], number: int) -> dict[str, str]:
     if study.search.sampler == "grid":
         points = itertools.product(*(parameter.choices for parameter in study.space.values()))
-        point = next(itertools.islice(points, place, None))
+        point = next(itertools.islice(points, number, None))
         return {name: written(value) for name, value in zip(study.space, point, strict=True)}
-    digest = hashlib.sha256(f"{study.name}/{place}".encode()).digest()
+    digest = hashlib.sha256(f"{study.name}/{number}".encode()).digest()
     return suggest(study.search, study.space, before, int.from_bytes(digest[:4], "big"))

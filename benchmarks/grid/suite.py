@@ -193,11 +193,11 @@ def _configs(entry: Any, where: str) -> tuple[str, ...]:
 
 
 def _locate(name: str, where: str) -> str:
-    places = [Path.cwd() / Path(name).expanduser(), located(name)]
-    for place in places:
-        if place.is_file():
-            return printed_path(place)
-    known = sorted({neighbour for place in places for neighbour in neighbours(place)})
+    paths = [Path.cwd() / Path(name).expanduser(), located(name)]
+    for path in paths:
+        if path.is_file():
+            return printed_path(path)
+    known = sorted({neighbour for path in paths for neighbour in neighbours(path)})
     raise InputError(f"{where}: no file {name}{nearest_hint(Path(name).name, known)}")
 
 

@@ -128,8 +128,8 @@ def choose_launcher(
             f"--launcher {name} needs {package}, which is not installed: pip install 'instructrec[{name}]'"
         )
     if gpus and name != "local":
-        own = "num_gpus=1" if name == "ray" else "gpus_per_node=1"
-        raise InputError(f"--gpus is for --launcher local; {name} deals GPUs out itself: --launcher-option {own}")
+        option = "num_gpus=1" if name == "ray" else "gpus_per_node=1"
+        raise InputError(f"--gpus is for --launcher local; {name} deals GPUs out itself: --launcher-option {option}")
     return Launcher(name, processes, tuple(map(str, gpus)), read_options(options, _known_options(name), name))
 
 

@@ -45,10 +45,14 @@ class CellProcess:
 
     def __call__(self) -> int:
         """Runs the command; returns its exit status."""
-        own = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_JOB)}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OF_THE_JOB)}
         # The pipe closes with this process, however it ends, and the command ends with the pipe.
         self._process = subprocess.Popen(
-            self.command, cwd=self.folder, stdin=subprocess.PIPE, env=own | self.environment, start_new_session=True
+            self.command,
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            env=inherited | self.environment,
+            start_new_session=True,
         )
         try:
             while self._process.poll() is None:  # no wait(): a signal handler must be able to ask too

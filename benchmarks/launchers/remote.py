@@ -142,8 +142,8 @@ class _Jobs:
             if signals.received:
                 self._stop(signals)
         except BaseException:
-            for one in self.jobs if not self.scheduler.jobs_survive else []:
-                one.job.cancel(force=True)
+            for submitted in self.jobs if not self.scheduler.jobs_survive else []:
+                submitted.job.cancel(force=True)
             raise
         stopped_by = signals.received[0] if signals.received else None
         return Summary(**{kind: tuple(names) for kind, names in self.ended.items()}, stopped_by=stopped_by)
@@ -172,70 +172,70 @@ class _Jobs:
         return self.ledger.is_done(cell.name, retry=self.retry.get(cell.name))
 
     def _reap(self, *, stopping: bool = False) -> None:
-        for one in list(self.jobs):
-            reason = one.job.ended()
-            if reason is None and not (self.scheduler.answers_late and self._has_let_go(one.cell)):
+        for submitted in list(self.jobs):
+            reason = submitted.job.ended()
+            if reason is None and not (self.scheduler.answers_late and self._has_let_go(submitted.cell)):
                 continue
-            self.jobs.remove(one)
-            self._settle(one, reason or "", stopping=stopping)
+            self.jobs.remove(submitted)
+            self._settle(submitted, reason or "", stopping=stopping)
 
     def _has_let_go(self, cell: Cell) -> bool:
         """While the cell is held its record may be in the making, or about to be corrected."""
         return not self.ledger.is_held(cell.name) and self._is_done(cell)
 
-    def _settle(self, one: _Submitted, reason: str, *, stopping: bool) -> None:
-        name = one.cell.name
-        if self._is_done(one.cell):
+    def _settle(self, submitted: _Submitted, reason: str, *, stopping: bool) -> None:
+        name = submitted.cell.name
+        if self._is_done(submitted.cell):
             record = self.ledger.record(name) or {}
             kind = "finished" if record.get("status") == "finished" else "failed"
-            self._end(kind, one, str(record.get("error") or "") if kind == "failed" else "")
+            self._end(kind, submitted, str(record.get("error") or "") if kind == "failed" else "")
         elif stopping:
-            self.tell(Event("stopped", one.cell, one.seconds()))
-        elif changed_file(one.cell) is not None:
+            self.tell(Event("stopped", submitted.cell, submitted.seconds()))
+        elif changed_file(submitted.cell) is not None:
             self.ended["changed"].append(name)
         elif self.ledger.is_held(name):
-            self.elsewhere.append(one.cell)
+            self.elsewhere.append(submitted.cell)
         else:
-            self._try_again(one, reason)
+            self._try_again(submitted, reason)
 
-    def _try_again(self, one: _Submitted, reason: str) -> None:
+    def _try_again(self, submitted: _Submitted, reason: str) -> None:
         """A job has ended without a record: its node went away, it was preempted, or its runner cannot run there."""
-        name = one.cell.name
+        name = submitted.cell.name
         self.tries[name] += 1
         if self.tries[name] < _TRIES:
-            self.waiting.append(one.cell)
+            self.waiting.append(submitted.cell)
         elif self.ledger.is_interrupted(name):
             self.ended["interrupted"].append(name)
-            self.tell(Event("stopped", one.cell, one.seconds()))
+            self.tell(Event("stopped", submitted.cell, submitted.seconds()))
         elif (lease := self.ledger.acquire(name, retry=self.retry.get(name))) is None:
-            self.elsewhere.append(one.cell)
+            self.elsewhere.append(submitted.cell)
         else:
             error = f"{_TRIES} jobs ended without a record; {reason or 'the scheduler says nothing'}"
-            self.ledger.write_record(lease, failed_record(one.cell, error, host=os.uname().nodename))
-            self._end("failed", one, error)
+            self.ledger.write_record(lease, failed_record(submitted.cell, error, host=os.uname().nodename))
+            self._end("failed", submitted, error)
 
-    def _end(self, kind: Any, one: _Submitted, error: str) -> None:
-        self.ended[kind].append(one.cell.name)
-        self.tell(Event(kind, one.cell, one.seconds(), error))
+    def _end(self, kind: Any, submitted: _Submitted, error: str) -> None:
+        self.ended[kind].append(submitted.cell.name)
+        self.tell(Event(kind, submitted.cell, submitted.seconds(), error))
 
     def _stop(self, signals: Signals) -> None:
         if self.scheduler.jobs_survive:
             self._reap()
-            self.ended["left_running"] += [one.cell.name for one in self.jobs]
+            self.ended["left_running"] += [submitted.cell.name for submitted in self.jobs]
             return
-        for one in self.jobs:
-            one.job.cancel()
+        for submitted in self.jobs:
+            submitted.job.cancel()
         deadline = time.monotonic() + self.setup.grace + 10.0
         while self.jobs and time.monotonic() < deadline and len(signals.received) == 1:
             self._reap(stopping=True)
             time.sleep(0.1)
-        for one in self.jobs:
-            one.job.cancel(force=True)
+        for submitted in self.jobs:
+            submitted.job.cancel(force=True)
 
     def _tick(self) -> None:
         running = [
-            Running(one.cell, self.ledger.folder(one.cell.name), one.seconds())
-            for one in self.jobs
-            if self.ledger.is_held(one.cell.name)
+            Running(submitted.cell, self.ledger.folder(submitted.cell.name), submitted.seconds())
+            for submitted in self.jobs
+            if self.ledger.is_held(submitted.cell.name)
         ]
         self.tell(Event("tick", running=tuple(running), elsewhere=len(self.elsewhere)))

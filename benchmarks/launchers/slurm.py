@@ -86,8 +86,8 @@ class SlurmScheduler:
             command: What runs it, in the checkout.
         """
         note = self._folder / f"{cell.name}.json"
-        if self._cluster == "slurm" and (found := self._find(note)) is not None:
-            return _SlurmJob(found)
+        if self._cluster == "slurm" and (job := self._find(note)) is not None:
+            return _SlurmJob(job)
         process = child.CellProcess(command, str(ROOT), self._grace + 5.0)
         try:
             job = self._executor.submit(process)
@@ -133,5 +133,5 @@ def _check_cluster(name: str) -> None:
     if name not in ("slurm", "local"):
         raise InputError(f"--launcher-option: cluster is slurm or local, got {name!r}")
     if name == "slurm" and shutil.which("sbatch") is None:
-        place = os.uname().nodename
-        raise InputError(f"--launcher slurm: no sbatch on {place}; log in to the cluster, or choose --launcher local")
+        host = os.uname().nodename
+        raise InputError(f"--launcher slurm: no sbatch on {host}; log in to the cluster, or choose --launcher local")

@@ -139,14 +139,14 @@ class PaddedRanking(CatalogueSide):
 
     def scored(self, prompts: list[list[int]]) -> list[Tensor]:
         """Log-likelihoods of some titles."""
-        made = []
+        rows = []
         for prompt in prompts:
             batches = pad_batches([(prompt, self.answers[item]) for item in self.chosen], self.rows, self.pad)
             scores = torch.zeros(len(self.chosen))
             for batch in batches:
                 scores[batch.place] = score_padded(self.model, batch, self.setting.device).float().cpu()
-            made.append(scores)
-        return made
+            rows.append(scores)
+        return rows
 
     def to_float(self) -> None:
         """Turns the weights into float32."""
@@ -163,10 +163,12 @@ class TrieBeams(OurCatalogueSide):
     def scored(self, prompts: list[list[int]]) -> list[Tensor]:
         """Log-likelihood `[I]` of each title found, NaN elsewhere."""
         with self.context():
-            found = beam_search(cast(CausalBackbone, self.model.backbone), *self.left_padded(prompts), self.trie, BEAMS)
+            retrieved = beam_search(
+                cast(CausalBackbone, self.model.backbone), *self.left_padded(prompts), self.trie, BEAMS
+            )
         table = torch.full((len(prompts), len(self.answers)), torch.nan)
         first = torch.tensor([self.title[tuple(answer)] for answer in self.answers])
-        table[found.user.cpu(), first[found.item.cpu()]] = found.score.float().cpu()
+        table[retrieved.user.cpu(), first[retrieved.item.cpu()]] = retrieved.score.float().cpu()
         return list(table)
 
 
@@ -213,7 +215,7 @@ class PrefixFunction(CatalogueSide):
         def permitted(_: int, ids: Tensor) -> list[int]:
             return self.allowed.get(tuple(ids[width:].tolist()), [self.end])
 
-        made = self.model.generate(
+        output = self.model.generate(
             input_ids=token,
             attention_mask=attention,
             num_beams=BEAMS,
@@ -230,7 +232,7 @@ class PrefixFunction(CatalogueSide):
         )
         table = torch.full((len(prompts), len(self.answers)), torch.nan)
         for row, (ids, score) in enumerate(
-            zip(made.sequences[:, width:].tolist(), made.sequences_scores.tolist(), strict=True)
+            zip(output.sequences[:, width:].tolist(), output.sequences_scores.tolist(), strict=True)
         ):
             answer = tuple(ids[: ids.index(self.end) + 1]) if self.end in ids else ()
             if answer in self.title:  # a beam that no title is left for ends in impossible tokens

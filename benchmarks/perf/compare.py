@@ -78,15 +78,15 @@ class Spawned:
     def turn(self, repetition: int) -> Turn:
         """One repetition."""
         self.connection.send(repetition)
-        made: Turn = self._answer()
-        return made
+        answer: Turn = self._answer()
+        return answer
 
     def finish(self) -> tuple[Values, dict[str, int], dict[str, Any]]:
         """Values in float32, memory and configuration; ends the process."""
         self.connection.send(None)
-        made: tuple[Values, dict[str, int], dict[str, Any]] = self._answer()
+        answer: tuple[Values, dict[str, int], dict[str, Any]] = self._answer()
         self.process.join(timeout=60)
-        return made
+        return answer
 
     def stop(self) -> None:
         """Ends the process, whatever it does."""
@@ -221,11 +221,11 @@ def judged(
         DisagreementError: a difference exceeds its tolerance.
     """
     first = {name: made[0].values for name, made in turns.items()}
-    found = agreements(comparison.rules, first, precision, exact=precision == "float32")
+    measured = agreements(comparison.rules, first, precision, exact=precision == "float32")
     if precision != "float32":
         exact = {name: values for name, (values, _, _) in finished.items()}
-        found += agreements(comparison.rules, exact, "float32", exact=True)
-    for agreement in found:
+        measured += agreements(comparison.rules, exact, "float32", exact=True)
+    for agreement in measured:
         agreement.check()
     results = {
         name: SideResult([t.seconds for t in made[1:]], made[0].count, *finished[name][1:])
@@ -240,5 +240,5 @@ def judged(
         "speed_up": {
             peer: speed_up(results[ours], results[peer]) | {"target": comparison.targets[peer]} for peer in peers
         },
-        "agreement": [asdict(agreement) for agreement in found],
+        "agreement": [asdict(agreement) for agreement in measured],
     }

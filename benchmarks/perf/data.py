@@ -96,20 +96,26 @@ def ours(path: Path, *, cache: bool = False, compare: bool = True) -> dict[str, 
     data = Interactions(events, titled, sha256_of(path))
     del events, items
     protocol = Protocol(user_core=CORE, item_core=CORE, negatives=NEGATIVES)
-    made = frozen_sequences(data, protocol, least=1 if cache else 1 << 62)
+    sequences = frozen_sequences(data, protocol, least=1 if cache else 1 << 62)
     seconds = time.perf_counter() - began
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "seconds": seconds,
         "peak_bytes": peak_memory(),
-        "users": len(made.user_ids),
-        "items": len(made.item_ids),
-        "interactions": len(made.item),
+        "users": len(sequences.user_ids),
+        "items": len(sequences.item_ids),
+        "interactions": len(sequences.item),
     }
     if compare:
-        columns_of = (made.test.user, made.item[made.validation.target], made.item[made.test.target])
+        columns_of = (
+            sequences.test.user,
+            sequences.item[sequences.validation.target],
+            sequences.item[sequences.test.target],
+        )
         rows = zip(*(column.tolist() for column in columns_of), strict=True)
-        found["targets"] = _sum_of([f"{made.user_ids[u]} {made.item_ids[v]} {made.item_ids[i]}" for u, v, i in rows])
-    return found
+        facts["targets"] = _sum_of(
+            [f"{sequences.user_ids[u]} {sequences.item_ids[v]} {sequences.item_ids[i]}" for u, v, i in rows]
+        )
+    return facts
 
 
 def theirs(path: Path) -> dict[str, Any]:
@@ -142,12 +148,12 @@ def theirs(path: Path) -> dict[str, Any]:
     for user, codes in coded.items():
         if len(codes) < 3:
             continue
-        own = set(codes)
+        seen = set(codes)
         for target in (codes[-2], codes[-1]):
             negatives: list[int] = []
             while len(negatives) < NEGATIVES:
                 drawn = chance.randrange(len(item_ids))
-                if drawn not in own and drawn not in negatives:
+                if drawn not in seen and drawn not in negatives:
                     negatives.append(drawn)
             offered = [target, *negatives]
             chance.shuffle(offered)
@@ -200,18 +206,18 @@ def run_data(sizes: tuple[int, ...], compared: int, say: Callable[[str], None]) 
     Raises:
         RuntimeError: the sides do not agree on what they prepared.
     """
-    found: dict[str, Any] = {"core": CORE, "negatives": NEGATIVES, "compared": compared, "ours": {}}
+    results: dict[str, Any] = {"core": CORE, "negatives": NEGATIVES, "compared": compared, "ours": {}}
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes:
             path = write_interactions(Path(folder) / "ratings.csv", size)
             if size == compared:
-                found |= _both(path, Path(folder), say)
-            side = found["ours"][str(size)] = found.pop("first", None) or alone(ours, path, compare=False)
+                results |= _both(path, Path(folder), say)
+            side = results["ours"][str(size)] = results.pop("first", None) or alone(ours, path, compare=False)
             say(f"{size:,} interactions: ours {side['seconds']:.1f} s, {side['peak_bytes'] / 2**20:,.0f} MiB")
     exponent = np.polyfit(
-        np.log([float(size) for size in found["ours"]]), np.log([s["seconds"] for s in found["ours"].values()]), 1
+        np.log([float(size) for size in results["ours"]]), np.log([s["seconds"] for s in results["ours"].values()]), 1
     )
-    return found | {"exponent": float(exponent[0])}
+    return results | {"exponent": float(exponent[0])}
 
 
 def _both(path: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -253,7 +259,7 @@ def measure_data(out: Path, say: Callable[[str], None], *, quick: bool) -> str:
     """
     if importlib.util.find_spec("pandas") is None:
         raise InputError("perf data compares with pandas, which is not installed; pip install 'instructrec[perf]'")
-    made = {
+    environment = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "cpu": cpu_name(),
         "threads": len(os.sched_getaffinity(0)),
@@ -261,35 +267,35 @@ def measure_data(out: Path, say: Callable[[str], None], *, quick: bool) -> str:
         "quick": quick,
         **checkout_state(),
     }
-    found = run_data((2_000, 4_000), 4_000, say) if quick else run_data(SIZES, COMPARED, say)
-    results = {"format": 1, "environment": made, "data": found}
+    data = run_data((2_000, 4_000), 4_000, say) if quick else run_data(SIZES, COMPARED, say)
+    results = {"format": 1, "environment": environment, "data": data}
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, json.dumps(results, indent=1))
     text = markdown(results)
     write_atomic(out.with_suffix(".md"), text)
-    draw(found, out.with_suffix(".png"))
+    draw(data, out.with_suffix(".png"))
     return text
 
 
 def markdown(results: dict[str, Any]) -> str:
     """The table of a record."""
-    found, made = results["data"], results["environment"]
-    ours, peer, again = found["ours"][str(found["compared"])], found["peer"], found["again"]
+    data, environment = results["data"], results["environment"]
+    ours, peer, again = data["ours"][str(data["compared"])], data["peer"], data["again"]
     rows = [
-        f"Preparing synthetic interactions shaped as Amazon's: read a CSV file, {found['core']}-core to its fixpoint, order by"
-        f" time, leave-one-out, 1 + {found['negatives']} candidates for every validation and test case, fingerprint;"
-        f" {made['cpu']}, {made['threads']} threads; {made['date'][:10]}.",
+        f"Preparing synthetic interactions shaped as Amazon's: read a CSV file, {data['core']}-core to its fixpoint, order by"
+        f" time, leave-one-out, 1 + {data['negatives']} candidates for every validation and test case, fingerprint;"
+        f" {environment['cpu']}, {environment['threads']} threads; {environment['date'][:10]}.",
         "",
         "| interactions | seconds | rows a second | peak memory |",
         "| ---: | ---: | ---: | ---: |",
         *(
             f"| {int(size):,} | {side['seconds']:.2f} | {int(size) / side['seconds']:,.0f} | {side['peak_bytes'] / MIB:,.0f} MiB |"
-            for size, side in found["ours"].items()
+            for size, side in data["ours"].items()
         ),
         "",
-        f"Seconds grow with the {found['exponent']:.2f}th power of the rows (fit over all sizes; 1 is linear).",
+        f"Seconds grow with the {data['exponent']:.2f}th power of the rows (fit over all sizes; 1 is linear).",
         "",
-        f"At {found['compared']:,} rows, each side in a process of its own, both with the same"
+        f"At {data['compared']:,} rows, each side in a process of its own, both with the same"
         f" {ours['users']:,} users, {ours['items']:,} items and held-out events:",
         "",
         "| side | seconds | peak memory |",
@@ -298,31 +304,31 @@ def markdown(results: dict[str, Any]) -> str:
         f"| ours, a second run (cache verified and mapped) | {again['seconds']:.1f} | {again['peak_bytes'] / MIB:,.0f} MiB |",
         f"| pandas rows and Python dicts, as P5 and TALLRec prepare | {peer['seconds']:.1f} | {peer['peak_bytes'] / MIB:,.0f} MiB |",
         "",
-        f"Speed-up **{found['speed_up']:.1f}x** (target {TARGET:g}x, {verdict(found['speed_up'], TARGET, least=True)}); memory"
+        f"Speed-up **{data['speed_up']:.1f}x** (target {TARGET:g}x, {verdict(data['speed_up'], TARGET, least=True)}); memory"
         f" target below {MEMORY_TARGET / MIB:,.0f} MiB, {verdict(ours['peak_bytes'], MEMORY_TARGET, least=False)}.",
     ]
     return "\n".join(rows) + "\n"
 
 
-def draw(found: dict[str, Any], path: Path) -> Path:
+def draw(data: dict[str, Any], path: Path) -> Path:
     """Draws seconds over rows on two logarithmic axes, with the line of linear growth.
 
     Args:
-        found: what `run_data` gives.
+        data: what `run_data` gives.
         path: the PNG file to write.
     """
     from matplotlib.figure import Figure
 
-    sizes = [int(size) for size in found["ours"]]
-    seconds = [side["seconds"] for side in found["ours"].values()]
+    sizes = [int(size) for size in data["ours"]]
+    seconds = [side["seconds"] for side in data["ours"].values()]
     figure = Figure(figsize=(7, 4.4), layout="constrained")
     axes = figure.subplots()
     axes.loglog(sizes, seconds, marker="o", color=COLORS[0], label="ours")
     anchor = seconds[-1] / sizes[-1]
     axes.loglog(sizes, [anchor * size for size in sizes], color=GREY, linestyle=":", label="linear")
     axes.loglog(
-        [found["compared"]],
-        [found["peer"]["seconds"]],
+        [data["compared"]],
+        [data["peer"]["seconds"]],
         marker="s",
         color=COLORS[1],
         label="pandas rows and dicts",

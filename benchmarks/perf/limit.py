@@ -175,7 +175,7 @@ def steps(quick: bool) -> dict[str, tuple[str, Passes, Any, float | None]]:
 def run_limit(setting: Setting, say: Say) -> dict[str, Any]:
     """Measures every kind of step in this process, and the machine's rate before and after."""
     setting.apply()
-    found: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     rates = []
     for name, (title, passes, make, target) in steps(setting.quick).items():
         side: Side = make(setting)
@@ -196,18 +196,18 @@ def run_limit(setting: Setting, say: Say) -> dict[str, Any]:
         ratio = statistics.median(s * rate / f for s, f in zip(seconds, flops, strict=True))
         say(f"limit: {title}: {ratio:.2f} x the matrix work alone at {rate / 1e9:.0f} GFLOP/s")
         groups = group_times(setting, partial(side.turn, 1), vocabulary=model.backbone.model.config.vocab_size)
-        found[name] = asdict(Limit(title, seconds, flops, rate, ratio, target, total, groups))
-    return {"steps": found, "last_where_read": True, "rate": max(rates, key=lambda each: each["flops_per_second"])}
+        limits[name] = asdict(Limit(title, seconds, flops, rate, ratio, target, total, groups))
+    return {"steps": limits, "last_where_read": True, "rate": max(rates, key=lambda each: each["flops_per_second"])}
 
 
 def shapes_of(backbone: CausalBackbone) -> list[tuple[int, int]]:
     """Inputs and outputs of the body's large linear layers, each shape once."""
-    found = {
+    shapes = {
         (module.in_features, module.out_features)
         for name, module in backbone.body.named_modules()
         if isinstance(module, nn.Linear) and "lora_" not in name
     }
-    return sorted(found)
+    return sorted(shapes)
 
 
 def batches_of(side: Side, repetition: int) -> list[PromptTreeBatch]:
@@ -262,18 +262,20 @@ def run_loading(setting: Setting, say: Say) -> dict[str, Any]:
     trainer.fit(side.model, train_dataloaders=clocked)
     fraction = clocked.waited / steps.seconds
 
-    source, made, tokens = iter(loader), 0, 0
+    source, instructions, tokens = iter(loader), 0, 0
     next(source)
     began = time.perf_counter()
     for _ in range(2 if setting.quick else 200):
         batch = next(source)
-        made, tokens = made + len(batch.case), tokens + batch.tokens_unshared
+        instructions, tokens = instructions + len(batch.case), tokens + batch.tokens_unshared
     seconds = time.perf_counter() - began
-    say(f"loading: {fraction:.2%} of a step waits for data; {made / seconds:.0f} instructions a second and core")
+    say(
+        f"loading: {fraction:.2%} of a step waits for data; {instructions / seconds:.0f} instructions a second and core"
+    )
     return {
         "wait_fraction": fraction,
         "target": LOADING_TARGET,
         "workers": data.loader.num_workers,
-        "instructions_per_second_per_core": made / seconds,
+        "instructions_per_second_per_core": instructions / seconds,
         "tokens_per_second_per_core": tokens / seconds,
     }

@@ -206,8 +206,8 @@ def speed_up(ours: SideResult, peer: SideResult) -> dict[str, float]:
         >>> speed_up(a, b)
         {'median': 5.333333333333333, 'min': 4.0, 'max': 8.0}
     """
-    each = [p / peer.count / (o / ours.count) for o, p in zip(ours.seconds, peer.seconds, strict=True)]
-    return {"median": ours.per_second / peer.per_second, "min": min(each), "max": max(each)}
+    quotients = [p / peer.count / (o / ours.count) for o, p in zip(ours.seconds, peer.seconds, strict=True)]
+    return {"median": ours.per_second / peer.per_second, "min": min(quotients), "max": max(quotients)}
 
 
 def agreements(

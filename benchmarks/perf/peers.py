@@ -78,15 +78,15 @@ class PeerTraining(Side):
 
     def prepare(self) -> None:
         """Chooses the fastest setting on some examples."""
-        some = self.work.examples(0)[:TRIAL_EXAMPLES]
+        examples = self.work.examples(0)[:TRIAL_EXAMPLES]
         # Batches of more rows than a turn has examples are all the same.
-        rows = [choice | {"rows_a_batch": min(choice["rows_a_batch"], len(some))} for choice in self.choices()]
-        choices = [choice for place, choice in enumerate(rows) if choice not in rows[:place]]
+        rows = [choice | {"rows_a_batch": min(choice["rows_a_batch"], len(examples))} for choice in self.choices()]
+        choices = [choice for index, choice in enumerate(rows) if choice not in rows[:index]]
         choices = [choices[0], choices[-1]] if self.setting.quick else choices
         tried = [(0.0, choices[0])]
         if len(choices) > 1:
-            self._train(some[:2], choices[0])  # warms up
-            tried = [(self._train(some, choice).seconds, choice) for choice in choices]
+            self._train(examples[:2], choices[0])  # warms up
+            tried = [(self._train(examples, choice).seconds, choice) for choice in choices]
         self.choice = min(tried, key=lambda pair: pair[0])[1]
         self.optimizer = None
         self.config |= self.choice | {
@@ -209,7 +209,7 @@ class SFTPeer(PeerTraining):
         from trl import SFTConfig, SFTTrainer
 
         rows = [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in labelled(examples)]
-        made: Trainer = SFTTrainer(
+        trainer: Trainer = SFTTrainer(
             model=self.model,
             args=SFTConfig(
                 **self.arguments(len(examples), choice, folder, bf16=bf16),
@@ -220,7 +220,7 @@ class SFTPeer(PeerTraining):
             processing_class=self.tokenizer,
             optimizers=(self.optimizer, None),
         )
-        return made
+        return trainer
 
 
 def require_trl() -> None:

@@ -65,8 +65,8 @@ def summed(events: Iterable[Any], vocabulary: int, *, cuda: bool) -> dict[str, f
     for event in events:
         group = group_of(event, vocabulary)
         if group is not None:
-            own = event.self_device_time_total if cuda else event.self_cpu_time_total
-            total[group] += own / 1e6
+            time = event.self_device_time_total if cuda else event.self_cpu_time_total
+            total[group] += time / 1e6
     return total
 
 

@@ -58,16 +58,16 @@ def read_earlier(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
         return nothing_yet(environment)
     try:
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found, works = earlier["environment"], [*earlier["comparisons"].values(), *_alone(earlier)]
-        other = [name for name in SAME if found.get(name) != environment.get(name)]
+        earlier_environment, works = earlier["environment"], [*earlier["comparisons"].values(), *_alone(earlier)]
+        other = [name for name in SAME if earlier_environment.get(name) != environment.get(name)]
         for work in works:
-            work.setdefault("run", _run(found))
-        before = float(found.get("seconds", 0.0))
+            work.setdefault("run", _run(earlier_environment))
+        before = float(earlier_environment.get("seconds", 0.0))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--add: {path} does not hold results of perf: {error!r}") from error
     if other:
         name = other[0]
-        difference = _difference(found.get(name), environment.get(name))
+        difference = _difference(earlier_environment.get(name), environment.get(name))
         raise InputError(f"--add: {path} was measured with another {name}: {difference}; give another --out")
     return earlier | {"environment": environment | {"seconds": before}}
 
@@ -82,23 +82,23 @@ def holds(results: dict[str, Any], name: str) -> bool:
     return "error" not in (results if name in ALONE else results["comparisons"]).get(name, {"error": "not there"})
 
 
-def add(results: dict[str, Any], name: str, found: dict[str, Any]) -> None:
+def add(results: dict[str, Any], name: str, numbers: dict[str, Any]) -> None:
     """Puts a work of this run in its place.
 
     Args:
         results: of all works so far.
         name: of the work.
-        found: its numbers.
+        numbers: its numbers.
     """
-    work = found | {"run": _run(results["environment"])}
+    work = numbers | {"run": _run(results["environment"])}
     (results if name in ALONE else results["comparisons"])[name] = work
 
 
 def runs(results: dict[str, Any]) -> list[dict[str, Any]]:
     """The runs that the works are from, the oldest first; none where the file is of an earlier version."""
     works = [*results["comparisons"].values(), *_alone(results)]
-    found = {tuple(work["run"].items()): work["run"] for work in works if "run" in work}
-    return sorted(found.values(), key=lambda run: str(run["date"]))
+    distinct = {tuple(work["run"].items()): work["run"] for work in works if "run" in work}
+    return sorted(distinct.values(), key=lambda run: str(run["date"]))
 
 
 def _run(environment: dict[str, Any]) -> dict[str, Any]:
@@ -109,11 +109,11 @@ def _alone(results: dict[str, Any]) -> list[dict[str, Any]]:
     return [results[name] for name in ALONE if name in results]
 
 
-def _difference(found: Any, present: Any) -> str:
-    if isinstance(found, dict) and isinstance(present, dict):
-        name = next(name for name in {**found, **present} if found.get(name) != present.get(name))
-        return f"{name} {found.get(name)}, now {present.get(name)}"
-    return f"{found}, now {present}"
+def _difference(earlier: Any, present: Any) -> str:
+    if isinstance(earlier, dict) and isinstance(present, dict):
+        name = next(name for name in {**earlier, **present} if earlier.get(name) != present.get(name))
+        return f"{name} {earlier.get(name)}, now {present.get(name)}"
+    return f"{earlier}, now {present}"
 
 
 MIB = 1 << 20
@@ -185,16 +185,16 @@ def verdict(value: float, target: float, *, least: bool) -> str:
 
 
 def _heading(results: dict[str, Any]) -> Iterator[str]:
-    made = results["environment"]
-    setting, versions = made["setting"], made["versions"]
-    where = made["gpu"] or f"{made['cpu']}, {made['threads']} threads"
+    environment = results["environment"]
+    setting, versions = environment["setting"], environment["versions"]
+    where = environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads"
     named = ", ".join(
         f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if name in versions
     )
     share = setting.get("share", 1.0)
     yield (
         f"{Path(setting['backbone']).name} in {_precision(results)} on MovieLens-100K, histories of up to {setting['history']} events;"
-        f" {where}; {named}; {made['date'][:10]}."
+        f" {where}; {named}; {environment['date'][:10]}."
     )
     yield (
         f"Sides take turns in one run, each in its own process, {setting['repetitions']} timed turns after a warm-up;"
@@ -204,7 +204,7 @@ def _heading(results: dict[str, Any]) -> Iterator[str]:
     if _precision(results) == "float32":
         yield (
             "Float32, as the processor has no bfloat16 units."
-            if made.get("bfloat16_units") is False
+            if environment.get("bfloat16_units") is False
             else "Float32, as asked for with `--precision`."
         )
     if len(parts := runs(results)) > 1:
@@ -251,11 +251,11 @@ def _memory(side: dict[str, Any]) -> str:
 
 
 def _differences(row: dict[str, Any], peer: str) -> str:
-    found: dict[str, list[str]] = {}
+    differences: dict[str, list[str]] = {}
     for agreement in row["agreement"]:
         if agreement["peer"] == peer:
-            found.setdefault(agreement["what"], []).append(f"{agreement['difference']:.1g}")
-    return "; ".join(f"{what} {', '.join(both)}" for what, both in found.items())
+            differences.setdefault(agreement["what"], []).append(f"{agreement['difference']:.1g}")
+    return "; ".join(f"{what} {', '.join(both)}" for what, both in differences.items())
 
 
 def _limits(results: dict[str, Any]) -> Iterator[str]:
@@ -330,15 +330,15 @@ def draw_speed(results: dict[str, Any], path: Path) -> Path | None:
         return None
     figure = Figure(figsize=(9.5, 0.62 * len(bars) + 1.2), layout="constrained")
     axes = figure.subplots()
-    for place, (_, factor) in enumerate(bars):
+    for row, (_, factor) in enumerate(bars):
         middle = factor["median"]
         spread = [[max(0.0, middle - factor["min"])], [max(0.0, factor["max"] - middle)]]
         color = COLORS[0] if middle >= factor["target"] else COLORS[1]
-        axes.barh(place, middle, xerr=spread, color=color, height=0.62, error_kw={"ecolor": GREY, "capsize": 3})
-        axes.plot([factor["target"]] * 2, [place - 0.4, place + 0.4], color="black", linewidth=1.6)
+        axes.barh(row, middle, xerr=spread, color=color, height=0.62, error_kw={"ecolor": GREY, "capsize": 3})
+        axes.plot([factor["target"]] * 2, [row - 0.4, row + 0.4], color="black", linewidth=1.6)
         axes.annotate(
             f"{middle:.1f}x",
-            (max(middle, factor["max"]), place),
+            (max(middle, factor["max"]), row),
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
@@ -376,13 +376,13 @@ def draw_profile(results: dict[str, Any], path: Path) -> Path | None:
     figure = Figure(figsize=(9.5, 0.7 * len(steps) + 1.7), layout="constrained")
     axes = figure.subplots()
     colors = (*COLORS, "#BBBBBB")
-    for place, step in enumerate(steps):
+    for row, step in enumerate(steps):
         total, left = sum(step["groups"].values()), 0.0
         for group, color in zip(GROUPS, colors, strict=True):
             width = step["groups"][group] / total * step["ratio"]
-            axes.barh(place, width, left=left, color=color, height=0.62, label=group if place == 0 else None)
+            axes.barh(row, width, left=left, color=color, height=0.62, label=group if row == 0 else None)
             left += width
-        axes.annotate(f"{step['ratio']:.2f}", (left, place), xytext=(6, 0), textcoords="offset points", va="center")
+        axes.annotate(f"{step['ratio']:.2f}", (left, row), xytext=(6, 0), textcoords="offset points", va="center")
     axes.axvline(1.0, color="black", linewidth=1.4)
     axes.set_yticks(range(len(steps)), [step["title"] for step in steps])
     axes.invert_yaxis()

@@ -158,11 +158,11 @@ class Padded(Side):
 
     def prepare(self) -> None:
         """Chooses the batch size that scores some candidates fastest."""
-        some = self.pairs[: max(BATCH_SIZES)]
-        self._scores(pad_batches(some[: BATCH_SIZES[0]], BATCH_SIZES[0], self.pad))  # warms up
+        pairs = self.pairs[: max(BATCH_SIZES)]
+        self._scores(pad_batches(pairs[: BATCH_SIZES[0]], BATCH_SIZES[0], self.pad))  # warms up
         tried = {}
         for size in BATCH_SIZES:
-            batches = pad_batches(some, size, self.pad)
+            batches = pad_batches(pairs, size, self.pad)
             tried[size] = timed_scores(self.setting.device, 1, partial(self._scores, batches)).seconds
         best = min(tried, key=lambda size: tried[size])
         self.batches = pad_batches(self.pairs, best, self.pad)
@@ -190,9 +190,9 @@ class Padded(Side):
 
     @staticmethod
     def _in_order(batches: Sequence[PaddedBatch], scores: Any) -> Any:
-        made = scores.copy()
-        made[[place for batch in batches for place in batch.place]] = scores
-        return made
+        ordered = scores.copy()
+        ordered[[place for batch in batches for place in batch.place]] = scores
+        return ordered
 
 
 def timed_scores(device: Device, units: float, work: Callable[[], Sequence[Tensor]]) -> Turn:

@@ -113,17 +113,17 @@ class Setting:
         data.setup()
         return data
 
-    def draw(self, places: Sequence[int], count: int) -> list[int]:
-        """Some of the places, drawn by the seed, all different."""
-        return [int(i) for i in np.random.default_rng(self.seed).permutation(np.asarray(places))[:count]]
+    def draw(self, choices: Sequence[int], count: int) -> list[int]:
+        """Some of the choices, drawn by the seed, all different."""
+        return [int(i) for i in np.random.default_rng(self.seed).permutation(np.asarray(choices))[:count]]
 
 
 def answered(data: MovieLens100K, slates: Sequence[Slate]) -> list[Pair]:
     """Prompt and right answer of each slate, as the peers read them."""
     pairs = []
-    for slate, made in zip(slates, data.collator.slates.encode(slates), strict=True):  # type: ignore[union-attr]
+    for slate, encoded in zip(slates, data.collator.slates.encode(slates), strict=True):  # type: ignore[union-attr]
         _, gain = data.collator.text.branches(slate)
-        pairs.append((list(made.prompt), list(made.answers[int(np.argmax(gain))])))
+        pairs.append((list(encoded.prompt), list(encoded.answers[int(np.argmax(gain))])))
     return pairs
 
 
@@ -134,8 +134,8 @@ def adapter_key(name: str) -> str:
         >>> adapter_key("base_model.model.model.layers.3.mlp.up_proj.lora_A.default.weight")
         '3.mlp.up_proj.lora_A.default.weight'
     """
-    found = re.search(r"(?<=\.)\d+\..*", name)
-    return found[0] if found else name
+    match = re.search(r"(?<=\.)\d+\..*", name)
+    return match[0] if match else name
 
 
 @torch.no_grad()

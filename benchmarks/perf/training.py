@@ -99,8 +99,8 @@ class OurTraining(Side):
 
     def loader(self, repetition: int) -> DataLoader[Any]:
         """The batches of one turn, made by the data module's own loader."""
-        made = self.work.data.train_dataloader()
-        return DataLoader(made.dataset, batch_sampler=[self.work.steps[repetition]], collate_fn=made.collate_fn)
+        loader = self.work.data.train_dataloader()
+        return DataLoader(loader.dataset, batch_sampler=[self.work.steps[repetition]], collate_fn=loader.collate_fn)
 
     def turn(self, repetition: int) -> Turn:
         """Takes the repetition's step."""
