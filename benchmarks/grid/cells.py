@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -207,9 +208,11 @@ class _ConfigFiles:
 
 def _existing(names: Iterable[str], *bases: Path) -> Iterator[Path]:
     for name in names:
-        if name.endswith((".yaml", ".yml")) and "\n" not in name:
+        if name.endswith((".yaml", ".yml")):
             paths = (*(base / name for base in bases), located(name))
-            yield from itertools.islice((path for path in paths if path.is_file()), 1)
+            yield from itertools.islice(
+                (path for path in paths if os.path.isfile(path)), 1
+            )  # text may be too long a name
 
 
 def _strings(content: Any) -> Iterator[str]:

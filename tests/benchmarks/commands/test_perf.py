@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -194,12 +192,6 @@ def test_sides_of_unequal_weights_are_found_out(
         run_comparison(comparison, setting, lambda _: None, one_process=True)
 
 
-def hang(place: Path, _: Setting) -> Any:
-    place.with_suffix(".tmp").write_text(str(os.getpid()))
-    place.with_suffix(".tmp").rename(place)
-    time.sleep(60)
-
-
 @pytest.mark.slow  # two processes that import everything
 def test_a_side_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
     """It once went on to the end of its turn."""
@@ -208,7 +200,7 @@ def test_a_side_ends_with_a_run_that_is_killed(tmp_path: Path) -> None:
         "import functools, pathlib, time\n"
         "from benchmarks.perf.setting import Setting\n"
         "from benchmarks.perf.compare import Spawned\n"
-        ""
+        "from tests.benchmarks.perf.hanging import hang\n"
         f"side = Spawned(functools.partial(hang, pathlib.Path({str(place)!r})), Setting(threads=1))\n"
         "time.sleep(60)\n"
     )

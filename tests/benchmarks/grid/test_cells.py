@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 import textwrap
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks.commands import benchmark as runner
 from benchmarks.grid import cells as grid
-from benchmarks.grid.cells import Cell, changed_file, expand
+from benchmarks.grid.cells import Cell, changed_file, expand, varied
 from benchmarks.grid.suite import AxisValue, Suite, load_suite
 from benchmarks.launchers import Launcher, choose_launcher
 from benchmarks.paths import CHECKOUT
@@ -160,6 +161,35 @@ def test_a_config_edited_after_planning_is_noticed(folder):
     assert changed_file(cell) is None
     (folder / "configs" / "lora.yaml").write_text("key: changed\n")
     assert changed_file(cell) == str(folder / "configs" / "lora.yaml")
+    (folder / "configs" / "lora.yaml").unlink()
+    assert changed_file(cell) == str(folder / "configs" / "lora.yaml")
+
+
+def test_a_file_beside_the_config_that_names_it_comes_first(folder, monkeypatch):
+    monkeypatch.setattr("benchmarks.paths.ROOT", folder)
+    for place in ("configs/ml.yaml", "ml.yaml"):
+        (folder / place).write_text(f"place: {place}\n")
+    (folder / "configs" / "lora.yaml").write_text("other: ml.yaml\n")
+    assert "ml.yaml" not in [name for name, _ in cells_of(folder)[1].files]
+
+
+@pytest.mark.parametrize("text", ["long " * 100 + ".yaml", "two\nlines.yaml", "with a nul \0.yaml"])
+def test_text_that_ends_like_a_file_is_text(folder, text):
+    before = [Path(name).name for name, _ in cells_of(folder)[1].files]
+    (folder / "configs" / "lora.yaml").write_text(json.dumps({"description": text}))
+    assert [Path(name).name for name, _ in cells_of(folder)[1].files] == before
+
+
+def test_a_folder_has_a_name_that_file_systems_take(folder):
+    write(folder, f"name: t\naxes: {{m: [{{name: {'wide' * 100}, config: configs/lora.yaml}}]}}\n")
+    (cell,) = cells_of(folder)
+    assert cell.name == f"{('wide' * 100)[:80]}-{cell.key[:8]}"
+
+
+def test_a_varied_cell_of_other_files_or_versions_is_another_run():
+    cell = Cell("lora-0", "lora", (), ("instructrec", "fit", "--name=x", "--out", "o/runs/lora-0"), "a")
+    keys = {varied(replace(cell, key=key), [("model.r", "8")], "--search.result=x", reason="why").key for key in "ab"}
+    assert len(keys) == 2
 
 
 BAD = {

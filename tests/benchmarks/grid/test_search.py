@@ -17,11 +17,11 @@ import pytest
 import wandb
 
 from benchmarks.__main__ import main
-from benchmarks.grid.cells import expand
+from benchmarks.grid.cells import Cell, expand
 from benchmarks.grid.ledger import Ledger
 from benchmarks.grid.sampling import prunes, suggest
 from benchmarks.grid.search_space import Parameter, Search
-from benchmarks.grid.studies import make_studies, result_of, trial_cell
+from benchmarks.grid.studies import Study, make_studies, propose, read_search_file, result_of, trial_cell
 from benchmarks.grid.suite import load_suite
 from benchmarks.launchers import Launcher
 from datamodules.base import InstructionDataModule
@@ -235,9 +235,11 @@ def test_a_dry_run_says_what_is_searched_and_writes_nothing(folder: Path, capsys
     [
         ("{trials: 2}", "search.parameters: names no option"),
         ("{trials: 0, parameters: {model.r: [1]}}", "search.trials is 0, must be a whole number from 1"),
+        ("{trials: true, parameters: {model.r: [1]}}", "search.trials is True, must be a whole number"),
         ("{trials: 2, parametres: {}}", "unknown key 'parametres'; nearest: parameters"),
         ("{trials: 2, parameters: {model.r: 3}}", "search.parameters.model.r: a list of values or"),
         ("{trials: 2, parameters: {model.r: {low: 3, high: 1}}}", "low is 3 with high 1, must be below high"),
+        ("{trials: 2, parameters: {model.r: {low: 1, high: 1}}}", "low is 1 with high 1, must be below high"),
         ("{trials: 2, parameters: {model.r: {low: 0, high: 1, log: true}}}", "must be above 0 and below high"),
         ("{trials: 2, parameters: {model.r: {low: x, high: 1}}}", "low is 'x', must be a number"),
         ("{trials: 2, parameters: {model.r: {lo: 1, high: 2}}}", "unknown key 'lo'; nearest: low"),
@@ -248,6 +250,11 @@ def test_a_dry_run_says_what_is_searched_and_writes_nothing(folder: Path, capsys
         ("{trials: 2, parameters: {model.r: [1, 2]}, metric: val/ndgc@5}", "no metric of that name; nearest: ndcg"),
         ("{trials: 2, parameters: {model.r: [1, 2]}, sampler: tpee}", "search.sampler is 'tpee'; nearest: tpe"),
         ("{trials: 3, parameters: {model.r: [1, 2]}, sampler: grid}", "trials is 3, the grid of model.r has 2 points"),
+        (
+            "{trials: 1, parameters: {model.r: [1]}, sampler: grid,"
+            " instead: [{when: {model: lora}, parameters: {model.alpha: [1, 2]}}]}",
+            "trials is 1, the grid of model.alpha has 2 points",
+        ),
         ("{trials: 2, parameters: {model.r: {low: 1, high: 2}}, sampler: grid}", "the sampler grid takes lists"),
         ("{trials: 2, parameters: {model.r: [1]}, exclude: [{model: lorra}]}", "no value lorra; nearest: lora"),
         (
@@ -406,3 +413,81 @@ def test_a_search_without_optuna_is_refused_before_anything_runs(
     said = capsys.readouterr().err
     assert said == "instructrec: a search needs optuna, which is not installed: pip install 'instructrec[search]'\n"
     assert not (folder / "out").exists()
+
+
+CELL = Cell("lora-00000000", "lora", (("model", "lora"),), ("instructrec", "fit", "--name=x", "--out", "o/runs/l"), "k")
+R = {"model.r": Parameter(low=1, high=4096, whole=True)}
+
+
+def study_of(search: Search, out: Path) -> Study:
+    (study,) = make_studies(search, [CELL], out)
+    return study
+
+
+def outcome(tmp_path: Path, metric: str, *trials: dict[str, Any]) -> dict[str, Any]:
+    """What is chosen among trials that say this of themselves."""
+    study = study_of(Search(len(trials), R, sampler="random", metric=metric), tmp_path)
+    with Ledger(tmp_path / "search") as ledger:
+        for number, trial in enumerate(trials):
+            propose(study, ledger, number)
+            lease = ledger.acquire(trial_cell(study, number).name)
+            assert lease is not None
+            ledger.write_record(lease, {"format": 1, "status": "finished", "error": None, "trial": trial})
+        result = result_of(study, ledger)
+    assert result is not None
+    return result
+
+
+def test_the_best_value_is_chosen_whichever_way_is_better(tmp_path: Path) -> None:
+    values = [{"value": 0.5}, {"value": 0.25}, {"value": 0.75}]
+    assert outcome(tmp_path / "up", "val/ndcg@10", *values)["trial"] == 2
+    assert outcome(tmp_path / "down", "val/rmse", *values)["trial"] == 1
+
+
+def test_a_trial_that_was_given_up_is_chosen_only_where_none_has_ended(tmp_path: Path) -> None:
+    pruned = {"value": 0.9, "pruned": True}
+    assert outcome(tmp_path / "some", "val/quality", pruned, {"value": 0.1})["trial"] == 1
+    assert outcome(tmp_path / "none", "val/quality", pruned, {"value": None})["trial"] == 0
+
+
+def test_a_study_is_another_with_other_rounds_and_the_later_space_wins(tmp_path: Path) -> None:
+    rule = (("model", frozenset({"lora"})),)
+    spaces = ((rule, {"model.a": Parameter(choices=(1,))}), (rule, {"model.b": Parameter(choices=(1,))}))
+    assert list(study_of(Search(2, R, instead=spaces), tmp_path).space) == ["model.b"]
+    assert len({study_of(Search(2, R, parallel=parallel), tmp_path).name for parallel in (1, 2)}) == 2
+
+
+def test_trials_of_a_round_differ_and_know_only_the_rounds_before(tmp_path: Path) -> None:
+    study = study_of(Search(4, R, parallel=2), tmp_path)
+    with Ledger(tmp_path / "search") as ledger:
+        propose(study, ledger, 0)
+        propose(study, ledger, 1)
+        tried = [
+            read_search_file(study.folder / f"trial-00{number}.json", ["parameters", "rivals"]) for number in (0, 1)
+        ]
+        assert tried[0]["parameters"] != tried[1]["parameters"]
+        first = tried[1]
+        lease = ledger.acquire(trial_cell(study, 0).name)
+        assert lease is not None
+        said = {"value": 0.5, "values": [[10, 0.5]]}
+        ledger.write_record(lease, {"format": 1, "status": "finished", "error": None, "trial": said})
+        (study.folder / "trial-001.json").unlink()
+        propose(study, ledger, 1)  # proposed again, when its neighbour has ended: as before
+        assert read_search_file(study.folder / "trial-001.json", ["rivals"]) == first
+
+
+def test_a_proposal_rounded_for_a_command_stays_in_its_range() -> None:
+    narrow = {"model.x": Parameter(low=0.123456, high=0.123458)}
+    for seed in range(5):
+        value = float(suggest(Search(2, narrow, sampler="random"), narrow, [], seed)["model.x"])
+        assert 0.123456 <= value <= 0.123458
+
+
+@pytest.mark.parametrize(("high", "whole"), [("4", True), ("4.5", False)])
+def test_a_range_is_of_whole_numbers_where_both_ends_are(folder: Path, high: str, whole: bool) -> None:
+    (folder / "suite.yaml").write_text(
+        f"name: t\naxes: {{model: [a, b]}}\nsearch: {{trials: 2, parameters: {{model.r: {{low: 1, high: {high}}}}}}}\n"
+    )
+    search = load_suite(folder / "suite.yaml").search
+    assert search is not None
+    assert search.parameters["model.r"].whole == whole
