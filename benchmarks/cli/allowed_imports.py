@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import enum
-import functools
 import importlib
 import inspect
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace, _typehints, get_loader, set_loader, set_parsing_settings
+from jsonargparse import Namespace, get_loader, set_loader, set_parsing_settings
 from jsonargparse.typing import Path as ConfigPath
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.accelerators import Accelerator
@@ -33,6 +32,7 @@ from torch.optim import Optimizer
 
 from benchmarks.option_groups import spell_out
 from benchmarks.plain_yaml import check_plain
+from datamodules.contract.compat.jsonargparse import restrict_subclasses
 from datamodules.contract.errors import InputError
 
 FLAG = "--allow-import"
@@ -94,7 +94,6 @@ KINDS = (
 _PLAIN = (bool, int, float, str, bytes, Path, ConfigPath, enum.Enum, datetime.timedelta, type(None))
 _plugins: tuple[str, ...] = ()
 _load_yaml = get_loader("yaml")  # jsonargparse's own, before it is replaced below
-_all_subclasses = _typehints.get_all_subclass_paths  # likewise
 
 
 def allow_imports(plugins: Iterable[str] = ()) -> None:
@@ -112,7 +111,7 @@ def allow_imports(plugins: Iterable[str] = ()) -> None:
     before, _plugins = _plugins, tuple(plugins)
     os.environ.pop("JSONARGPARSE_DEFAULT_ENV", None)
     set_loader("yaml", _load_plain, (yaml.YAMLError,))
-    _typehints.get_all_subclass_paths = _named_subclasses
+    restrict_subclasses(lambda path: _within(path, (*OWN, *OTHERS, *_plugins)))
     set_parsing_settings(
         config_read_mode_fsspec_enabled=False,
         config_read_mode_urls_enabled=False,
@@ -152,12 +151,6 @@ def class_named(path: str) -> type | None:
     if _within(found.__module__, (*OWN, *_plugins)):
         return found
     return found if _within(found.__module__, OTHERS) and issubclass(found, KINDS) else None
-
-
-@functools.wraps(_all_subclasses)
-def _named_subclasses(*args: Any, **kwargs: Any) -> list[str]:
-    """Of all subclasses those that may be named: a bare `AdamW` is torch's, though bitsandbytes brings one, too."""
-    return [path for path in _all_subclasses(*args, **kwargs) if _within(path, (*OWN, *OTHERS, *_plugins))]
 
 
 def _within(module: str, packages: Iterable[str]) -> bool:

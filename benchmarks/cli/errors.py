@@ -7,7 +7,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from typing import Any, get_args
 
@@ -23,6 +23,7 @@ import callbacks
 import datamodules
 import recmodels.objectives
 from benchmarks.cli.allowed_imports import FLAG
+from datamodules.contract.compat.jsonargparse import actions_of
 
 EXPORTS = {"model": recmodels, "model.objective": recmodels.objectives, "data": datamodules, "callbacks": callbacks}
 LIBRARY = {
@@ -141,7 +142,7 @@ def _telling_line(message: str) -> str:
 
 def _keys(parser: Any) -> list[str]:
     """Every option of the command, and every argument of the classes that are exported."""
-    keys = {option.lstrip("-") for action in _actions(parser) for option in action.option_strings}
+    keys = {option.lstrip("-") for action in actions_of(parser) for option in action.option_strings}
     for group, package in EXPORTS.items():
         keys |= {f"{group}.class_path", f"{group}.init_args"} if group != "callbacks" else set()
         for name in package.__all__:
@@ -151,15 +152,6 @@ def _keys(parser: Any) -> list[str]:
                         if argument.name not in ("self", "kwargs"):
                             keys |= _with_fields(f"{group}.{argument.name}", argument.default)
     return sorted(keys)
-
-
-def _actions(parser: Any) -> Iterator[Any]:
-    """Those of a parser and of its commands."""
-    for action in parser._actions:
-        yield action
-        if isinstance(action.choices, dict):
-            for command in action.choices.values():
-                yield from command._actions
 
 
 def _with_fields(key: str, default: Any) -> set[str]:

@@ -18,6 +18,35 @@ if TYPE_CHECKING:
     from benchmarks.runs.folder import RunFolder
 
 
+HELP = """\
+usage: instructrec {command} -c MODEL -c DATA [-c ...] [--KEY VALUE ...]
+
+  {what}
+
+  -c NAME                  a config: a name that `instructrec ls` lists, or a YAML file; later ones win, options win over all
+  --out DIR                folder of everything that the run writes; default: results/run, or the next free number
+  --overwrite              replace the finished run that --out holds
+  --ckpt_path FILE         checkpoint to measure or predict with; for fit: `last` continues what stopped
+  --name TEXT              name of the row in tables; default: the model's class
+  --seed_everything N      seed of everything that is drawn
+  --model.KEY VALUE        an option of the method, such as --model.backbone, --model.objective
+  --data.KEY VALUE         an option of the data set, such as --data.batch_size, --data.predict_file, --data.protocol.history
+  --trainer.KEY VALUE      an option of Lightning's trainer, such as --trainer.max_steps, --trainer.precision
+  --resume.every_n_steps N optimiser steps between two saves that `--ckpt_path last` continues from
+  --allow-import PACKAGE   configs may also name classes of this package (a plug-in); repeatable
+
+  --print_config           print the whole config and stop
+  --model.help CLASS       every option of a method, such as --model.help LoRATuning; --data.help CLASS of a data set
+  --help=all               every option of the trainer, too"""
+"""What `--help` prints at once; the parser's own help takes seconds and pages."""
+WHAT = {
+    "fit": "Tunes, verifies the checkpoint, tests, and writes the run record.",
+    "validate": "Measures on the validation cases.",
+    "test": "Measures on the test cases and writes the run record.",
+    "predict": "Ranks items for the users of --data.predict_file.",
+}
+
+
 def run_command(arguments: list[str]) -> int:
     """Runs `fit`, `validate`, `test` or `predict`.
 
@@ -30,6 +59,10 @@ def run_command(arguments: list[str]) -> int:
         0 done, 2 the input is wrong, 1 anything else; 130, 143 or 138 after SIGINT, SIGTERM or, in a SLURM job,
         SIGUSR1, which also asks SLURM to run the job again.
     """
+    if {"-h", "--help"} & set(arguments):
+        print(HELP.format(command=arguments[0], what=WHAT[arguments[0]]))
+        return 0
+    arguments = ["--help" if word == "--help=all" else word for word in arguments]
     app = _imported_app()
     from callbacks.interruption import Interrupted, interruptible
 

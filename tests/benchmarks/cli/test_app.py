@@ -536,6 +536,21 @@ def test_any_torch_optimizer_by_config(run: Run, tmp_path: Path, optimizer: str)
     assert code == 0, err
 
 
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_the_short_help_names_options_that_the_long_one_has(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) < 30
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help=all"])
+    assert end.value.code == 0
+    long = capsys.readouterr().out
+    for option in re.findall(r"--[\w.-]+\w", short.split("--help=all")[0]):
+        if not option.startswith(("--model.", "--data.")) and "KEY" not in option:  # the help of classes has theirs
+            assert option in long, option
+    assert len(long.splitlines()) > 200
+
+
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["fit", "--model.help", "LoRATuning"])

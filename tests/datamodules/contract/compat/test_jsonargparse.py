@@ -1,0 +1,57 @@
+"""jsonargparse still has what this project uses of it beyond its public interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from jsonargparse import ArgumentError, ArgumentParser, _typehints
+
+from datamodules.contract.compat.jsonargparse import actions_of, restrict_subclasses
+
+MOVED = (
+    "jsonargparse has moved {}; mend datamodules/contract/compat/jsonargparse.py, or lower the bound in pyproject.toml"
+)
+
+
+class Base:
+    pass
+
+
+class First(Base):
+    def __init__(self, size: int = 1) -> None:
+        self.size = size
+
+
+class Second(Base):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _put_back() -> Iterator[None]:
+    before = _typehints.get_all_subclass_paths
+    yield
+    _typehints.get_all_subclass_paths = before
+
+
+def test_a_bare_name_means_accepted_subclasses_only() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Base, "thing")
+    restrict_subclasses(lambda path: path.endswith("First"))
+    chosen = parser.parse_args(["--thing=First", "--thing.size=3"])
+    moved = MOVED.format("the lookup of bare class names, `_typehints.get_all_subclass_paths`")
+    assert chosen.thing.class_path.endswith("First"), moved
+    try:
+        refused = parser.parse_args(["--thing=Second"]) is None
+    except ArgumentError:
+        refused = True
+    assert refused, moved
+
+
+def test_options_of_a_parser_and_its_commands_are_listed() -> None:
+    parser, command = ArgumentParser(), ArgumentParser()
+    command.add_argument("--inner", type=int)
+    parser.add_argument("--outer", type=int)
+    parser.add_subcommands(required=False).add_subcommand("run", command)
+    options = {option for action in actions_of(parser) for option in action.option_strings}
+    assert {"--outer", "--inner"} <= options, MOVED.format("the list of options, `ArgumentParser._actions`")
