@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import io
+import math
 import os
 import re
 import subprocess
@@ -11,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import requests
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from datamodules.contract.errors import InputError, reason_of, say
 from datamodules.contract.files import sha256_of
@@ -24,6 +27,7 @@ from datamodules.sources.kinds import PackageArchive, UrlFile, public_address, s
 PUBLIC_INDEX = "https://pypi.org/simple/"
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0)  # waits between attempts that brought no new byte
 STALLED_SECONDS = 30.0  # without a new byte, after which no further attempt is made
+LINE_SECONDS = 10.0  # between two lines about a download, where stderr is no terminal
 _TIMEOUT = (10.0, 20.0)  # seconds to connect, seconds between two pieces of the answer
 _CHUNK = 1 << 16  # bytes; small, because a broken connection loses up to one chunk
 _T = TypeVar("_T")
@@ -129,15 +133,13 @@ def _stream(part: Path, url: str, title: str, http: requests.Session) -> None:
         done = offset if response.status_code == 206 else 0
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdigit() else None
-        progress = _Progress(title, done, total)
-        with part.open("ab" if done else "wb") as out:
+        with part.open("ab" if done else "wb") as out, _progress(title, done, total) as progress:
             for chunk in response.iter_content(_CHUNK):
                 out.write(chunk)
                 done += len(chunk)
-                progress.show(done)
+                progress.update(len(chunk))
             out.flush()
             os.fsync(out.fileno())
-        progress.close()
     if total is not None and done < total:  # urllib3 1 ends quietly here
         raise requests.ConnectionError(f"the connection ended after {done} of {total} bytes")
     return None
@@ -168,29 +170,32 @@ def _passing(error: requests.RequestException) -> bool:
     return isinstance(error, passing)
 
 
-class _Progress:
-    """Bytes, rate and time left on stderr: in place on a terminal, else a line every 10 s."""
+def _progress(title: str, done: int, total: int | None) -> Any:
+    """Bytes, rate and time left on stderr: a bar on a terminal, which goes when it is done, else a line every 10 s."""
+    live = sys.stderr.isatty()
+    line = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left" if total else "{desc}: {n_fmt}, {rate_fmt}"
+    return tqdm(
+        desc=title,
+        initial=done,
+        total=total,
+        unit="B",
+        unit_scale=True,
+        file=sys.stderr if live else _Lines(),
+        leave=not live,
+        mininterval=0.2 if live else LINE_SECONDS,
+        maxinterval=math.inf,
+        delay=0 if live else LINE_SECONDS,
+        bar_format=None if live else line,
+    )
 
-    def __init__(self, title: str, done: int, total: int | None) -> None:
-        self.title, self.first, self.total = title, done, total
-        self.start = self.shown = time.monotonic()
-        self.live = sys.stderr.isatty()
 
-    def show(self, done: int) -> None:
-        now = time.monotonic()
-        if now - self.shown < (0.2 if self.live else 10.0):
-            return
-        self.shown = now
-        rate = (done - self.first) / (now - self.start)
-        of = f" of {self.total / 1e6:.1f}" if self.total else ""
-        left = f", {(self.total - done) / rate:.0f} s left" if self.total and rate else ""
-        line = f"{self.title}: {done / 1e6:.1f}{of} MB, {rate / 1e6:.1f} MB/s{left}"
-        sys.stderr.write(f"\r\x1b[K{line}" if self.live else f"{line}\n")
-        sys.stderr.flush()
+class _Lines(io.StringIO):
+    """Takes what is meant to overwrite a terminal's line, and prints it as a line."""
 
-    def close(self) -> None:
-        if self.live and self.shown > self.start:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    def write(self, text: str) -> int:
+        if line := text.strip("\r\n "):
+            print(line, file=sys.stderr, flush=True)
+        return len(text)
 
 
 def _index() -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import stat
@@ -533,6 +534,34 @@ def test_cache_that_cannot_be_made_is_an_input_error(
     monkeypatch.setenv("INSTRUCTREC_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(InputError, match=r"cannot keep .*set INSTRUCTREC_CACHE"):
         fetch(TOY)
+
+
+# ---- progress ----------------------------------------------------------------------------------------------
+
+
+def test_a_slow_download_says_how_far_it_is(
+    toy: Index, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fetch(UrlFile(f"{toy.address}/files/{WHEEL}", TOY.sha256))
+    assert capsys.readouterr().err == ""  # it was quick
+    monkeypatch.setattr(downloads, "LINE_SECONDS", 0.0)
+    fetch(TOY)
+    told = capsys.readouterr().err
+    assert all(re.fullmatch(rf"{WHEEL}: [\d.]+k?M? of [\d.]+k, .+B/s, .+ left", line) for line in told.splitlines())
+    assert len(told.splitlines()) > 1
+    assert "\r" not in told
+
+
+def test_a_terminal_sees_a_bar_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with downloads._progress("u.data", 100, 1000) as progress:
+        progress.update(400)
+        progress.refresh()
+    assert re.search(r"\ru\.data:  50%\|.*\| 500/1.00k", terminal.getvalue())
+    assert terminal.getvalue().endswith("\r")
+    assert "\n" not in terminal.getvalue()
 
 
 # ---- several processes -------------------------------------------------------------------------------------
