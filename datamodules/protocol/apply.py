@@ -18,7 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from datamodules.contract.errors import InputError, say
-from datamodules.protocol.candidates import Wanted, by_weight, draw, published_lists, shuffled_lists, uniform
+from datamodules.protocol.candidates import CaseRequest, by_weight, draw, published_lists, shuffled_lists, uniform
 from datamodules.protocol.events import Events, filtered, ordered_events, say_counts
 from datamodules.protocol.hard_negatives import BM25, TwoTower, nearest, title_embeddings
 from datamodules.protocol.pcg64 import generator
@@ -149,7 +149,7 @@ def _cases(
         first = users[hash_order([events.user_ids[u] for u in users.tolist()], protocol.seed)[:count]]
         chosen = np.isin(owner, first)
         places, owner = places[chosen], owner[chosen]
-    wanted = Wanted(user=owner, target=places, shown=shown[places], name="1" if part == TEST else "2")
+    wanted = CaseRequest(user=owner, target=places, shown=shown[places], name="1" if part == TEST else "2")
     candidates = _candidates(wanted, events, parts, protocol, data)
     late = (wanted.shown != places).any()
     return Cases(user=owner, target=places, candidates=candidates, history_end=wanted.shown if late else None), len(
@@ -163,7 +163,9 @@ def _distinct(ascending: Ints) -> Ints:
     return distinct
 
 
-def _candidates(wanted: Wanted, events: Events, parts: Parts, protocol: Protocol, data: Interactions) -> Ints | None:
+def _candidates(
+    wanted: CaseRequest, events: Events, parts: Parts, protocol: Protocol, data: Interactions
+) -> Ints | None:
     items = len(events.item_ids)
     if protocol.candidates == "full":
         return None

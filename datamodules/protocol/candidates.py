@@ -28,7 +28,7 @@ Pick = Callable[[Bits], Ints]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CaseRequest:
     """The cases of one split before their candidates.
 
     Attributes:
@@ -47,7 +47,7 @@ class Wanted:
         r"""`[S]` the user's id, and from a user's second case on which one it is.
 
         Example:
-            >>> Wanted(np.array([0, 1, 1]), np.arange(3), np.arange(3), "1").keys(["ann", "bob"])
+            >>> CaseRequest(np.array([0, 1, 1]), np.arange(3), np.arange(3), "1").keys(["ann", "bob"])
             ['ann', 'bob', 'bob\x001']
         """
         first = np.searchsorted(self.user, self.user)
@@ -58,7 +58,7 @@ class Wanted:
         ]
 
 
-def draw(wanted: Wanted, events: Events, protocol: Protocol, pick: Pick, weighted: Ints | None = None) -> Ints:
+def draw(wanted: CaseRequest, events: Events, protocol: Protocol, pick: Pick, weighted: Ints | None = None) -> Ints:
     """`[S, C]` the true item and distinct negatives, each list in random order.
 
     A later event of the user is no negative either: it is an item the user did choose.
@@ -117,7 +117,7 @@ def by_weight(weight: Ints) -> Pick:
     return lambda raw: np.searchsorted(total, (raw % np.uint64(total[-1])).astype(np.int64), side="right")
 
 
-def shuffled_lists(wanted: Wanted, events: Events, seed: int, ranked: Ints) -> Ints:
+def shuffled_lists(wanted: CaseRequest, events: Events, seed: int, ranked: Ints) -> Ints:
     """`[S, C]` the true item and the given negatives, each list in random order.
 
     Args:
@@ -131,7 +131,7 @@ def shuffled_lists(wanted: Wanted, events: Events, seed: int, ranked: Ints) -> I
     return np.take_along_axis(lists, np.argsort(streams.draw(lists.shape[1]), axis=1, kind="stable"), axis=1)
 
 
-def published_lists(wanted: Wanted, events: Events, seed: int) -> Ints:
+def published_lists(wanted: CaseRequest, events: Events, seed: int) -> Ints:
     """`[S, C]` the lists of the data's `candidates` column with the true item among them, in random order.
 
     A shorter list ends in -1. An id that stands twice counts once.
@@ -165,7 +165,7 @@ def published_lists(wanted: Wanted, events: Events, seed: int) -> Ints:
     return table
 
 
-def _own_pairs(wanted: Wanted, events: Events, protocol: Protocol, rows: slice) -> Ints:
+def _own_pairs(wanted: CaseRequest, events: Events, protocol: Protocol, rows: slice) -> Ints:
     """Row x items + item, sorted, for every item that a row of the slice must not draw."""
     user, target = wanted.user[rows], wanted.target[rows]
     begin = events.start[user] if protocol.exclude_seen else target
@@ -178,7 +178,7 @@ def _own_pairs(wanted: Wanted, events: Events, protocol: Protocol, rows: slice) 
 
 
 def _check_room(
-    own: Ints, possible: NDArray[np.bool_], wanted: Wanted, events: Events, protocol: Protocol, begin: int
+    own: Ints, possible: NDArray[np.bool_], wanted: CaseRequest, events: Events, protocol: Protocol, begin: int
 ) -> None:
     rows = min(_ROWS, len(wanted.user) - begin)
     mine = own[possible[own % len(possible)]]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.contract.errors import InputError
-from datamodules.protocol.candidates import Wanted
+from datamodules.protocol.candidates import CaseRequest
 from datamodules.protocol.events import Events
 from datamodules.protocol.pcg64 import generator
 from datamodules.protocol.rules import Protocol
@@ -127,7 +127,7 @@ def title_embeddings(titles: Sequence[str], encoder: str = ENCODER) -> NDArray[n
     return np.concatenate(made)
 
 
-def nearest(wanted: Wanted, events: Events, protocol: Protocol, retriever: Retriever) -> Ints:
+def nearest(wanted: CaseRequest, events: Events, protocol: Protocol, retriever: Retriever) -> Ints:
     """`[S, N]` the items nearest to each case's history that the user never chose, nearest first.
 
     Equal scores are ordered by one permutation of the catalogue drawn from the seed.

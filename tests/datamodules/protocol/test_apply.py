@@ -27,6 +27,7 @@ from datamodules.protocol.apply import apply_protocol
 from datamodules.protocol.rules import Protocol, Ties
 from datamodules.protocol.sequences import Cases, Sequences
 from datamodules.tables.interactions import Interactions
+from tests.datamodules.protocol.tables import OTHER_SETTINGS
 
 Event = tuple[str, str, float | None, float]
 CATALOGUE = ["9", "10", "2", "02", "b", "a", "A1", "x y", *(str(n) for n in range(100, 120))]
@@ -333,31 +334,6 @@ def test_the_number_of_polars_threads_changes_nothing(data_root: Path) -> None:
 
 
 # --- fingerprint ----------------------------------------------------------------------------------------------------
-
-OTHER_SETTINGS: dict[str, Any] = {
-    "ties": "item_id",
-    "candidates": "full",
-    "negatives": 18,
-    "exclude_seen": False,
-    "history": 9,
-    "like_threshold": 3.0,
-    "test_users": 5,
-    "validation_users": 5,
-    "fit_on_validation": True,
-    "seed": 43,
-    "split": "ratio",
-    "validation_share": 0.2,
-    "test_share": 0.2,
-    "folds": 4,
-    "fold": 1,
-    "targets": "all",
-    "shots": 16,
-    "history_order": "shuffled",
-    "user_core": 2,
-    "item_core": 2,
-    "min_rating": 2.0,
-    "train_share": 0.5,
-}
 
 
 def test_the_fingerprint_changes_with_each_setting() -> None:

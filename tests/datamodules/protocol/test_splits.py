@@ -30,37 +30,7 @@ from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Cases, Sequences
 from datamodules.protocol.splits import choose_shots
 from datamodules.tables.interactions import Interactions
-from tests.datamodules.protocol.test_apply import OTHER_SETTINGS
-
-Event = tuple[str, str, float | None, float]
-
-
-def table(events: list[Event], items: int, **columns: list[Any]) -> Interactions:
-    schema = {"user": pl.String, "item": pl.String, "rating": pl.Float64, "timestamp": pl.Float64}
-    frame = pl.DataFrame(events, schema=schema, orient="row")
-    catalogue = [f"i{n}" for n in range(items)]
-    titles = [f"Title {n}" for n in range(items)]
-    return Interactions(
-        frame.with_columns(**{name: pl.Series(column) for name, column in columns.items()}),
-        pl.DataFrame({"item": catalogue, "title": titles}),
-        "sum",
-    )
-
-
-def crowd(users: int = 40, items: int = 60, seed: int = 0) -> Interactions:
-    """Users with 2 to 12 different items; all times differ, and users overlap in time."""
-    chance = np.random.default_rng(seed)
-    events: list[Event] = []
-    for user in range(users):
-        count = 2 + int(chance.integers(11))
-        times = np.sort(chance.choice(100_000, size=count, replace=False)) + user / 100
-        chosen = chance.permutation(items)[:count]
-        events += [
-            (f"u{user}", f"i{i}", float(chance.integers(1, 6)), float(t))
-            for i, t in zip(chosen.tolist(), times.tolist(), strict=True)
-        ]
-    order = chance.permutation(len(events))
-    return table([events[n] for n in order.tolist()], items)
+from tests.datamodules.protocol.tables import OTHER_SETTINGS, Event, crowd, table
 
 
 def target_times(made: Sequences, cases: Cases) -> np.ndarray:
