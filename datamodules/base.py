@@ -35,6 +35,8 @@ from datamodules.instructions.preferences import TextRules
 from datamodules.instructions.prompts import draw_demonstrations
 from datamodules.instructions.slates import SlateMaker, WindowOptions, check_slates
 from datamodules.instructions.space import TaskForm
+from datamodules.items.base import ItemForm
+from datamodules.items.title import Title
 from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Cases, Sequences
 from datamodules.sources.pretrained import pretrained_folder
@@ -56,6 +58,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         cell: task, preference and intention at once, by InstructRec's codes: `P1,I2,T3`.
         prompts: what prompts tell, and how they are worded.
         texts: how preferences and intentions are put in words.
+        items: how an item is written; null is `Title`.
         protocol: split, candidates, ties, history: what makes numbers comparable.
         windows: which targets are trained together, and beside what.
         batch_size: training windows a step.
@@ -78,6 +81,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         cell: str | None = None,
         prompts: PromptOptions = PromptOptions(),  # noqa: B008  # frozen, as all defaults here
         texts: TextRules = TextRules(),  # noqa: B008
+        items: ItemForm | None = None,
         protocol: Protocol = Protocol(),  # noqa: B008
         windows: WindowOptions = WindowOptions(),  # noqa: B008
         batch_size: int = 4,
@@ -102,7 +106,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         self.batch_size, self.data_dir, self.predict_file, self.backbone = batch_size, data_dir, predict_file, backbone
         if windows.train_negatives is None:
             windows = replace(windows, train_negatives=self.prompting.default_negatives(needs, protocol))
-        self.windows = windows
+        self.windows, self.items = windows, items or Title()
         check_slates(protocol, cast(int, windows.train_negatives), windows.targets_per_window, seed)
         self._tables: Interactions | None = None  # between `prepare_data` and `setup`, so that files are parsed once
         self._frozen: FrozenData | None = None
@@ -168,7 +172,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             return self._frozen
         data, self._tables = tables or self._tables or self.read(), None
         words = self.words[self.template.language]
-        self._frozen = freeze_data(data, self.protocol, self.prompting, self.windows, words, self.seed)
+        self._frozen = freeze_data(data, self.protocol, self.prompting, self.windows, words, self.items, self.seed)
         return self._frozen
 
     def train_dataloader(self) -> DataLoader[Any]:

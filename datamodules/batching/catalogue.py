@@ -17,7 +17,7 @@ from datamodules.contract.batch import CatalogueBatch, CatalogueTrie, PromptTree
 from datamodules.contract.errors import InputError
 from datamodules.instructions.prompts import shared_fields
 from datamodules.instructions.slates import Slate
-from datamodules.instructions.templates import clean_title
+from datamodules.items.base import clean_title
 from datamodules.tokens.chat import ChatEncoder
 from datamodules.tokens.encoder import SlateEncoder
 from datamodules.tokens.forest import build_forest

@@ -21,6 +21,7 @@ from datamodules.instructions.preferences import explicit_texts, read_notes
 from datamodules.instructions.prompts import SlateText
 from datamodules.instructions.slates import SlateMaker, WindowOptions
 from datamodules.instructions.templates import Demonstration
+from datamodules.items.base import ItemForm
 from datamodules.protocol.apply import frozen_sequences
 from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Sequences
@@ -55,6 +56,7 @@ def freeze_data(
     prompting: Prompting,
     windows: WindowOptions,
     words: dict[str, str],
+    form: ItemForm,
     seed: int,
 ) -> FrozenData:
     """Applies a protocol to a data set.
@@ -65,6 +67,7 @@ def freeze_data(
         prompting: the instructions.
         windows: which targets are trained together; `train_negatives` is set.
         words: the domain's words in their language.
+        form: how an item is written.
         seed: of training negatives and mixtures.
 
     Raises:
@@ -83,10 +86,12 @@ def freeze_data(
         least=int(prompting.history_needed),
         choice=prompting.choice and replace(prompting.choice, seed=seed),
     )
-    return FrozenData(sequences, slates, make_text(data, sequences, prompting, words), data.about)
+    return FrozenData(sequences, slates, make_text(data, sequences, prompting, words, form), data.about)
 
 
-def make_text(data: Interactions, sequences: Sequences, prompting: Prompting, words: dict[str, str]) -> SlateText:
+def make_text(
+    data: Interactions, sequences: Sequences, prompting: Prompting, words: dict[str, str], form: ItemForm
+) -> SlateText:
     """What writes the prompts.
 
     Args:
@@ -94,6 +99,7 @@ def make_text(data: Interactions, sequences: Sequences, prompting: Prompting, wo
         sequences: made of them.
         prompting: the instructions.
         words: the domain's words in their language.
+        form: how an item is written.
 
     Raises:
         InputError: a task needs ratings and the data lacks some, or lacks what it promised.
@@ -114,8 +120,12 @@ def make_text(data: Interactions, sequences: Sequences, prompting: Prompting, wo
         )
     shared: dict[str, Any] = {"words": words, "item_ids": sequences.item_ids, "explicit": explicit}
     shared["ratings"] = sequences.rating if "rating" in prompting.forms else None
-    others = tuple(SlateText(sequences.titles, template, **shared) for template in prompting.others)
-    return SlateText(sequences.titles, prompting.template, **shared, others=others)
+    catalogue = pl.DataFrame({"item": sequences.item_ids}).join(
+        data.items, on="item", how="left", maintain_order="left"
+    )
+    written = form.write(catalogue)
+    others = tuple(SlateText(written, template, **shared) for template in prompting.others)
+    return SlateText(written, prompting.template, **shared, others=others)
 
 
 def make_collator(

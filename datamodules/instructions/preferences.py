@@ -22,7 +22,7 @@ import polars as pl
 
 from datamodules.contract.errors import InputError
 from datamodules.instructions.slates import Slate
-from datamodules.instructions.templates import clean_title
+from datamodules.items.base import clean_title
 from datamodules.protocol.sequences import Sequences
 from datamodules.tables.interactions import Interactions
 

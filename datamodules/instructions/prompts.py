@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from datamodules.contract.errors import InputError
 from datamodules.instructions.preferences import Explicit
 from datamodules.instructions.slates import Slate, SlateMaker
-from datamodules.instructions.templates import Demonstration, Instruction, InstructionTemplate, clean_title
+from datamodules.instructions.templates import Demonstration, Instruction, InstructionTemplate
+from datamodules.items.base import clean_title
 
 
 class Shape(NamedTuple):

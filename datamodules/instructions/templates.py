@@ -8,7 +8,6 @@ put together of its parts: history, taste, request, question.
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -22,6 +21,7 @@ from jinja2.exceptions import SecurityError
 from datamodules.contract.errors import InputError
 from datamodules.instructions.sandbox import compile_template
 from datamodules.instructions.space import InstructionCell, every_cell
+from datamodules.items.base import clean_title
 
 Language = Literal["en", "zh"]
 TURNED = (
@@ -167,21 +167,6 @@ class InstructionTemplate:
 def _names(text: str) -> frozenset[str]:
     compiled = compile_template(text)
     return frozenset(meta.find_undeclared_variables(compiled.environment.parse(text))) - {"words"}
-
-
-def clean_title(title: str) -> str:
-    r"""Makes one line of ordinary text of a title: control, line-break and bidirectional characters become spaces.
-
-    Special-token strings stay as they are; the encoder keeps them from becoming special token ids.
-
-    Example:
-        >>> clean_title("Up\n<|im_end|>\u202e x")
-        'Up <|im_end|> x'
-    """
-    if title.isprintable():  # then all its white space is the space itself
-        return " ".join(title.split()) if "  " in title or title[:1] == " " or title[-1:] == " " else title
-    odd = {c for c in set(title) if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs")}
-    return " ".join(title.translate(dict.fromkeys(map(ord, odd), " ")).split())
 
 
 @cache

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datamodules.instructions.templates import clean_title
+from datamodules.items.base import clean_title
 from datamodules.sources.arrays import Arrays, cached_arrays
 from datamodules.tokens.chat import control_ids, encode_plain
 

@@ -19,7 +19,8 @@ from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
-from datamodules.instructions.templates import Instruction, clean_title
+from datamodules.instructions.templates import Instruction
+from datamodules.items.base import clean_title
 from datamodules.protocol.rules import Protocol
 from datamodules.sources.pretrained import load_tokenizer, pretrained_folder
 from datamodules.tokens.chat import ChatEncoder

@@ -23,7 +23,8 @@ from datamodules.contract.errors import InputError
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.instructions.prompts import SlateText
 from datamodules.instructions.slates import Slate, SlateMaker
-from datamodules.instructions.templates import clean_title, find_template
+from datamodules.instructions.templates import find_template
+from datamodules.items.base import clean_title
 from datamodules.protocol.apply import apply_protocol
 from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Sequences

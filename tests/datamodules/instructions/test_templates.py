@@ -16,12 +16,12 @@ from datamodules.instructions.templates import (
     TURNED,
     Instruction,
     InstructionTemplate,
-    clean_title,
     find_template,
     load_templates,
     template_id,
     wordings,
 )
+from datamodules.items.base import clean_title
 
 WORDS = {
     "en": {"noun": "movie", "nouns": "movies", "consumed": "watched"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.tokens.forest import Forest, build_forest, pack_rows
+from datamodules.tokens import forest as forests
+from datamodules.tokens.forest import Forest, build_forest, build_forests, pack_rows, stretch_bounds
 
 # A small alphabet and short sequences: repeats, and prefixes of one another, come by themselves.
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=14)
@@ -90,6 +92,50 @@ def test_order_of_input_only_relabels(sequences: list[list[int]], chance: random
         for a, b in zip(one.path[original].tolist(), other.path[place].tolist(), strict=True):
             assert renamed.setdefault(a, b) == b
     assert sorted(renamed.values()) == list(range(len(other.token)))
+
+
+def same(one: Forest, other: Forest) -> bool:
+    columns = ("token", "end", "depth", "parent")
+    return all(getattr(one, name).tolist() == getattr(other, name).tolist() for name in columns) and [
+        path.tolist() for path in one.path
+    ] == [path.tolist() for path in other.path]
+
+
+@pytest.mark.parametrize("at_once", [1 << 20, 8])
+@given(groups=st.lists(SEQUENCES, min_size=1, max_size=5), cut=st.integers(0, 6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_several_trees_are_what_each_is_alone(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, groups: list[list[list[int]]], cut: int
+) -> None:
+    """Merged together, in one go or in several, and whatever part of a sequence counts as its head."""
+    monkeypatch.setattr(forests, "_AT_ONCE", at_once)
+    sequences = [sequence for group in groups for sequence in group]
+    tree = [number for number, group in enumerate(groups) for _ in group]
+    made = build_forests([s[:cut] for s in sequences], [s[cut:] for s in sequences], tree)
+
+    assert len(made) == len(groups)
+    assert all(same(one, build_forest(group)) for one, group in zip(made, groups, strict=True))
+
+
+def test_heads_that_are_one_object_are_copied_once_and_to_all() -> None:
+    head, other = [5, 6], [5, 7]
+    made = build_forests([head, head, other, head], [[1], [2], [3], [4]], [0, 0, 1, 2])
+    assert [one.token.tolist() for one in made] == [[5, 6, 1, 2], [5, 7, 3], [5, 6, 4]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 60))
+def test_runs_are_whole_trees_as_many_as_fit(sizes: list[int], budget: int) -> None:
+    bounds = stretch_bounds(sizes, budget)
+    ends = [sum(sizes[:n]) for n in range(len(sizes) + 1)]
+
+    assert bounds[0] == 0
+    assert bounds[-1] == ends[-1]
+    assert set(bounds) <= set(ends)
+    for begin, end in pairwise(bounds):
+        trees = [size for at, size in zip(ends, sizes, strict=False) if begin <= at < end]
+        assert len(trees) == 1 or sum(trees) <= budget
+        following = next((size for at, size in zip(ends, sizes, strict=False) if at == end), None)
+        assert following is None or sum(trees) + following > budget
 
 
 def test_large_token_ids_and_long_common_beginnings() -> None:

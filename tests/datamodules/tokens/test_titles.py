@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.instructions.templates import clean_title
+from datamodules.items.base import clean_title
 from datamodules.sources import arrays as array_cache
 from datamodules.sources.pretrained import load_tokenizer
 from datamodules.tokens import titles as title_tokens

@@ -1,0 +1,1 @@
+"""How an item is written: one file for each form, which gives every item of a catalogue its text."""
