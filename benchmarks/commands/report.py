@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -37,7 +38,9 @@ def run_command(arguments: list[str]) -> int:
             print(log_report(options.directory, report, project=project, group=group))
         if options.readme:
             # Inside another page the table's headings come one level down from that page's sections.
-            replace_between_markers(options.readme, "leaderboard", re.sub(r"(?m)^#+ ", "### ", report.text))
+            figures = Path(os.path.relpath(options.directory, options.readme.parent), "figures").as_posix()
+            text = re.sub(r"(?m)^#+ ", "### ", report.text).replace("](figures/", f"]({figures}/")
+            replace_between_markers(options.readme, "leaderboard", text)
         if options.publish:
             from benchmarks.report.publish import publish_runs
 

@@ -67,8 +67,8 @@ def render_html(
         files: text by name of files to download.
 
     Example:
-        >>> page = render_html(GridResults("<i>", "", (), ()), [], [], "<b>")
-        >>> "<title>&lt;i&gt;" in page, "<i>" in page or "<b>" in page
+        >>> page = render_html(GridResults("<i>", "", (), ()), [], [], "<i>")
+        >>> "<title>&lt;i&gt;" in page, "<i>" in page
         (True, False)
     """
     environment = Environment(

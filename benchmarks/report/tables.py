@@ -132,10 +132,10 @@ def render_markdown(
         below: markdown on each table; shorter than `tables`, the rest has none.
 
     Example:
-        >>> print(render_markdown(GridResults("tiny", "", (), ()), [], [], conclude([], [])))
+        >>> print(render_markdown(GridResults("tiny", "", (), ()), [], [], "Nothing yet."))
         # Results: tiny
         <BLANKLINE>
-        **No run has finished: nothing can be said yet.**
+        **Nothing yet.**
         <BLANKLINE>
     """
     blocks = [f"# Results: {_plain(results.name)}", f"**{_plain(sentence)}**", _plain(results.description)]
