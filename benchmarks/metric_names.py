@@ -26,8 +26,9 @@ DEFINITIONS = {
 def metric_label(name: str) -> str:
     """A metric's name as printed.
 
-    >>> metric_label("hr@5"), metric_label("log_loss")
-    ('HR@5', 'log-loss')
+    Example:
+        >>> metric_label("hr@5"), metric_label("log_loss")
+        ('HR@5', 'log-loss')
     """
     words = {"log_loss": "log-loss", "tie_rate": "tie rate", "brier": "Brier"}
     return words.get(name, name.upper() if metric_base(name) in DEFINITIONS else name)
@@ -36,8 +37,9 @@ def metric_label(name: str) -> str:
 def metric_base(name: str) -> str:
     """A metric's name without its cut-off.
 
-    >>> metric_base("ndcg@10")
-    'ndcg'
+    Example:
+        >>> metric_base("ndcg@10")
+        'ndcg'
     """
     return name.split("@")[0]
 
@@ -48,8 +50,9 @@ def higher_is_better(name: str) -> bool:
     Args:
         name: of a metric, or `quality`, which always rises.
 
-    >>> higher_is_better("ndcg@10"), higher_is_better("val/rmse"), higher_is_better("quality")
-    (True, False, True)
+    Example:
+        >>> higher_is_better("ndcg@10"), higher_is_better("val/rmse"), higher_is_better("quality")
+        (True, False, True)
     """
     return "lower is better" not in DEFINITIONS.get(metric_base(name.rpartition("/")[2]), "")
 
@@ -57,8 +60,9 @@ def higher_is_better(name: str) -> bool:
 def fraction(value: float, digits: int = 4, signed: bool = False) -> str:
     """A number with fixed decimals and no zero before the point.
 
-    >>> fraction(0.412), fraction(-0.03, signed=True), fraction(1.0), fraction(-0.00001)
-    ('.4120', '-.0300', '1.0000', '.0000')
+    Example:
+        >>> fraction(0.412), fraction(-0.03, signed=True), fraction(1.0), fraction(-0.00001)
+        ('.4120', '-.0300', '1.0000', '.0000')
     """
     value = round(value, digits) + 0.0  # no "-.0000"
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"

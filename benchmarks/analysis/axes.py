@@ -63,11 +63,9 @@ def numeric_axes(tables: Sequence[Table]) -> list[Axis]:
 
     Runs without a label on the axis, and lines of one point, are left out.
 
-    Args:
-        tables: as built by `build_tables`.
-
-    >>> numeric_axes([])
-    []
+    Example:
+        >>> numeric_axes([])
+        []
     """
     runs = [run for table in tables for row in table.rows for run in row.runs]
     names = dict.fromkeys(name for run in runs for name, _ in _labels(run))
@@ -113,8 +111,9 @@ def _lines(runs: Iterable[Run], name: str, main: str) -> dict[str, list[Point]]:
 def _without(name: str, axis: str, label: str) -> str:
     """A run's name without the part that tells its place on an axis; a value that has a name stands there alone.
 
-    >>> _without("history=5, lora", "data.protocol.history", "5"), _without("16, lora", "shots", "16")
-    ('lora', 'lora')
+    Example:
+        >>> _without("history=5, lora", "data.protocol.history", "5"), _without("16, lora", "shots", "16")
+        ('lora', 'lora')
     """
     last = axis.rpartition(".")[2]
     parts = [part for part in name.split(", ") if part.partition("=")[0] not in (axis, last)]
@@ -126,8 +125,9 @@ def _without(name: str, axis: str, label: str) -> str:
 def number(label: str) -> float | None:
     """A label's number, None where it is none.
 
-    >>> number("0.5"), number("16 shots"), number("lora"), number("25%")
-    (0.5, 16.0, None, 25.0)
+    Example:
+        >>> number("0.5"), number("16 shots"), number("lora"), number("25%")
+        (0.5, 16.0, None, 25.0)
     """
     found = re.match(r"-?\d+(\.\d+)?(e-?\d+)?(?=$| |%)", label.strip().lower())
     value = float(found.group()) if found else math.nan
@@ -154,9 +154,10 @@ class Spread:
 def wording(run: Run) -> str:
     """Which wording a run was evaluated with, as far as its config tells; "" where it names none.
 
-    >>> from types import SimpleNamespace
-    >>> wording(SimpleNamespace(config={"data": {"init_args": {"template": "matching.zh.2", "language": "zh"}}}))
-    'matching.zh.2'
+    Example:
+        >>> from types import SimpleNamespace
+        >>> wording(SimpleNamespace(config={"data": {"init_args": {"template": "matching.zh.2", "language": "zh"}}}))
+        'matching.zh.2'
     """
     options = without_groups((run.config.get("data") or {}).get("init_args") or {})
     if options.get("template"):
@@ -168,11 +169,9 @@ def wording(run: Run) -> str:
 def template_spreads(table: Table) -> list[Spread]:
     """Methods of a table that were run under two or more wordings.
 
-    Args:
-        table: as built by `build_tables`.
-
-    >>> template_spreads(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ()))
-    []
+    Example:
+        >>> template_spreads(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ()))
+        []
     """
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in (run for row in table.rows for run in row.runs):
@@ -196,14 +195,12 @@ def method_of(run: Run) -> str:
 def ranks(tables: Sequence[Table]) -> tuple[list[Table], dict[str, list[int]]]:
     """Places of the methods that several protocols have in common, 1 the best.
 
-    Args:
-        tables: as built by `build_tables`; those of the commonest task that share three methods or more are used.
-
     Returns:
         The tables, and the places by method, one for each table; empty where nothing can be compared.
 
-    >>> ranks([])
-    ([], {})
+    Example:
+        >>> ranks([])
+        ([], {})
     """
     tasks = [table.task for table in tables]
     chosen = [table for table in tables if tasks and table.task == max(sorted(set(tasks)), key=tasks.count)]
@@ -219,8 +216,9 @@ def ranks(tables: Sequence[Table]) -> tuple[list[Table], dict[str, list[int]]]:
 def kendall(first: Sequence[int], second: Sequence[int]) -> float:
     """Kendall's tau of two orders without ties: 1 the same, -1 turned round.
 
-    >>> kendall([1, 2, 3], [1, 3, 2]).__round__(4)
-    0.3333
+    Example:
+        >>> kendall([1, 2, 3], [1, 3, 2]).__round__(4)
+        0.3333
     """
     pairs = [(i, j) for i in range(len(first)) for j in range(i)]
     agreeing = sum((first[i] - first[j]) * (second[i] - second[j]) > 0 for i, j in pairs)

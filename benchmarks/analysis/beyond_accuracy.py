@@ -111,14 +111,12 @@ class Beyond:
 def read_facts(folder: Path) -> tuple[Facts | None, Lists | None]:
     """Reads facts and lists of `scores.npz`, whose sum and metrics `read_run` has checked.
 
-    Args:
-        folder: of a run.
-
     Returns:
         None for what is not there, as in runs of earlier versions, or does not fit together.
 
-    >>> read_facts(Path("nowhere"))
-    (None, None)
+    Example:
+        >>> read_facts(Path("nowhere"))
+        (None, None)
     """
     try:
         with (folder / "scores.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -163,15 +161,11 @@ def _is_whole(facts: Facts) -> bool:
 def list_metrics(lists: Lists, facts: Facts, k: int) -> dict[str, float]:
     """Coverage, Gini index, popularity, novelty and diversity of the k items each list shows.
 
-    Args:
-        lists: of one run.
-        facts: of the same.
-        k: the cut-off.
-
-    >>> facts = Facts(np.array(["u"]), np.array([3, 1]), *(np.array([0]),) * 2, np.array([0, 1, 2]), np.arange(2), {})
-    >>> shown = list_metrics(Lists(np.array([0, 1]), np.array([2.0, 1.0]), np.array([0, 2])), facts, 1)
-    >>> shown["coverage"], shown["gini"], shown["popularity"]
-    (0.5, 0.5, 0.75)
+    Example:
+        >>> facts = Facts(np.array(["u"]), np.array([3, 1]), *(np.array([0]),) * 2, np.array([0, 1, 2]), np.arange(2), {})
+        >>> shown = list_metrics(Lists(np.array([0, 1]), np.array([2.0, 1.0]), np.array([0, 2])), facts, 1)
+        >>> shown["coverage"], shown["gini"], shown["popularity"]
+        (0.5, 0.5, 0.75)
     """
     shown, items = chances(lists.score, lists.start, k), len(facts.popularity)
     return {
@@ -186,11 +180,9 @@ def list_metrics(lists: Lists, facts: Facts, k: int) -> dict[str, float]:
 def beyond(table: Table) -> Beyond:
     """What a table's runs stored, as results beside accuracy.
 
-    Args:
-        table: as built by `build_tables`.
-
-    >>> beyond(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())).cutoff
-    5
+    Example:
+        >>> beyond(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())).cutoff
+        5
     """
     made = Beyond(int(table.main.split("@")[1]) if "@" in table.main else 0)
     metric = table.main if table.task == "ranking" else table.compared

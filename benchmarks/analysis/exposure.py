@@ -49,8 +49,9 @@ def chances(score: Floats, start: Ints, k: int) -> Chances:
         start: `[U + 1]` where each list begins.
         k: the cut-off, from 1.
 
-    >>> chances(np.array([3.0, 1.0, 1.0, 5.0]), np.array([0, 3, 4]), 2).value.tolist()
-    [1.0, 0.5, 0.5, 1.0]
+    Example:
+        >>> chances(np.array([3.0, 1.0, 1.0, 5.0]), np.array([0, 3, 4]), 2).value.tolist()
+        [1.0, 0.5, 0.5, 1.0]
     """
     if k < 1:
         raise ValueError(f"cut-off k is {k}, must be at least 1")
@@ -79,8 +80,9 @@ def coverage(shown: Chances, item: Ints, items: int) -> float:
         item: `[B]` item codes below I.
         items: number of items I in the catalogue.
 
-    >>> coverage(chances(np.array([2.0, 1.0, 1.0]), np.array([0, 2, 3]), 1), np.array([0, 1, 0]), 4)
-    0.25
+    Example:
+        >>> coverage(chances(np.array([2.0, 1.0, 1.0]), np.array([0, 2, 3]), 1), np.array([0, 1, 0]), 4)
+        0.25
     """
     with np.errstate(divide="ignore"):
         never = np.zeros(items)
@@ -94,8 +96,9 @@ def gini(exposure: Floats) -> float:
     Args:
         exposure: `[I]` how often each item is shown, those never shown included.
 
-    >>> gini(np.array([1.0, 1.0])), gini(np.array([0.0, 0.0, 0.0, 8.0]))
-    (0.0, 0.75)
+    Example:
+        >>> gini(np.array([1.0, 1.0])), gini(np.array([0.0, 0.0, 0.0, 8.0]))
+        (0.0, 0.75)
     """
     total, count = float(exposure.sum()), len(exposure)
     if not total:
@@ -110,8 +113,9 @@ def item_percentile(popularity: Ints) -> Floats:
     Args:
         popularity: `[I]` training events of each item.
 
-    >>> item_percentile(np.array([5, 1, 1, 9])).tolist()
-    [0.625, 0.25, 0.25, 0.875]
+    Example:
+        >>> item_percentile(np.array([5, 1, 1, 9])).tolist()
+        [0.625, 0.25, 0.25, 0.875]
     """
     ordered = np.sort(popularity)
     below, upto = (np.searchsorted(ordered, popularity, side=side) for side in ("left", "right"))
@@ -126,8 +130,9 @@ def item_novelty(popularity: Ints) -> Floats:
     Args:
         popularity: `[I]` training events of each item.
 
-    >>> item_novelty(np.array([3, 0, 0, 1])).tolist()
-    [1.0, 3.0, 3.0, 2.0]
+    Example:
+        >>> item_novelty(np.array([3, 0, 0, 1])).tolist()
+        [1.0, 3.0, 3.0, 2.0]
     """
     smoothed = popularity + 1.0
     return np.asarray(-np.log2(smoothed / smoothed.sum()))
@@ -141,8 +146,9 @@ def mean_of_shown(shown: Chances, item: Ints, value: Floats) -> float:
         item: `[B]` item codes.
         value: `[I]` of each item.
 
-    >>> mean_of_shown(chances(np.array([2.0, 1.0, 1.0]), np.array([0, 3]), 2), np.arange(3), np.array([4.0, 1.0, 3.0]))
-    3.0
+    Example:
+        >>> mean_of_shown(chances(np.array([2.0, 1.0, 1.0]), np.array([0, 3]), 2), np.arange(3), np.array([4.0, 1.0, 3.0]))
+        3.0
     """
     sums = np.bincount(shown.owner, weights=shown.value * value[item], minlength=len(shown.length))
     return float((sums[shown.length > 0] / shown.length[shown.length > 0]).mean())
@@ -160,9 +166,10 @@ def diversity(shown: Chances, item: Ints, feature_start: Ints, feature: Ints) ->
         feature_start: `[I + 1]` where each item's features begin.
         feature: their numbers.
 
-    >>> shown = chances(np.array([2.0, 1.0]), np.array([0, 2]), 2)
-    >>> diversity(shown, np.array([0, 1]), np.array([0, 1, 3]), np.array([0, 0, 1])).__round__(4)
-    0.2929
+    Example:
+        >>> shown = chances(np.array([2.0, 1.0]), np.array([0, 2]), 2)
+        >>> diversity(shown, np.array([0, 1]), np.array([0, 1, 3]), np.array([0, 0, 1])).__round__(4)
+        0.2929
     """
     if not (shown.length > 1).any():
         return float("nan")

@@ -1,4 +1,7 @@
-"""Runs grouped by protocol into tables, with the differences tested and the mark "best" where it is earned."""
+"""Runs grouped by protocol into tables, with the differences tested and the mark "best" where it is earned.
+
+It is not where the rows were not tuned alike: who was searched, with how many trials, and what was chosen.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,10 @@ from benchmarks.analysis.runs import GridResults, Problem, Run
 from benchmarks.analysis.significance import PairedComparison, holm, paired_bootstrap
 from benchmarks.metric_names import higher_is_better, metric_base, metric_label
 
-# Whether the rows of a table were tuned alike: who was searched, with how many trials, and what was chosen.
-
-__all__ = ["is_any_searched", "search_notes", "search_text", "trials_of", "unfair_reasons"]
-
 SOLVED = ("BM25", "EASE", "ItemKNN", "SentenceEncoder")
 """Baselines without a learning rate that have other options to search."""
+LEVEL = 0.05
+"""Of the tests behind the mark "best", and behind a win."""
 
 
 def trials_of(row: Row) -> int | None:
@@ -115,9 +116,6 @@ def _learning_rates(config: Any) -> set[str]:
     return own.union(*(_learning_rates(value) for value in config.values()))
 
 
-LEVEL = 0.05  # of the tests behind the mark "best"
-
-
 @dataclass(frozen=True)
 class Table:
     """Rows of one protocol fingerprint, best first by the first headline metric.
@@ -153,14 +151,12 @@ class Table:
 def build_tables(suite: GridResults) -> tuple[list[Table], list[Problem]]:
     """Groups runs by protocol, averages seeds, and tests the differences.
 
-    Args:
-        suite: as read by `read_suite`.
-
     Returns:
         The tables, longest first, and the problems of the suite with repeated runs added.
 
-    >>> build_tables(GridResults("empty", "", (), ()))
-    ([], [])
+    Example:
+        >>> build_tables(GridResults("empty", "", (), ()))
+        ([], [])
     """
     problems = list(suite.problems)
     groups: dict[tuple[str, str, int], dict[tuple[str, str, str], dict[int | None, Run]]]
@@ -347,8 +343,9 @@ def _reading_notes(rows: Sequence[Row], headline: Sequence[str], compared: str, 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
     """A nested mapping as lines of key and text, missing values left out.
 
-    >>> dict(flatten({"split": "loo", "statistics": {"users": 943, "ties": 0.75}}))
-    {'split': 'loo', 'statistics.users': '943', 'statistics.ties': '0.75'}
+    Example:
+        >>> dict(flatten({"split": "loo", "statistics": {"users": 943, "ties": 0.75}}))
+        {'split': 'loo', 'statistics.users': '943', 'statistics.ties': '0.75'}
     """
     for key, value in mapping.items():
         if isinstance(value, dict):

@@ -17,8 +17,9 @@ def reliability(probability: Floats, label: Floats, bins: int = BINS) -> tuple[F
         label: 0 or 1.
         bins: number of bins B.
 
-    >>> [column.tolist() for column in reliability(np.array([0.25, 0.75, 0.5]), np.array([0.0, 1.0, 1.0]), bins=2)]
-    [[2.0, 1.0], [0.375, 0.75], [0.5, 1.0]]
+    Example:
+        >>> [column.tolist() for column in reliability(np.array([0.25, 0.75, 0.5]), np.array([0.0, 1.0, 1.0]), bins=2)]
+        [[2.0, 1.0], [0.375, 0.75], [0.5, 1.0]]
     """
     place = np.searchsorted(np.arange(1, bins) / bins, probability, side="left")
     columns = (np.ones(len(label)), probability, label)
@@ -36,8 +37,9 @@ def calibration_error(probability: Floats, label: Floats, bins: int = BINS) -> f
 
     Arguments are those of `reliability`.
 
-    >>> calibration_error(np.array([0.75, 0.75]), np.array([1.0, 0.0]))
-    0.25
+    Example:
+        >>> calibration_error(np.array([0.75, 0.75]), np.array([1.0, 0.0]))
+        0.25
     """
     total, confidence, positives = reliability(probability, label, bins)
     return float(np.nansum(total * np.abs(confidence - positives)) / total.sum()) if len(label) else float("nan")

@@ -1,5 +1,7 @@
 """Run folders read into typed rows; anything unreadable becomes a named problem instead of a number.
 
+A record may have been edited by hand, or come from another version: each field is read with its type checked.
+
 # U users, N yes/no cases
 """
 
@@ -20,14 +22,11 @@ from benchmarks.analysis.scores import RunFailed, Scores, check_agreement, read_
 from benchmarks.metric_names import DEFINITIONS, metric_base
 from datamodules.contract.errors import InputError
 
-# Fields of `record.json`, each read with its type checked: a wrong one is a line that names it.
-#
-# A record may have been edited by hand, or come from another version.
-
-__all__ = ["mapping", "metric_values", "numbers", "read_json", "samples", "text", "typed"]
-
 T = TypeVar("T")
 UNBOUNDED = ("log_loss",)
+FORMAT = 1  # of record.json
+KINDS = ("reference", "tuned", "untuned")
+TASKS = ("ranking", "binary", "rating")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -171,11 +170,6 @@ def _shown(value: object) -> str:
     return told if len(told) <= 60 else f"{told[:57]}..."
 
 
-FORMAT = 1  # of record.json
-KINDS = ("reference", "tuned", "untuned")
-TASKS = ("ranking", "binary", "rating")
-
-
 @dataclass(frozen=True)
 class Run:
     """One finished run. What the record does not say is None or absent from its mapping, never zero.
@@ -241,17 +235,15 @@ class GridResults:
 def read_suite(directory: Path) -> GridResults:
     """Reads every run below `directory/runs`; a broken one becomes a problem and hides no other.
 
-    Args:
-        directory: a grid's folder, with `suite.yaml` and `runs/`.
-
     Raises:
         InputError: there is no `runs` folder, or `suite.yaml` or `cells.json` is damaged.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "runs" / "lora").mkdir(parents=True)
-    >>> read_suite(folder).problems[0].state
-    'unfinished'
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "runs" / "lora").mkdir(parents=True)
+        >>> read_suite(folder).problems[0].state
+        'unfinished'
     """
     if not (directory / "runs").is_dir():
         raise InputError(f"{directory} has no folder runs/; give the --out folder of `instructrec benchmark`")
@@ -294,9 +286,10 @@ def read_run(folder: Path) -> Run:
         RunFailed: the record's status is `failed` or `interrupted`.
         InputError: a file is damaged, of another format, or a value has the wrong type.
 
-    >>> read_run(Path("nowhere"))
-    Traceback (most recent call last):
-    datamodules.contract.errors.InputError: record.json cannot be read: No such file or directory
+    Example:
+        >>> read_run(Path("nowhere"))
+        Traceback (most recent call last):
+        datamodules.contract.errors.InputError: record.json cannot be read: No such file or directory
     """
     record = read_json(folder / "record.json")
     if record.get("format") != FORMAT:

@@ -32,11 +32,7 @@ class Disagreement:
 
 
 def disagreements(table: Table, most: int = 5) -> list[Disagreement]:
-    """Sampled users on whom rows differ, those first whose true item has the most distant places.
-
-    Args:
-        table: as built by `build_tables`; the first run of each row speaks for it.
-        most: number of users.
+    """Sampled users on whom the first runs of rows differ, those first whose true item has the most distant places.
 
     Example:
         >>> disagreements(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ()))

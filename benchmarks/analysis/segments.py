@@ -28,8 +28,9 @@ def user_segments(history: Ints) -> dict[str, NDArray[np.bool_]]:
     Args:
         history: `[U]` events before the case.
 
-    >>> {name: rows.tolist() for name, rows in user_segments(np.array([1, 2, 3, 9])).items()}
-    {'cold users (up to 1 event)': [True, False, False, False], 'warm users (from 9 events)': [False, False, False, True]}
+    Example:
+        >>> {name: rows.tolist() for name, rows in user_segments(np.array([1, 2, 3, 9])).items()}
+        {'cold users (up to 1 event)': [True, False, False, False], 'warm users (from 9 events)': [False, False, False, True]}
     """
     if not len(history):
         return {}
@@ -48,9 +49,10 @@ def item_segments(target: Ints, popularity: Ints) -> dict[str, NDArray[np.bool_]
         target: `[U]` item code.
         popularity: `[I]` training events of each item.
 
-    >>> found = item_segments(np.array([0, 1, 4]), np.array([90, 3, 2, 1, 0]))
-    >>> {name: rows.tolist() for name, rows in found.items()}
-    {'head items': [True, False, False], 'tail items': [False, True, False], 'unseen items': [False, False, True]}
+    Example:
+        >>> found = item_segments(np.array([0, 1, 4]), np.array([90, 3, 2, 1, 0]))
+        >>> {name: rows.tolist() for name, rows in found.items()}
+        {'head items': [True, False, False], 'tail items': [False, True, False], 'unseen items': [False, False, True]}
     """
     if not len(target):
         return {}
@@ -66,8 +68,9 @@ def group_segments(groups: Mapping[str, NDArray[np.str_]]) -> dict[str, dict[str
     Args:
         groups: `[U]` names of groups by column, "" where it is not known.
 
-    >>> list(group_segments({"gender": np.array(["F", "M"] * 5), "age": np.array(["old"] * 10)})["gender"])
-    ['F', 'M']
+    Example:
+        >>> list(group_segments({"gender": np.array(["F", "M"] * 5), "age": np.array(["old"] * 10)})["gender"])
+        ['F', 'M']
     """
     made = {}
     for column, names in groups.items():
@@ -104,8 +107,9 @@ def group_gap(values: Floats, members: Mapping[str, NDArray[np.bool_]], seed: in
     Returns:
         None where fewer than two groups have a case that counts.
 
-    >>> group_gap(np.array([1.0] * 8 + [0.0] * 8), {"a": np.arange(16) < 8, "b": np.arange(16) >= 8})
-    Gap(value=1.0, p=0.0004997501249375312)
+    Example:
+        >>> group_gap(np.array([1.0] * 8 + [0.0] * 8), {"a": np.arange(16) < 8, "b": np.arange(16) >= 8})
+        Gap(value=1.0, p=0.0004997501249375312)
     """
     counted = ~np.isnan(values)
     groups = [rows & counted for rows in members.values() if (rows & counted).any()]

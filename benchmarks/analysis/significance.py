@@ -273,9 +273,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Calling those below alpha significant keeps the chance of any false call at alpha.
 
-    Args:
-        p_values: of all comparisons made together.
-
     Returns:
         Adjusted values in the given order, at least the given ones, at most 1.
 

@@ -17,9 +17,6 @@ __all__ = ["run_command"]
 def run_command(arguments: list[str]) -> int:
     """Runs `report`.
 
-    Args:
-        arguments: what follows the command's name.
-
     Returns:
         0 done, 2 the input is wrong.
     """

@@ -30,9 +30,6 @@ _COSTS = ("trainable_parameters", "train_seconds", "test_seconds", "peak_memory_
 def run_command(arguments: list[str]) -> int:
     """Runs `reproduce`.
 
-    Args:
-        arguments: what follows the command's name.
-
     Returns:
         0 done, 2 the input is wrong, 1 a cell failed or the grid was stopped.
     """
@@ -99,11 +96,6 @@ def _parser() -> argparse.ArgumentParser:
 def write_reproduction(card: Card, size: str, out: Path) -> str:
     """Writes `reproduction.md`, `.csv` and `.json` into a grid's folder; returns the page.
 
-    Args:
-        card: the paper's table.
-        size: which of its sizes the folder holds.
-        out: the grid's folder.
-
     Raises:
         InputError: the folder holds no runs.
 
@@ -127,12 +119,6 @@ def write_reproduction(card: Card, size: str, out: Path) -> str:
 
 def render_markdown(card: Card, size: str, outcomes: Sequence[Outcome], different: Sequence[str]) -> str:
     """The page.
-
-    Args:
-        card: the paper's table.
-        size: of the grid.
-        outcomes: of `compare`.
-        different: of `deviations`.
 
     Example:
         >>> card = load_card("instructrec_games")
@@ -164,10 +150,6 @@ def render_markdown(card: Card, size: str, outcomes: Sequence[Outcome], differen
 
 def render_table(outcomes: Sequence[Outcome], *, run_only: bool = False) -> str:
     """The numbers as a Markdown table.
-
-    Args:
-        outcomes: of `compare`.
-        run_only: leave out those that no run of ours stands beside.
 
     Example:
         >>> print(render_table([]).splitlines()[0])

@@ -44,15 +44,12 @@ def draw_axis_curves(tables: Sequence[Table], path: Path) -> Picture | None:
     Bars are 95 % intervals over users, values averaged over seeds first; small dots are the seeds. Where the points of
     an axis have different protocols, the panel says so.
 
-    Args:
-        tables: as built by `build_tables`.
-        path: the PNG file to write.
-
     Returns:
         The path, or None where no axis of the grid is a number.
 
-    >>> draw_axis_curves([], Path("unused.png")) is None
-    True
+    Example:
+        >>> draw_axis_curves([], Path("unused.png")) is None
+        True
     """
     axes = [axis for axis in numeric_axes(tables) if len(axis.lines) <= _MOST_LINES]
     if not axes:
@@ -116,15 +113,12 @@ def _number_axis(panel: Any, values: Sequence[float]) -> None:
 def draw_template_spread(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws each method's mean over wordings, with the worst and the best named.
 
-    Args:
-        tables: a strip for each that has a method under two or more wordings.
-        path: the PNG file to write.
-
     Returns:
         The path, or None where no method has two wordings.
 
-    >>> draw_template_spread([], Path("unused.png")) is None
-    True
+    Example:
+        >>> draw_template_spread([], Path("unused.png")) is None
+        True
     """
     drawn = [(table, spreads) for table in tables if (spreads := template_spreads(table))]
     if not drawn:
@@ -188,15 +182,12 @@ def _draw_spread(panel: Any, place: int, spread: Spread, main: str) -> None:
 def draw_rank_stability(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the place of each method under each protocol, and Kendall's tau of neighbouring protocols.
 
-    Args:
-        tables: of a grid with several protocols.
-        path: the PNG file to write.
-
     Returns:
         The path, or None unless two protocols share three methods.
 
-    >>> draw_rank_stability([], Path("unused.png")) is None
-    True
+    Example:
+        >>> draw_rank_stability([], Path("unused.png")) is None
+        True
     """
     chosen, places = ranks(tables)
     if not places or len(places) > _MOST_LINES:

@@ -29,8 +29,9 @@ GREY = "#5f6670"
 def parts_of(figure: Figure, tables: Sequence[Table]) -> list[Any]:
     """A strip of the figure for each table, with its title.
 
-    >>> parts_of(Figure(), [])
-    []
+    Example:
+        >>> parts_of(Figure(), [])
+        []
     """
     parts = list(figure.subfigures(len(tables), 1, squeeze=False)[:, 0]) if tables else []
     for part, table in zip(parts, tables, strict=True):
@@ -67,8 +68,9 @@ def style_rows(table: Table) -> dict[str, Style]:
 def style_of(place: int) -> Style:
     """Colour, marker and dash of the line with a number from 0.
 
-    >>> style_of(0)
-    ('#0072B2', 'o', '-')
+    Example:
+        >>> style_of(0)
+        ('#0072B2', 'o', '-')
     """
     return COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)], DASHES[place // len(COLORS) % len(DASHES)]
 
@@ -143,13 +145,7 @@ class Picture:
 
 
 def save(figure: Figure, path: Path, said: Sequence[str]) -> Picture:
-    """Writes the PNG and draws the SVG; without the "Software" entry they depend on their inputs, not on versions.
-
-    Args:
-        figure: drawn.
-        path: of the PNG file.
-        said: the sentences of the text for those who do not see it.
-    """
+    """Writes the PNG and draws the SVG; without the "Software" entry they depend on their inputs, not on versions."""
     figure.savefig(path, dpi=150, metadata={"Software": None})
     text = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):

@@ -1,4 +1,4 @@
-"""Figures of a report: quality against cost, and learning curves; one row of panels per protocol."""
+"""Figures of rows: quality against cost, learning curves, and reliability of yes/no answers; a strip per protocol."""
 
 from __future__ import annotations
 
@@ -47,15 +47,12 @@ def draw_quality_cost(tables: Sequence[Table], path: Path) -> Picture | None:
     Each panel has its Pareto front. Untuned and reference rows are dashed lines across the panels. Bars are 95 %
     intervals.
 
-    Args:
-        tables: two rows of panels each; a table without the main metric is left out.
-        path: the PNG file to write.
-
     Returns:
         The path, or None where no table has anything to draw.
 
-    >>> draw_quality_cost([], Path("unused.png")) is None
-    True
+    Example:
+        >>> draw_quality_cost([], Path("unused.png")) is None
+        True
     """
     drawn = [table for table in tables if any(table.main in row.metrics for row in table.rows)]
     if not drawn:
@@ -90,15 +87,12 @@ def _say_quality_cost(table: Table) -> str:
 def draw_learning_curves(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the validation metric and the training loss against the step, a line per run.
 
-    Args:
-        tables: one row of panels each; a table whose runs left no curves is left out.
-        path: the PNG file to write.
-
     Returns:
         The path, or None where no run left a curve.
 
-    >>> draw_learning_curves([], Path("unused.png")) is None
-    True
+    Example:
+        >>> draw_learning_curves([], Path("unused.png")) is None
+        True
     """
     drawn = [table for table in tables if any(run.curves for row in table.rows for run in row.runs)]
     if not drawn:
@@ -131,12 +125,9 @@ def _say_curves(row: Row, metric: str | None) -> str:
 def validation_metric(runs: Sequence[Run], main: str) -> str | None:
     """The validation column to draw: the main metric's if any run has it, else the first by name.
 
-    Args:
-        runs: runs with curves.
-        main: the table's main metric.
-
-    >>> validation_metric([], "hr@5") is None
-    True
+    Example:
+        >>> validation_metric([], "hr@5") is None
+        True
     """
     names = sorted({name for run in runs for name in run.curves if name.startswith("val/")})
     return f"val/{main}" if f"val/{main}" in names else next(iter(names), None)
@@ -145,8 +136,9 @@ def validation_metric(runs: Sequence[Run], main: str) -> str | None:
 def running_mean(points: Points) -> Points:
     """Points averaged over a centred window of a twentieth of them; short curves are left as they are.
 
-    >>> running_mean([(0.0, 1.0), (1.0, 3.0)])
-    [(0.0, 1.0), (1.0, 3.0)]
+    Example:
+        >>> running_mean([(0.0, 1.0), (1.0, 3.0)])
+        [(0.0, 1.0), (1.0, 3.0)]
     """
     half = len(points) // 40
     if not half:
@@ -161,14 +153,11 @@ def running_mean(points: Points) -> Points:
 def pareto_front(points: Points, higher: bool = True) -> Points:
     """The points that no other beats in both cost (lower) and quality, by rising cost.
 
-    Args:
-        points: cost and quality.
-        higher: whether more quality is better; of an error less is.
-
-    >>> pareto_front([(1.0, 0.3), (2.0, 0.2), (3.0, 0.5)])
-    [(1.0, 0.3), (3.0, 0.5)]
-    >>> pareto_front([(1.0, 0.3), (2.0, 0.2), (3.0, 0.5)], higher=False)
-    [(1.0, 0.3), (2.0, 0.2)]
+    Example:
+        >>> pareto_front([(1.0, 0.3), (2.0, 0.2), (3.0, 0.5)])
+        [(1.0, 0.3), (3.0, 0.5)]
+        >>> pareto_front([(1.0, 0.3), (2.0, 0.2), (3.0, 0.5)], higher=False)
+        [(1.0, 0.3), (2.0, 0.2)]
     """
     sign = 1 if higher else -1
     front: Points = []
@@ -244,8 +233,9 @@ def _flat_lines(panels: Sequence[Any], rows: Sequence[Row], table: Table) -> Non
 def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
     """Heights moved as little as needed so that sorted neighbours are at least a gap apart.
 
-    >>> [round(h, 2) for h in spread_apart([0.5, 0.5, 0.9], 0.1)]
-    [0.45, 0.55, 0.9]
+    Example:
+        >>> [round(h, 2) for h in spread_apart([0.5, 0.5, 0.9], 0.1)]
+        [0.45, 0.55, 0.9]
     """
     groups: list[list[int]] = []
     centers: list[float] = []
@@ -285,9 +275,6 @@ def _curve_panel(axes: Any, rows: Sequence[Row], name: str, title: str, styles: 
     tidy(axes)
 
 
-# Figure of yes/no tasks: how often the answer is yes where a model says so with a given probability.
-
-
 def draw_reliability(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the share of Yes against its probability, and how the probabilities are spread, by row.
 
@@ -298,8 +285,9 @@ def draw_reliability(tables: Sequence[Table], path: Path) -> Picture | None:
     Returns:
         The path, or None where no table has stored probabilities.
 
-    >>> draw_reliability([], Path("unused.png")) is None
-    True
+    Example:
+        >>> draw_reliability([], Path("unused.png")) is None
+        True
     """
     drawn = [(table, rows) for table in tables if (rows := [row for row in table.rows if _pooled(row)])]
     if not drawn:

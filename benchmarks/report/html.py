@@ -173,12 +173,9 @@ def _answer_view(answer: Answer, table: Table) -> dict[str, Any]:
 def inline_curve(title: str, points: Sequence[tuple[float, float]]) -> Curve | None:
     """A curve scaled into its box, thinned to what can be seen; None for fewer than two points.
 
-    Args:
-        title: what is drawn.
-        points: `(step, value)`, in any order.
-
-    >>> inline_curve("loss", [(0, 2.0), (10, 1.0)])
-    Curve(title='loss', points='0.0,0.0 320.0,120.0', low='1', high='2', last_step='10')
+    Example:
+        >>> inline_curve("loss", [(0, 2.0), (10, 1.0)])
+        Curve(title='loss', points='0.0,0.0 320.0,120.0', low='1', high='2', last_step='10')
     """
     ordered = sorted(points)
     if len(ordered) < 2:

@@ -15,11 +15,9 @@ __all__ = ["render_latex"]
 def render_latex(tables: Sequence[Table]) -> str:
     r"""The tables for a paper (package booktabs), one environment per fingerprint.
 
-    Args:
-        tables: as built by `build_tables`.
-
-    >>> render_latex([])
-    '% needs the package booktabs\n'
+    Example:
+        >>> render_latex([])
+        '% needs the package booktabs\n'
     """
     parts = ["% needs the package booktabs"]
     for table in tables:

@@ -28,10 +28,6 @@ __all__ = ["publish_runs", "without_paths"]
 def publish_runs(directory: Path, target: Path) -> list[Path]:
     """Writes a grid's finished runs as a grid's folder of its own; others are passed over.
 
-    Args:
-        directory: the grid's folder.
-        target: where it goes; what lies there of other cells stays.
-
     Returns:
         The runs' folders.
 
@@ -88,10 +84,6 @@ def _scores(path: Path) -> bytes:
 
 def without_paths(value: Any, run: Path) -> Any:
     """A record's value with no place of a machine in it: paths become relative, or the last word of a path.
-
-    Args:
-        value: of JSON.
-        run: the run's folder.
 
     Example:
         >>> without_paths({"out": "/home/me/grid/runs/a", "backbone": "/models/tiny", "r": 8}, Path("/home/me/grid/runs/a"))

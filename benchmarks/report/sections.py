@@ -1,4 +1,4 @@
-"""What stands below a leaderboard: tables beyond accuracy and by segment, as text, CSV and for the page."""
+"""What stands below a leaderboard: costs, results beyond accuracy and by segment, as text, CSV and for the page."""
 
 from __future__ import annotations
 
@@ -15,6 +15,25 @@ from benchmarks.report.tables import EMPTY, TableCell, cost_text, markdown_table
 
 LABELS = {"coverage": "coverage", "gini": "Gini", "popularity": "popularity", "novelty": "novelty (bits)"}
 LABELS |= {"diversity": "diversity", "ece": "ECE", "brier": "Brier"}
+COSTS = {
+    "train time": "train_seconds",
+    "to best validation": "best_validation_seconds",
+    "training FLOPs": "train_flops",
+    "tokens/s": "train_tokens_per_second",
+    "peak memory": "peak_memory_bytes",
+    "optimizer state": "optimizer_state_bytes",
+    "checkpoint": "checkpoint_bytes",
+    "latency": "latency_seconds",
+    "latency, merged": "merged_latency_seconds",
+}
+"""Titles of the columns, and the costs of the records."""
+COST_NOTES = {
+    "train time": "train time: training alone, without validation and test",
+    "to best validation": "to best validation: seconds of training and validation until the validation that chose the checkpoint",
+    "training FLOPs": "training FLOPs: matrix products and attention of one batch, times the tokens trained on (an estimate)",
+    "latency": "latency: median seconds to rank one user's candidates alone; merged: with updates merged into the weights",
+    "perplexity": "perplexity: on general text, of the untuned and of the tuned model; what rises was forgotten",
+}
 
 
 @dataclass(frozen=True)
@@ -34,12 +53,9 @@ class Section:
 def sections(table: Table, found: Beyond) -> list[Section]:
     """The tables below a leaderboard; one that would be empty is left out.
 
-    Args:
-        table: as built by `build_tables`.
-        found: its `beyond`.
-
-    >>> sections(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ()), Beyond(5))
-    []
+    Example:
+        >>> sections(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ()), Beyond(5))
+        []
     """
     names = [row.name for row in table.rows]
     made = [_beyond_section(names, found), _segment_section(table, names, found)]
@@ -129,12 +145,13 @@ def _segment_cell(segment: Segment | None) -> TableCell:
 def render_sections(made: Sequence[Section]) -> str:
     """The sections as markdown, a heading each.
 
-    >>> print(render_sections([Section("By segment", {"method": [TableCell("lora")]}, ())]))
-    ### By segment
-    <BLANKLINE>
-    | method |
-    | --- |
-    | lora |
+    Example:
+        >>> print(render_sections([Section("By segment", {"method": [TableCell("lora")]}, ())]))
+        ### By segment
+        <BLANKLINE>
+        | method |
+        | --- |
+        | lora |
     """
     blocks = [[f"### {section.title}", *markdown_table(section.columns, section.notes)] for section in made]
     return "\n\n".join(block for blocks_of_one in blocks for block in blocks_of_one if block)
@@ -143,12 +160,9 @@ def render_sections(made: Sequence[Section]) -> str:
 def render_beyond_csv(tables: Sequence[Table], found: Sequence[Beyond]) -> str:
     """All numbers of the sections at full precision, one a line.
 
-    Args:
-        tables: as built by `build_tables`.
-        found: results beyond accuracy, one for each table.
-
-    >>> render_beyond_csv([], []).strip()
-    'fingerprint,task,method,metric,of,segment,cases,value,low,high,p'
+    Example:
+        >>> render_beyond_csv([], []).strip()
+        'fingerprint,task,method,metric,of,segment,cases,value,low,high,p'
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -168,42 +182,15 @@ def render_beyond_csv(tables: Sequence[Table], found: Sequence[Beyond]) -> str:
     return buffer.getvalue()
 
 
-# What the rows of a leaderboard cost, as a second table below it.
-
-__all__ = ["cost_section"]
-
-COLUMNS = {
-    "train time": "train_seconds",
-    "to best validation": "best_validation_seconds",
-    "training FLOPs": "train_flops",
-    "tokens/s": "train_tokens_per_second",
-    "peak memory": "peak_memory_bytes",
-    "optimizer state": "optimizer_state_bytes",
-    "checkpoint": "checkpoint_bytes",
-    "latency": "latency_seconds",
-    "latency, merged": "merged_latency_seconds",
-}
-"""Titles of the columns, and the costs of the records."""
-NOTES = {
-    "train time": "train time: training alone, without validation and test",
-    "to best validation": "to best validation: seconds of training and validation until the validation that chose the checkpoint",
-    "training FLOPs": "training FLOPs: matrix products and attention of one batch, times the tokens trained on (an estimate)",
-    "latency": "latency: median seconds to rank one user's candidates alone; merged: with updates merged into the weights",
-    "perplexity": "perplexity: on general text, of the untuned and of the tuned model; what rises was forgotten",
-}
-
-
 def cost_section(table: Table) -> Section | None:
     """The costs of a table's rows, in its order; a cost that no row records has no column.
 
-    Args:
-        table: as built by `build_tables`.
-
-    >>> cost_section(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())) is None
-    True
+    Example:
+        >>> cost_section(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())) is None
+        True
     """
     columns = {"method": [TableCell(row.name) for row in table.rows]}
-    for title, key in COLUMNS.items():
+    for title, key in COSTS.items():
         if any(key in row.costs for row in table.rows):
             columns[title] = [TableCell(cost_text(key, row.costs.get(key)), row.costs.get(key)) for row in table.rows]
     if any(_forgotten(row) is not None for row in table.rows):
@@ -212,7 +199,7 @@ def cost_section(table: Table) -> Section | None:
 
 
 def _notes(columns: dict[str, list[TableCell]], rows: Sequence[Row]) -> tuple[str, ...]:
-    notes = [f"{text}." for title, text in NOTES.items() if title in columns]
+    notes = [f"{text}." for title, text in COST_NOTES.items() if title in columns]
     if any(len(row.runs) > 1 for row in rows):
         notes.append("Means over seeds.")
     return tuple(notes)

@@ -29,12 +29,10 @@ class TableCell:
 def columns(table: Table) -> dict[str, list[TableCell]]:
     """A table's printed columns by title, one cell per row; a missing value is "–".
 
-    Args:
-        table: as built by `build_tables`.
-
-    >>> table = Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())
-    >>> list(columns(table))[:3]
-    ['method', 'kind', 'HR@5 [95 %]']
+    Example:
+        >>> table = Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())
+        >>> list(columns(table))[:3]
+        ['method', 'kind', 'HR@5 [95 %]']
     """
     rows, main = table.rows, table.main
     result = {
@@ -85,10 +83,11 @@ def _seeds_text(row: Row) -> str:
 def cost_text(name: str, value: float | None) -> str:
     """A recorded cost with its unit, judged by the name's ending.
 
-    >>> cost_text("trainable_parameters", 460800), cost_text("peak_memory_bytes", 1.3e9)
-    ('460.8 K', '1.2 GiB')
-    >>> cost_text("trainable_parameters", None)
-    '–'
+    Example:
+        >>> cost_text("trainable_parameters", 460800), cost_text("peak_memory_bytes", 1.3e9)
+        ('460.8 K', '1.2 GiB')
+        >>> cost_text("trainable_parameters", None)
+        '–'
     """
     if value is None:
         return EMPTY
@@ -155,10 +154,11 @@ def render_markdown(
 def markdown_table(body: Mapping[str, Sequence[TableCell]], notes: Sequence[str]) -> list[str]:
     """A table and the notes below it.
 
-    >>> print(markdown_table({"method": [TableCell("lora")]}, [])[0])
-    | method |
-    | --- |
-    | lora |
+    Example:
+        >>> print(markdown_table({"method": [TableCell("lora")]}, [])[0])
+        | method |
+        | --- |
+        | lora |
     """
     lines = [[_plain(title) for title in body], ["---"] * len(body)]
     lines += [[_plain(cell.text) for cell in row] for row in zip(*body.values(), strict=True)]
@@ -168,9 +168,10 @@ def markdown_table(body: Mapping[str, Sequence[TableCell]], notes: Sequence[str]
 def protocol_lines(table: Table) -> list[tuple[str, str]]:
     """What must be known to read a table: the protocol, each metric's definition, and chance.
 
-    >>> table = Table("ab", None, "binary", None, {}, ("auc",), "log_loss", {"auc": 0.5}, (), ())
-    >>> protocol_lines(table)[0], protocol_lines(table)[-1]
-    (('fingerprint', 'ab'), ('chance', 'AUC .5000'))
+    Example:
+        >>> table = Table("ab", None, "binary", None, {}, ("auc",), "log_loss", {"auc": 0.5}, (), ())
+        >>> protocol_lines(table)[0], protocol_lines(table)[-1]
+        (('fingerprint', 'ab'), ('chance', 'AUC .5000'))
     """
     lines = list(table.description.items())
     lines.append(("fingerprint", table.fingerprint))
@@ -185,8 +186,9 @@ def protocol_lines(table: Table) -> list[tuple[str, str]]:
 def problem_text(problem: Problem) -> str:
     """A problem in one line of markdown.
 
-    >>> problem_text(Problem("lora-1", "failed", "non-finite loss at step 3", "runs/lora-1/run.log"))
-    '`lora-1`: failed, non-finite loss at step 3 (log: `runs/lora-1/run.log`)'
+    Example:
+        >>> problem_text(Problem("lora-1", "failed", "non-finite loss at step 3", "runs/lora-1/run.log"))
+        '`lora-1`: failed, non-finite loss at step 3 (log: `runs/lora-1/run.log`)'
     """
     log = f" (log: `{problem.log}`)" if problem.log else ""
     return f"`{problem.cell}`: {problem.state}, {_plain(problem.reason)}{log}"
@@ -200,11 +202,9 @@ def _plain(text: str) -> str:
 def render_csv(tables: Sequence[Table]) -> str:
     """Every number at full precision, one line per row; the fingerprint in front separates the tables.
 
-    Args:
-        tables: as built by `build_tables`.
-
-    >>> render_csv([]).split(",")[:2]
-    ['fingerprint', 'data']
+    Example:
+        >>> render_csv([]).split(",")[:2]
+        ['fingerprint', 'data']
     """
     lines = [_csv_line(table, row) for table in tables for row in table.rows]
     leading = [

@@ -49,17 +49,15 @@ class ReportPaths:
 def write_report(directory: Path) -> ReportPaths:
     """Writes `leaderboard.md/.csv/.tex`, `beyond_accuracy.csv`, the figures and `report.html` into a grid's folder.
 
-    Args:
-        directory: the folder given to `instructrec benchmark --out`.
-
     Raises:
         InputError: the folder holds no runs, or its `suite.yaml` is not YAML.
 
-    >>> import tempfile
-    >>> folder = Path(tempfile.mkdtemp())
-    >>> (folder / "runs" / "lora").mkdir(parents=True)
-    >>> print(write_report(folder).text.splitlines()[-1])
-    - `lora`: unfinished, no record.json yet
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "runs" / "lora").mkdir(parents=True)
+        >>> print(write_report(folder).text.splitlines()[-1])
+        - `lora`: unfinished, no record.json yet
     """
     # Imported here because matplotlib costs a second that a command line without a report need not wait for.
     from benchmarks.report.axis_figures import draw_axis_curves, draw_rank_stability, draw_template_spread
@@ -114,20 +112,16 @@ def write_report(directory: Path) -> ReportPaths:
 def replace_between_markers(path: Path, marker: str, text: str) -> None:
     """Replaces what stands between `<!-- marker:begin -->` and `<!-- marker:end -->`.
 
-    Args:
-        path: a text file with both markers once.
-        marker: their name.
-        text: the new content, without the markers.
-
     Raises:
         InputError: the file or a marker is missing, or a marker stands there more than once.
 
-    >>> import tempfile
-    >>> page = Path(tempfile.mkdtemp()) / "README.md"
-    >>> _ = page.write_text("<!-- table:begin -->old<!-- table:end -->")
-    >>> replace_between_markers(page, "table", "new")
-    >>> page.read_text().split()
-    ['<!--', 'table:begin', '-->', 'new', '<!--', 'table:end', '-->']
+    Example:
+        >>> import tempfile
+        >>> page = Path(tempfile.mkdtemp()) / "README.md"
+        >>> _ = page.write_text("<!-- table:begin -->old<!-- table:end -->")
+        >>> replace_between_markers(page, "table", "new")
+        >>> page.read_text().split()
+        ['<!--', 'table:begin', '-->', 'new', '<!--', 'table:end', '-->']
     """
     if not path.is_file():
         raise InputError(f"{path} does not exist")
@@ -142,16 +136,8 @@ def replace_between_markers(path: Path, marker: str, text: str) -> None:
     write_atomic(path, f"{head}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}")
 
 
-# A grid's tables and figures as an artifact in W&B, in the group of its runs.
-
-__all__ = ["log_report", "project_of"]
-
-
 def project_of(directory: Path) -> str | None:
     """The W&B project that the runs of a grid were logged to; None where none was.
-
-    Args:
-        directory: the grid's folder.
 
     Example:
         >>> import tempfile
@@ -175,12 +161,6 @@ def log_report(directory: Path, paths: ReportPaths, *, project: str, group: str)
     The same run is continued each time.
 
     Without an account it is written beside the grid, as the runs are; `WANDB_MODE=online` sends it.
-
-    Args:
-        directory: the grid's folder.
-        paths: the files.
-        project: of W&B.
-        group: of the grid's runs.
 
     Returns:
         One line that says where it is, or why it is nowhere: the files on the disk do not depend on it.

@@ -120,8 +120,9 @@ class Card:
 def card_names() -> list[str]:
     """Names of the cards.
 
-    >>> "instructrec_games" in card_names()
-    True
+    Example:
+        >>> "instructrec_games" in card_names()
+        True
     """
     return sorted(path.stem for path in CARDS.glob("*.yaml"))
 
@@ -132,8 +133,9 @@ def load_card(name: str) -> Card:
     Raises:
         InputError: there is no such card, or something in it has no meaning.
 
-    >>> load_card("instructrec_games").numbers[1].method
-    'SASRec'
+    Example:
+        >>> load_card("instructrec_games").numbers[1].method
+        'SASRec'
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else CARDS / f"{name}.yaml"
     if path.parent == CARDS and not path.is_file():
@@ -209,8 +211,9 @@ def _number(entry: Any, shared: Mapping[str, Any], where: str) -> Published:
 def decimals(value: float) -> int:
     """Decimals that a number is written with; four at least, as tables of metrics between 0 and 1 have.
 
-    >>> decimals(0.25), decimals(0.11059)
-    (4, 5)
+    Example:
+        >>> decimals(0.25), decimals(0.11059)
+        (4, 5)
     """
     return max(4, len(repr(float(value)).partition(".")[2]))
 

@@ -78,11 +78,6 @@ def judge(expected: float, got: float, *, digits: int, noise: float) -> Agreemen
 def compare(card: Card, size: str, runs: Sequence[Run]) -> list[Outcome]:
     """Every published number beside the runs of its cells.
 
-    Args:
-        card: the paper's table.
-        size: which of its sizes was run.
-        runs: finished ones of that size's grid.
-
     Example:
         >>> from benchmarks.reproduce.cards import load_card
         >>> found = compare(load_card("instructrec_games"), "small", [])
@@ -132,8 +127,9 @@ def matching(number: Published, runs: Sequence[Run]) -> list[Run]:
 def seed_spread(values: Sequence[float]) -> float | None:
     """Standard deviation between seeds, None for fewer than two.
 
-    >>> seed_spread([1.0, 2.0, 3.0]), seed_spread([0.1])
-    (1.0, None)
+    Example:
+        >>> seed_spread([1.0, 2.0, 3.0]), seed_spread([0.1])
+        (1.0, None)
     """
     return statistics.stdev(values) if len(values) > 1 else None
 
@@ -143,8 +139,9 @@ def published_noise(metric: str, value: float, cases: int | None) -> float:
 
     AUC by Hanley and McNeil 1982 (doi:10.1148/radiology.143.1.7063747) with classes of equal size.
 
-    >>> round(published_noise("hr@1", 0.364, 500), 3), round(published_noise("auc", 0.6724, 1000), 3)
-    (0.042, 0.033)
+    Example:
+        >>> round(published_noise("hr@1", 0.364, 500), 3), round(published_noise("auc", 0.6724, 1000), 3)
+        (0.042, 0.033)
     """
     if cases is None:
         return 0.0
@@ -166,10 +163,6 @@ def _reason(number: Published, size: str, expected: float | None, got: float | N
 
 def deviations(card: Card, runs: Sequence[Run]) -> list[str]:
     """What our finished runs did otherwise than the paper: counts, settings, and what the card tells.
-
-    Args:
-        card: the paper's table.
-        runs: finished ones.
 
     Example:
         >>> from benchmarks.reproduce.cards import load_card
@@ -204,8 +197,9 @@ def _unlike(settings: Mapping[str, Any], run: Run, prefix: str) -> list[str]:
 def setting(config: Mapping[str, Any], key: str) -> Any:
     """A value of a resolved config by its dotted key, without the `init_args` between; None where it has none.
 
-    >>> setting({"model": {"class_path": "SASRec", "init_args": {"loss": "bce"}}}, "model.loss")
-    'bce'
+    Example:
+        >>> setting({"model": {"class_path": "SASRec", "init_args": {"loss": "bce"}}}, "model.loss")
+        'bce'
     """
     value: Any = config
     for part in key.split("."):
@@ -222,8 +216,9 @@ def predicted(cost: Cost) -> str:
 
     Six FLOPs a parameter and token where all is trained, four where the backbone is frozen, two to evaluate.
 
-    >>> predicted(Cost(1e9, 1e6, 1e6, 2, 16))
-    '1.4e+16 FLOPs (0.03 h at 1.2e+14 FLOP/s, 40 % of an A100), 15 GiB for weights, gradients and optimiser state'
+    Example:
+        >>> predicted(Cost(1e9, 1e6, 1e6, 2, 16))
+        '1.4e+16 FLOPs (0.03 h at 1.2e+14 FLOP/s, 40 % of an A100), 15 GiB for weights, gradients and optimiser state'
     """
     trained = 6 if cost.bytes_per_parameter >= 12 else 4
     flops = cost.parameters * (trained * cost.tokens * cost.epochs + 2 * cost.evaluated_tokens)

@@ -102,3 +102,14 @@ def test_in_another_page_the_figures_are_found_where_the_grid_is(grid: Grid, tmp
     assert main(["report", str(grid.directory), "--readme", str(page)]) == 0
     address = page.read_text().partition("](")[2].partition(")")[0]
     assert (page.parent / address).resolve() == (grid.directory / "figures" / "quality_cost.png").resolve()
+
+
+def test_unequal_numbers_of_candidates_share_no_table(grid: Grid) -> None:
+    """Records may be edited by hand: an equal fingerprint does not make ranks among 20 and among 100 comparable."""
+    grid.add("lora")
+    grid.add("prefix", edit=lambda record: record["protocol"].update(num_candidates=100))
+    tables = build_tables(read_suite(grid.directory))[0]
+    assert sorted((table.num_candidates, [row.name for row in table.rows]) for table in tables) == [
+        (20, ["lora"]),
+        (100, ["prefix"]),
+    ]
