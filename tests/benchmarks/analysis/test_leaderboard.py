@@ -113,3 +113,39 @@ def test_unequal_numbers_of_candidates_share_no_table(grid: Grid) -> None:
         (20, ["lora"]),
         (100, ["prefix"]),
     ]
+
+
+def test_chance_among_fewer_candidates_than_the_cutoff_is_certain(grid: Grid) -> None:
+    grid.add("lora", edit=lambda record: record["protocol"].update(num_candidates=3))
+    assert table_of(grid).chance["hr@5"] == pytest.approx(1)
+
+
+def test_users_of_one_case_each_are_not_noted(grid: Grid) -> None:
+    grid.add("lora")
+    assert not any("several cases" in note for note in table_of(grid).notes)
+
+
+def test_without_a_backbone_there_is_no_untuned_model(grid: Grid) -> None:
+    grid.add("lora", rank=4, backbone=None)
+    grid.add("zero_shot", rank=12, backbone=None, kind="untuned")
+    assert [row.difference for row in table_of(grid).rows] == [None, None]
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_a_search_recorded_with_one_seed_is_the_row_s(grid: Grid, search: bool) -> None:
+    grid.add("lora", 1, rank=2, search=search)
+    grid.add("lora", 2, rank=2)
+    grid.add("zero_shot", rank=12, kind="untuned")
+    assert table_of(grid).rows[0].best == search
+
+
+def test_other_methods_rates_are_no_search(grid: Grid) -> None:
+    """Two rates under one name are a search that anyone can see; one rate of each of two methods is none."""
+    for seed in (1, 2):
+        grid.add("lora", seed, rank=2, learning_rate=1e-3)
+        grid.add("prefix", seed, rank=9, learning_rate=1e-2)
+    assert "no learning-rate search is recorded for lora, prefix" in table_of(grid).notes[0]
+    for seed in (1, 2):
+        cell = f"model=lora,lr=1,seed_everything={seed}-{seed}0abcdef"
+        grid.add("lora", seed, rank=12, learning_rate=1e-1, cell=cell)
+    assert "no learning-rate search is recorded for prefix." in table_of(grid).notes[0]
