@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
+from datamodules.sources.pretrained import pooling_of, pretrained_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [
@@ -50,3 +51,9 @@ def test_the_encoder_baseline_on_movielens(tmp_path: Path) -> None:
     metrics = json.loads((out / "record.json").read_text())["metrics"]
     assert metrics["test/tag_recommend_support"] > 16
     assert metrics["test/tag_o_support"] > 10 * metrics["test/tag_recommend_support"]
+
+
+def test_the_packaged_sentence_encoder_says_how_it_is_pooled() -> None:
+    """Read from the files that sentence-transformers wrote, and not because they are missing."""
+    assert (pretrained_folder("all-minilm-l6-v2") / "1_Pooling" / "config.json").is_file()
+    assert pooling_of("all-minilm-l6-v2") == "mean"

@@ -101,7 +101,7 @@ class TwoTower(Retriever):
 
 
 def title_embeddings(titles: Sequence[str], encoder: str = ENCODER) -> NDArray[np.float32]:
-    """`[I, D]` unit vectors of titles: mean over the tokens of a sentence encoder, in float32 on the CPU.
+    """`[I, D]` unit vectors of titles by a sentence encoder, pooled as its files say, in float32 on the CPU.
 
     Args:
         titles: the texts.
@@ -110,9 +110,9 @@ def title_embeddings(titles: Sequence[str], encoder: str = ENCODER) -> NDArray[n
     import torch
     from transformers import AutoModel
 
-    from datamodules.sources.pretrained import load_tokenizer, pretrained_folder
+    from datamodules.sources.pretrained import load_tokenizer, pooled, pooling_of, pretrained_folder
 
-    tokenizer = load_tokenizer(encoder)
+    tokenizer, pooling = load_tokenizer(encoder), pooling_of(encoder)
     model = AutoModel.from_pretrained(pretrained_folder(encoder), trust_remote_code=False, dtype=torch.float32).eval()
     made = []
     with torch.inference_mode():
@@ -120,10 +120,9 @@ def title_embeddings(titles: Sequence[str], encoder: str = ENCODER) -> NDArray[n
             batch = tokenizer(
                 list(titles[begin : begin + 64]), padding=True, truncation=True, max_length=64, return_tensors="pt"
             )
-            mask = batch["attention_mask"][:, :, None].float()
             hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            made.append(torch.nn.functional.normalize(mean, dim=1).numpy())
+            vector = pooled(hidden, batch["attention_mask"], pooling)
+            made.append(torch.nn.functional.normalize(vector, dim=1).numpy())
     return np.concatenate(made)
 
 

@@ -409,3 +409,42 @@ def _configuration(name: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a JSON object")
     return config
+
+
+def pooling_of(name: str) -> str:
+    """How a sentence encoder makes one vector of a text's states: `mean`, `cls` or `max`, by its own files.
+
+    These are sentence-transformers' `modules.json` and pooling folder; without them it is the mean, as in that library.
+
+    Raises:
+        InputError: the files ask for something else.
+    """
+    folder = pretrained_folder(name)
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        layers = {str(module["type"]).rsplit(".", 1)[-1]: str(module["path"]) for module in modules}
+    except FileNotFoundError:
+        return "mean"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"backbone {name!r}: {folder / 'modules.json'} cannot be read ({first_line(error)})"
+        ) from error
+    if unknown := layers.keys() - {"Transformer", "Pooling", "Normalize"}:
+        raise InputError(f"backbone {name!r} has a {min(unknown)} layer behind its encoder, which is not supported")
+    settings = _read_settings(folder / layers.get("Pooling", "") / "config.json") if "Pooling" in layers else {}
+    named = settings.get("pooling_mode", [])  # of version 5 and later; flags before
+    modes = [named] if isinstance(named, str) else list(named)
+    modes += [key[13:] for key, value in settings.items() if key.startswith("pooling_mode_") and value is True]
+    modes = [mode.removesuffix("_token").removesuffix("_tokens") for mode in modes] or ["mean"]
+    if len(modes) > 1 or modes[0] not in ("mean", "cls", "max"):
+        raise InputError(f"backbone {name!r} pools by {', '.join(modes)}; mean, cls and max are supported")
+    return modes[0]
+
+
+def pooled(states: Any, real: Any, pooling: str) -> Any:
+    """Returns `[I, D]`: one vector of each text's states `[I, N, D]`, of the tokens that are `real` `[I, N]`."""
+    if pooling == "cls":
+        return states.gather(1, real.argmax(1)[:, None, None].expand(-1, 1, states.shape[-1]))[:, 0]
+    if pooling == "max":
+        return states.masked_fill(real[..., None] == 0, float("-inf")).amax(1)
+    return (states * real[..., None]).sum(1) / real.sum(1, keepdim=True)

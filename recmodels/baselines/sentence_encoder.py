@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from datamodules.contract.batch import EventBatch, InteractionBatch
 from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
-from datamodules.sources.pretrained import check_backbone_name, context_length, load_tokenizer
+from datamodules.sources.pretrained import check_backbone_name, context_length, load_tokenizer, pooled, pooling_of
 from recmodels.backbones.encoder import TextEncoder, load_encoder
 from recmodels.baselines.closed_form import ClosedForm
 
@@ -22,7 +22,8 @@ from recmodels.baselines.closed_form import ClosedForm
 class SentenceEncoder(ClosedForm):
     """Scores an item by the cosine of its title's embedding and the history's mean embedding; nothing is tuned.
 
-    Reimers and Gurevych 2019, arXiv 1908.10084: mean of the last hidden states over a title's tokens, at length one.
+    Reimers and Gurevych 2019, arXiv 1908.10084: the last hidden states over a title's tokens, pooled as the model's own
+    files say (mean, first token or maximum; without such files the mean), at length one.
 
     Args:
         backbone: packaged name, folder with a Hugging Face encoder, or hub id.
@@ -87,7 +88,7 @@ def embed(encoder: TextEncoder, name: str, titles: Sequence[str], at_once: int, 
         at_once: titles in a batch.
         device: of the encoder.
     """
-    tokenizer, longest = load_tokenizer(name), context_length(name)
+    tokenizer, longest, pooling = load_tokenizer(name), context_length(name), pooling_of(name)
     order = sorted(range(len(titles)), key=lambda item: len(titles[item]))  # like lengths share a batch
     parts: list[Tensor] = []
     for begin in range(0, len(order), at_once):
@@ -101,7 +102,6 @@ def embed(encoder: TextEncoder, name: str, titles: Sequence[str], at_once: int, 
             split_special_tokens=True,  # a title is data: what looks like a control token is text
         ).to(device)
         states = encoder.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state
-        real = read["attention_mask"][..., None]
-        parts.append(nn.functional.normalize((states.float() * real).sum(1) / real.sum(1), dim=1))
+        parts.append(nn.functional.normalize(pooled(states.float(), read["attention_mask"], pooling), dim=1))
     place = torch.tensor(order, device=device).argsort()
     return torch.cat(parts)[place]

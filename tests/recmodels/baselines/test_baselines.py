@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,10 @@ from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.instructions.slates import WindowOptions
+from datamodules.protocol.hard_negatives import title_embeddings
 from datamodules.protocol.rules import Protocol
+from datamodules.sources.pretrained import load_tokenizer, pooling_of
+from recmodels.backbones.encoder import load_encoder
 from recmodels.baselines.bm25 import index_titles, terms
 from recmodels.baselines.ease import ease_weights
 from recmodels.baselines.item_knn import nearest_items
@@ -163,6 +168,63 @@ def test_bm25_is_the_formula() -> None:
 def test_titles_without_a_word_have_no_score() -> None:
     _, count, weight = index_titles(["!!!", "???"])
     assert count.sum() == weight.sum() == 0
+
+
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+"""As in all-MiniLM-L6-v2."""
+FLAGS = dict.fromkeys(
+    [f"pooling_mode_{mode}" for mode in ("cls_token", "mean_tokens", "max_tokens", "lasttoken")], False
+)
+
+
+def pooling_folder(encoder: Path, at: Path, modules: Any, pooling: dict[str, Any]) -> str:
+    """A tiny encoder in the layout that sentence-transformers writes."""
+    folder = Path(shutil.copytree(encoder, at))
+    (folder / "1_Pooling").mkdir()
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32} | pooling))
+    return str(folder)
+
+
+@pytest.mark.parametrize("newer", [False, True])
+@pytest.mark.parametrize(("mode", "flag"), [("cls", "cls_token"), ("mean", "mean_tokens"), ("max", "max_tokens")])
+def test_embeddings_are_pooled_as_the_models_files_say(
+    tiny_encoder: Path, tmp_path: Path, titles: list[str], mode: str, flag: str, newer: bool
+) -> None:
+    settings: dict[str, Any] = {"pooling_mode": mode} if newer else FLAGS | {f"pooling_mode_{flag}": True}
+    name = pooling_folder(tiny_encoder, tmp_path / "encoder", MODULES, settings)
+    encoder = load_encoder(name)
+    encoder.model.eval()
+    got = embed(encoder, name, titles, 7, torch.device("cpu"))
+    tokenizer = load_tokenizer(name)
+    for title, vector in zip(titles, got, strict=True):  # alone, so that nothing is padded
+        with torch.no_grad():
+            states = encoder.model(**tokenizer(title, return_tensors="pt", split_special_tokens=True))
+        (state,) = states.last_hidden_state
+        expected = {"cls": state[0], "mean": state.mean(0), "max": state.max(0).values}[mode]
+        torch.testing.assert_close(vector, expected / expected.norm(), atol=1e-5, rtol=0)
+    hard = title_embeddings(titles[:5], name)
+    torch.testing.assert_close(torch.from_numpy(hard), got[:5], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("modules", "settings", "message"),
+    [
+        (MODULES, {"pooling_mode_lasttoken": True}, "pools by lasttoken; mean, cls and max are supported"),
+        (MODULES, {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True}, "pools by cls, max; mean"),
+        ([*MODULES, {"path": "3_Dense", "type": "sentence_transformers.models.Dense"}], {}, "has a Dense layer behind"),
+        ({"a": 1}, {}, "modules.json cannot be read"),
+    ],
+)
+def test_poolings_that_are_not_ours_are_refused(
+    tiny_encoder: Path, tmp_path: Path, modules: Any, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        pooling_of(pooling_folder(tiny_encoder, tmp_path / "encoder", modules, settings))
 
 
 def test_embeddings_are_those_of_titles_read_alone(tiny_encoder: Path, titles: list[str]) -> None:
