@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import shlex
 import sys
@@ -50,8 +49,6 @@ def run_studies(studies: Sequence[Study], out: Path, launcher: Launcher, *, retr
     summary = Summary()
     if not studies:
         return summary
-    if importlib.util.find_spec("optuna") is None:
-        raise InputError("a search needs optuna, which is not installed: pip install 'instructrec[search]'")
     trials, parallel = studies[0].search.trials, studies[0].search.parallel
     with Ledger((out / "search").absolute()) as ledger:
         for first in range(0, trials, parallel):

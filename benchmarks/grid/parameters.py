@@ -137,7 +137,7 @@ def _tuned(model: Any, backbone: Any) -> int:
     """Tunes a backbone and counts what trains."""
     from torch import nn
 
-    tuning = getattr(model, "_tuning", (model,))[0]
+    tuning = model._tuning.module if hasattr(model, "_tuning") else model
     tuning.apply_to(backbone)
     model.network, model.waiting = backbone.model, tuning.waiting
     if tuning is not model:  # a tagger's head is new and always trains

@@ -188,12 +188,6 @@ def test_wrong_input_ends_the_search_after_its_first_round(folder: Path, monkeyp
     assert len(starts(folder)) == 2
 
 
-def test_a_search_without_optuna_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r"needs optuna, which is not installed: pip install 'instructrec\[search\]'"):
-        benchmark(folder)
-
-
 def test_a_study_of_failures_chooses_nothing(folder: Path) -> None:
     studies = make_studies(
         load_suite(folder / "suite.yaml").search, expand(load_suite(folder / "suite.yaml"), folder), folder
