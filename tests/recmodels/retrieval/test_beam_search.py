@@ -23,7 +23,7 @@ from recmodels.methods.zero_shot import ZeroShot
 from recmodels.retrieval.beam_search import Retrieved, beam_search
 from recmodels.retrieval.exhaustive import catalogue_scores
 from tests.recmodels.oracle import tuned
-from tests.recmodels.retrieval.test_exhaustive import (
+from tests.recmodels.retrieval.tries import (
     EXAMPLE_PROMPTS,
     EXAMPLE_TITLES,
     FAMILIES,

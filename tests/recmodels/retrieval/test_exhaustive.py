@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +23,19 @@ from recmodels.engine.tree_attention import ATTENTION
 from recmodels.methods.zero_shot import ZeroShot
 from recmodels.retrieval.exhaustive import catalogue_scores
 from tests.recmodels.oracle import tuned
+from tests.recmodels.retrieval.tries import (
+    END,
+    EXAMPLE_PROMPTS,
+    EXAMPLE_TITLES,
+    FAMILIES,
+    PROMPTS,
+    TITLES,
+    ended,
+    left_padded,
+    tiny,
+)
 
 KINDS = ("plain", "lora", "adapter", "prefix", "prefix_mlp")
-END = 2
-PROMPTS = st.lists(st.lists(st.integers(3, 60), min_size=1, max_size=9), min_size=1, max_size=3)
-# Few tokens: titles that begin others, equal titles and long shared beginnings come by themselves.
-TITLES = st.lists(st.lists(st.integers(3, 6), min_size=1, max_size=6), min_size=1, max_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +43,6 @@ def backbones(tiny_causal: Path) -> dict[str, CausalBackbone]:
     plain = load_causal(str(tiny_causal), "float32")
     plain.model.eval()
     return {"plain": plain} | {kind: tuned(kind, tiny_causal).backbone for kind in KINDS[1:]}
-
-
-def left_padded(prompts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    width = max(map(len, prompts))
-    token = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
-    return token, torch.tensor([len(prompt) for prompt in prompts])
-
-
-def ended(titles: Sequence[list[int]]) -> list[list[int]]:
-    return [[*title, END] for title in titles]
 
 
 @torch.no_grad()
@@ -119,49 +115,6 @@ def test_answers_without_an_end_token_may_begin_others(backbones: dict[str, Caus
     single = build_trie([[5], [7]])  # nothing follows the prompt
     got = catalogue_scores(backbones["plain"], *left_padded([[3, 4]]), single)
     torch.testing.assert_close(got, padded_scores(backbones["plain"], [[3, 4]], [[5], [7]]), atol=1e-4, rtol=0)
-
-
-def tiny(family: str) -> CausalBackbone:
-    """A random model of a family, with what makes the family special."""
-    import transformers
-
-    common = {"vocab_size": 64, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    grouped = {
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-    }
-    special: dict[str, dict[str, Any]] = {
-        "Llama": grouped,
-        "Qwen2": {k: v for k, v in grouped.items() if k != "head_dim"},
-        "Qwen3": grouped | {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-        "Gemma": grouped,
-        "Gemma2": grouped | {"sliding_window": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-        "Gemma3Text": grouped | {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
-        "Mistral": grouped | {"sliding_window": 5},
-        "GPT2": {"n_embd": 16, "n_layer": 2, "n_head": 4},
-        "OPT": {
-            "hidden_size": 16,
-            "ffn_dim": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "word_embed_proj_dim": 16,
-        },
-    }
-    config = getattr(transformers, f"{family}Config")(**(common | special[family]))
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
-    for value in model.parameters():  # most start near zero, where a mistake would not show
-        torch.nn.init.normal_(value, std=0.3)
-    return CausalBackbone(model=model, name=family)
-
-
-FAMILIES = ("Llama", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Mistral", "GPT2", "OPT")
-EXAMPLE_PROMPTS = [[3, 9, 4, 11, 5], [7, 8], [12, 3, 13]]
-EXAMPLE_TITLES = [[3, 4, 5], [3, 4], [6], [3, 5, 5, 6], [6, 3], [6], [4, 4, 4, 4, 4]]
 
 
 @torch.no_grad()
