@@ -215,15 +215,21 @@ def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
         whole: a model, not an adapter.
 
     Example:
-        >>> print(model_card({}, "smollm2-135m-instruct", True).splitlines()[2])
+        >>> print(model_card({}, "smollm2-135m-instruct", True).splitlines()[1])
         base_model: smollm2-135m-instruct
     """
+    from huggingface_hub import ModelCardData
+
     method, data = (
         record.get("model", {}).get("class", "a tuned model"),
         record.get("data", {}).get("class", "its data"),
     )
-    head = ["---", f"library_name: {'transformers' if whole else 'peft'}", f"base_model: {json_text(backbone)}"]
-    lines = [*head, "tags: [recommendation, instructrec]", "---", "", f"# {record.get('name') or method}", ""]
+    head = ModelCardData(
+        base_model=backbone,
+        library_name="transformers" if whole else "peft",
+        tags=["recommendation", "instructrec"],
+    )
+    lines = ["---", head.to_yaml(), "---", "", f"# {record.get('name') or method}", ""]
     lines += [
         f"{backbone}, tuned by {method} on {data} with InstructRec. It ranks items by the likelihood of titles.",
         "",
@@ -236,11 +242,6 @@ def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
     known |= {"commit": record.get("commit")}
     lines += [f"- {name}: {value}" for name, value in known.items() if value is not None]
     return "\n".join(lines) + "\n"
-
-
-def json_text(text: str) -> str:
-    """A text as YAML takes it: quoted where it is more than a plain name."""
-    return text if all(letter.isalnum() or letter in "-_./" for letter in text) else json.dumps(text)
 
 
 def _number(value: Any) -> str:
