@@ -157,7 +157,7 @@ def test_an_item_whose_title_has_no_tokens_fails_where_the_catalogue_is_ranked(
 ) -> None:
     data = MovieLens100K(backbone=str(tiny_causal), protocol=FULL)
     data.setup()
-    data.sequences.titles[3] = "\u200b"
+    data.frozen.text.titles[3] = "\u200b"
     with pytest.raises(InputError, match="item '4': its title"):
         data.test_dataloader()
 
