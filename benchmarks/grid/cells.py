@@ -137,9 +137,6 @@ def varied(cell: Cell, pairs: Iterable[Pair], option: str, *, label: Pair | None
 def changed_file(cell: Cell) -> str | None:
     """Returns the first config file of a cell that is no longer what the cell was named for, else None.
 
-    Args:
-        cell: From `expand`.
-
     Example:
         >>> changed_file(Cell("a", "a", (), (), ""))
     """

@@ -34,9 +34,6 @@ def cell_config(command: Sequence[str]) -> dict[str, Any]:
 
     A later file that names another class takes the place of the earlier one's options, as on the command line.
 
-    Args:
-        command: words of `instructrec fit`.
-
     Example:
         >>> made = cell_config(["instructrec", "fit", "-c", "configs/model/lora.yaml", "--model.r=4", "--name", "x"])
         >>> made["model"]["class_path"], made["model"]["init_args"]["r"]
@@ -255,9 +252,6 @@ def forecasts(commands: Mapping[str, Sequence[str]], records: Mapping[str, Mappi
 
 def rate_note(corrected: bool) -> str:
     """What the predicted times rest on.
-
-    Args:
-        corrected: whether cells have finished.
 
     Example:
         >>> rate_note(corrected=True)

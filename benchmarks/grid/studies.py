@@ -153,10 +153,6 @@ def propose(study: Study, ledger: Ledger, number: int) -> None:
 def result_of(study: Study, ledger: Ledger) -> dict[str, Any] | None:
     """What the search has chosen; None before all trials are done.
 
-    Args:
-        study: the study.
-        ledger: of the search's runs.
-
     Raises:
         InputError: no trial has a value, so that nothing can be chosen; with the last trial's error.
     """

@@ -72,9 +72,7 @@ class Suite:
 def load_suite(path: Path) -> Suite:
     r"""Reads a suite file.
 
-    Args:
-        path: The YAML file. Paths in it are looked for from the current directory, then from the checkout's
-            root.
+    Paths in it are looked for from the current directory, then from the checkout's root.
 
     Raises:
         InputError: The file is missing, is not plain YAML (tags are refused), or says something that has no

@@ -88,9 +88,6 @@ class CellProcess:
 def run(process: CellProcess) -> int:
     """Calls it; a function, as Ray wants it.
 
-    Args:
-        process: The command.
-
     Example:
         >>> run(CellProcess(["false"], "/", 1.0))
         1

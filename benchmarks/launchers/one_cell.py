@@ -57,9 +57,6 @@ def command_for(cell: Cell, root: Path, *, prefix: Sequence[str], retry: Stamp |
 def main(arguments: list[str]) -> int:
     """Runs the cell that `command_for` wrote down.
 
-    Args:
-        arguments: The task as JSON.
-
     Returns:
         0 with a record, `NOT_DONE` without, 2 if the folder's content is damaged.
     """

@@ -72,12 +72,7 @@ class RayScheduler:
         self._grace = grace
 
     def submit(self, cell: Cell, command: Sequence[str]) -> Job:
-        """Gives a cell to the cluster.
-
-        Args:
-            cell: The cell.
-            command: What runs it, in the checkout.
-        """
+        """Gives a cell to the cluster, with the command that runs it."""
         process = child.CellProcess(command, str(ROOT), self._grace + 5.0)
         return _RayJob(self._run.options(name=cell.name).remote(process))
 

@@ -79,12 +79,7 @@ class SlurmScheduler:
             raise InputError(f"--launcher slurm: {' '.join(str(error).split())[:300]}") from error
 
     def submit(self, cell: Cell, command: Sequence[str]) -> Job:
-        """Submits a cell, or finds the job that an earlier runner submitted and that still waits or runs.
-
-        Args:
-            cell: The cell.
-            command: What runs it, in the checkout.
-        """
+        """Submits a cell, or finds the job that an earlier runner submitted and that still waits or runs."""
         note = self._folder / f"{cell.name}.json"
         if self._cluster == "slurm" and (job := self._find(note)) is not None:
             return _SlurmJob(job)
