@@ -1,6 +1,6 @@
 """Saves a fit so that it continues exactly where it was, and ends it in order when a signal asks for it.
 
-Every state is saved and put back at one place: just before a batch trains. Logging and validation of the step before
+Every state is saved and put back at the same moment: just before a batch trains. Logging and validation of the step before
 are done then, gradients are empty, and the iterator of the epoch exists, so neither the end of an epoch nor a
 validation needs a rule of its own. Only a signal during a validation saves elsewhere: at its start.
 """
@@ -21,9 +21,9 @@ from callbacks.resume_state import (
     before_batch,
     before_validation,
     logs_so_far,
-    place,
     put_back_logs,
     random_state,
+    restore_counters,
     set_random_state,
 )
 from datamodules.contract.checkpoints import check_file, link_checkpoint, remove_checkpoint
@@ -145,7 +145,7 @@ class Resume(L.Callback):
         raise Interrupted(stop)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Makes the next batch a place to save at."""
+        """Has the state saved before the next batch."""
         self._validated, self._random = not trainer.sanity_checking, None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -177,10 +177,10 @@ class Resume(L.Callback):
             put_back_logs(trainer, saved["logs"])
 
     def _continue(self, trainer: L.Trainer) -> None:
-        """Random state and progress as they were, at the same place in the same hook."""
+        """Random state and progress as they were, in the same hook."""
         saved = cast("dict[str, Any]", self._restored)
         self._restored = None
-        if wrong := place(trainer, saved):
+        if wrong := restore_counters(trainer, saved):
             raise CheckpointError(f"the run cannot be continued exactly: {wrong}")
         set_random_state(saved["random"][trainer.global_rank])
 
@@ -188,8 +188,10 @@ class Resume(L.Callback):
         """The signal that any process has had, 0 without one."""
         signum = self._stop.signum or 0
         if trainer.world_size > 1:
-            found = trainer.strategy.reduce(torch.tensor(signum, device=trainer.strategy.root_device), reduce_op="max")
-            signum = int(found)
+            largest = trainer.strategy.reduce(
+                torch.tensor(signum, device=trainer.strategy.root_device), reduce_op="max"
+            )
+            signum = int(largest)
         return signum
 
     def _due(self, step: int) -> bool:
@@ -243,11 +245,11 @@ def best_beside(path: Path) -> Path:
 
 
 def _prune(folder: Path, keep: int) -> None:
-    kept = checkpoints_in(folder)[:keep]
+    newest = checkpoints_in(folder)[:keep]
     for old in checkpoints_in(folder)[keep:]:
         remove_checkpoint(old)
     for best in folder.glob("step-*.best"):
-        if best.with_suffix(".ckpt") not in kept:
+        if best.with_suffix(".ckpt") not in newest:
             remove_checkpoint(best)
 
 

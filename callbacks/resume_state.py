@@ -1,4 +1,4 @@
-"""Where Lightning's training loop stands, in a form from which it starts again at exactly that place.
+"""Where Lightning's training loop stands, in a form from which it starts again exactly there.
 
 Lightning 2.6 restarts rightly from counters that all agree, and then passes over a validation that the last step was
 due for. Counters in the middle of a batch it gets wrong in several ways (a batch counted twice, a validation lost,
@@ -56,11 +56,11 @@ def before_validation(trainer: L.Trainer) -> dict[str, Any]:
     return {"fit_loop": fit_loop, "there": {}, "stepped": batches_that_stepped(trainer), "validation_due": True}
 
 
-def place(trainer: L.Trainer, saved: dict[str, Any]) -> str:
+def restore_counters(trainer: L.Trainer, saved: dict[str, Any]) -> str:
     """Puts right what Lightning's restart leaves one off, and compares all counters with the saved ones.
 
     Args:
-        trainer: at the place where `saved` was made.
+        trainer: in the hook in which `saved` was taken.
         saved: of `before_batch` or `before_validation`.
 
     Returns:
@@ -92,15 +92,15 @@ def random_state() -> dict[str, Any]:
         (True, True)
     """
     version, words, gauss = random.getstate()
-    kept = np.random.get_state(legacy=False)  # noqa: NPY002  # the global generator is what libraries draw from
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002  # the global generator is what libraries draw from
     return {
         "python": {"version": version, "words": list(words), "gauss": gauss},
         "numpy": {
-            "bit_generator": kept["bit_generator"],
-            "key": kept["state"]["key"].tolist(),
-            "pos": int(kept["state"]["pos"]),
-            "has_gauss": int(kept["has_gauss"]),
-            "gauss": float(kept["gauss"]),
+            "bit_generator": numpy["bit_generator"],
+            "key": numpy["state"]["key"].tolist(),
+            "pos": int(numpy["state"]["pos"]),
+            "has_gauss": int(numpy["has_gauss"]),
+            "gauss": float(numpy["gauss"]),
         },
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else [],
@@ -108,19 +108,15 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Puts a state back that `random_state` took.
-
-    Args:
-        state: on the CPU.
-    """
-    python, kept = state["python"], state["numpy"]
+    """Puts a state back that `random_state` took, on the CPU."""
+    python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
     np.random.set_state(  # noqa: NPY002
         {
-            "bit_generator": kept["bit_generator"],
-            "state": {"key": np.array(kept["key"], dtype=np.uint32), "pos": kept["pos"]},
-            "has_gauss": kept["has_gauss"],
-            "gauss": kept["gauss"],
+            "bit_generator": numpy["bit_generator"],
+            "state": {"key": np.array(numpy["key"], dtype=np.uint32), "pos": numpy["pos"]},
+            "has_gauss": numpy["has_gauss"],
+            "gauss": numpy["gauss"],
         }
     )
     torch.set_rng_state(state["torch"])
@@ -135,7 +131,7 @@ def logs_so_far(trainer: L.Trainer) -> dict[str, Any]:
     """The content of every CSV log, and the ids of W&B runs.
 
     Returns:
-        `csv`, text by place among the loggers; `wandb`, ids.
+        `csv`, text by position among the loggers; `wandb`, ids.
     """
     texts: dict[int, str] = {}
     runs: list[str] = []

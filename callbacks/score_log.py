@@ -105,7 +105,7 @@ def best_branches(scored: Any, kept: int) -> Any:
     start = count.cumsum(0) - count
     table = torch.full((len(count), int(count.max())), -torch.inf)
     table[scored.branch_case, torch.arange(len(scored.score)) - start[scored.branch_case]] = scored.score
-    value, place = table.topk(min(kept, table.shape[1]), dim=1)
-    best = (start[:, None] + place)[value > -torch.inf]
+    value, position = table.topk(min(kept, table.shape[1]), dim=1)
+    best = (start[:, None] + position)[value > -torch.inf]
     columns = ("branch_case", "branch_item", "score", "relevance")
     return replace(scored, **{name: getattr(scored, name)[best] for name in columns})

@@ -58,7 +58,7 @@ class TimeBudget(L.Callback):
         steps = float(trainer.estimated_stepping_batches)
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, LambdaLR):
-                config.scheduler.lr_lambdas = [self._by_time(each, steps) for each in config.scheduler.lr_lambdas]
+                config.scheduler.lr_lambdas = [self._by_time(factor, steps) for factor in config.scheduler.lr_lambdas]
         self._began = time.perf_counter()
 
     def on_train_batch_end(

@@ -106,18 +106,18 @@ def grouping(values: pl.Series) -> NDArray[np.str_] | None:
 def _quarters(number: NDArray[np.float64]) -> pl.Series:
     known = ~np.isnan(number)
     edges = np.unique(np.quantile(number[known], (0.25, 0.5, 0.75), method="lower"))
-    place = np.searchsorted(edges, number, side="left")
+    quarters = np.searchsorted(edges, number, side="left")
     names = np.full(len(number), "", dtype=object)
-    for quarter in np.unique(place[known]):
-        inside = known & (place == quarter)
+    for quarter in np.unique(quarters[known]):
+        inside = known & (quarters == quarter)
         names[inside] = f"{number[inside].min():g} to {number[inside].max():g}"
     return pl.Series(names.tolist(), dtype=pl.String)
 
 
 def _features(items: pl.DataFrame, item_ids: list[str], titles: list[str]) -> list[list[str]]:
     if "categories" in items.columns:
-        told = dict(zip(items["item"], items["categories"].fill_null([]).to_list(), strict=True))
-        listed = [[name for name in told.get(item) or [] if name] for item in item_ids]
+        categories = dict(zip(items["item"], items["categories"].fill_null([]).to_list(), strict=True))
+        listed = [[name for name in categories.get(item) or [] if name] for item in item_ids]
         if any(listed):
             return listed
     return [title_words(title) for title in titles]

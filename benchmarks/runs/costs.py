@@ -132,7 +132,7 @@ def step_flops(model: Recommender, batch: Any, context: Context) -> int:
         batch: of training, on the model's device.
         context: of the precision.
     """
-    kept = {name: value.grad for name, value in model.trained().items()}
+    gradients = {name: value.grad for name, value in model.trained().items()}
     model.train()
     counter = FlopCounterMode(display=False)
     with torch.enable_grad(), counter:
@@ -140,7 +140,7 @@ def step_flops(model: Recommender, batch: Any, context: Context) -> int:
             loss: Any = model.training_step(batch, 0)
         loss.backward()
     for name, value in model.trained().items():
-        value.grad = kept[name]
+        value.grad = gradients[name]
     return int(counter.get_total_flops())
 
 
@@ -155,8 +155,8 @@ def single_users(data: InstructionDataModule) -> list[Any]:
     """Batches of one test user each, from the longest history to the shortest."""
     loader = data.test_dataloader()
     keys: Any = loader.dataset
-    places = sorted({round(place * (len(keys) - 1) / max(1, USERS - 1)) for place in range(USERS)})
-    return [loader.collate_fn([keys[place]]) for place in places]
+    rows = sorted({round(number * (len(keys) - 1) / max(1, USERS - 1)) for number in range(USERS)})
+    return [loader.collate_fn([keys[row]]) for row in rows]
 
 
 @torch.inference_mode()  # as the trainer's test: its metrics are inference tensors
@@ -191,11 +191,11 @@ def merged_network(model: InstructionRecommender, context: Context) -> Any | Non
         return None
     try:
         with context():  # some of PEFT's layers mix precisions, which only autocast permits
-            made = model.merged_model(tolerance=math.inf)
+            merged = model.merged_model(tolerance=math.inf)
     except InputError:  # the method has no merged form
         return None
-    made.set_attn_implementation(attention_of(own.config))
-    return made
+    merged.set_attn_implementation(attention_of(own.config))
+    return merged
 
 
 @contextlib.contextmanager
@@ -230,13 +230,13 @@ def _forgetting(model: InstructionRecommender, context: Context) -> dict[str, fl
     tokenizer = load_tokenizer(model.backbone_name)
     ids = [tokenizer(text)["input_ids"] for text in passages()]
     with context():
-        found = {"perplexity_after": perplexity(model.backbone, ids)}
+        values = {"perplexity_after": perplexity(model.backbone, ids)}
     if model.kind == "untuned":
-        found["perplexity_before"] = found["perplexity_after"]
+        values["perplexity_before"] = values["perplexity_after"]
     else:
         dtype: Precision = "bfloat16" if model.backbone.model.dtype == torch.bfloat16 else "float32"
         fresh = load_causal(model.backbone_name, dtype)  # outside the context: its proof is exact in float32 only
         fresh.model.to(model.device).eval()
         with context():
-            found["perplexity_before"] = perplexity(fresh, ids)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+            values["perplexity_before"] = perplexity(fresh, ids)
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -149,9 +149,9 @@ class RunFolder:
         costs: dict[str, Any] = meter.costs() if meter else {}
         last = self.path / "checkpoints" / "last.ckpt"
         if last.exists():
-            kept = read_checkpoint(last, mmap=True)["state_dict"]
+            trained = read_checkpoint(last, mmap=True)["state_dict"]
             costs["checkpoint_bytes"] = last.stat().st_size
-            costs["trained_bytes"] = sum(value.numel() * value.element_size() for value in kept.values())
+            costs["trained_bytes"] = sum(value.numel() * value.element_size() for value in trained.values())
         return costs
 
 
@@ -282,13 +282,13 @@ def _device(trainer: L.Trainer) -> dict[str, Any]:
 
 def installed_versions(*others: str) -> dict[str, str]:
     """Versions of Python, of the packages that every result depends on, and of others; what is missing is absent."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in (*PACKAGES, *others):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache

@@ -90,13 +90,13 @@ def continuation(out: Path, asked: str | None, identity: dict[str, Any]) -> Cont
     saved = content.get(KEY)
     if saved is None:
         raise InputError(f"--ckpt_path {path}: expected a checkpoint of a run's resume/ folder, found weights only")
-    refused, told = changes(json.loads(saved["identity"]), identity)
+    refused, reported = changes(json.loads(saved["identity"]), identity)
     if refused:
         raise InputError(
             f"{path} cannot be continued, for it would not be the same run: {'; '.join(refused)};"
             " put it back as it was, or start a new run in another --out"
         )
-    for line in told:
+    for line in reported:
         print(f"instructrec: continued with a change: {line}", file=sys.stderr)
     print(f"continued from step {content['global_step']}: {path}", flush=True)
     return Continuation(path, int(content["global_step"]), tuple(saved["logs"].get("wandb", ())))
@@ -137,9 +137,9 @@ def identity_of(config: dict[str, Any], header: dict[str, Any], device: str) -> 
         device: the kind of machine.
 
     Returns:
-        `settings`, which a continued run must share, and `circumstances`, whose change is told.
+        `settings`, which a continued run must share, and `circumstances`, whose change is reported.
     """
-    versions = {f"version of {name}": found for name, found in header["versions"].items()}
+    versions = {f"version of {name}": installed for name, installed in header["versions"].items()}
     code = f"{header.get('commit')}{' with changes' if header.get('dirty') else ''}"
     return {"settings": settings_of(config), "circumstances": versions | {"code": code, "device": device}}
 
@@ -185,7 +185,7 @@ def settings_of(config: dict[str, Any]) -> dict[str, str]:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What differs between two identities: what is refused, and what is told.
+    """What differs between two identities: what is refused, and what is reported.
 
     Example:
         >>> old = {"settings": {"data.batch_size": "4"}, "circumstances": {"version of torch": "2.11"}}
@@ -193,12 +193,12 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> tuple[list[str], lis
         >>> changes(old, new)
         (['data.batch_size was 4, is 8'], ['version of torch was 2.11, is 2.12'])
     """
-    found = []
+    differences = []
     for part in ("settings", "circumstances"):
         old, new = before[part], now[part]
         keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-        found.append([f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in keys])
-    return found[0], found[1]
+        differences.append([f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in keys])
+    return differences[0], differences[1]
 
 
 def step_of(path: Path) -> int:

@@ -49,32 +49,32 @@ class Trial(L.Callback):
         """
         if trainer.sanity_checking:
             return
-        found = trainer.callback_metrics
-        if self.metric not in found:
-            known = [name for name in found if name.startswith("val/")]
+        measured = trainer.callback_metrics
+        if self.metric not in measured:
+            known = [name for name in measured if name.startswith("val/")]
             raise InputError(
                 f"search.metric is {self.metric!r}, which is not measured{nearest_hint(self.metric, known)}"
             )
-        self.values.append([trainer.global_step, float(found[self.metric])])
+        self.values.append([trainer.global_step, float(measured[self.metric])])
         if trainer.state.fn == "fit" and prunes(self.pruner, self.metric, self.rivals, self.values):
             self.pruned = trainer.should_stop = True
 
     def write_record(self, trainer: L.Trainer, folder: RunFolder, kind: str) -> None:
-        """Writes the run's record, and then removes the weights, which nobody will need.
-
-        Args:
-            trainer: after the fit.
-            folder: of the run.
-            kind: of the model.
-        """
+        """Writes the run's record after the fit, and then removes the weights, which nobody will need."""
         if not trainer.is_global_zero:
             return
         value = (max if higher_is_better(self.metric) else min)(value for _, value in self.values)
         meter = callback_of(trainer, CostMeter)
         costs = meter.costs() if meter else {}
         seconds = float(costs.get("train_seconds", 0.0)) + float(costs.get("validation_seconds", 0.0))
-        told = {"metric": self.metric, "value": value, "values": self.values, "pruned": self.pruned, "seconds": seconds}
-        record = folder.header(kind) | {"status": "finished", "error": None, "trial": told, "costs": costs}
+        trial = {
+            "metric": self.metric,
+            "value": value,
+            "values": self.values,
+            "pruned": self.pruned,
+            "seconds": seconds,
+        }
+        record = folder.header(kind) | {"status": "finished", "error": None, "trial": trial, "costs": costs}
         write_json(folder.path / "record.json", record)
         for name in ("best.ckpt", "last.ckpt"):
             remove_checkpoint(folder.path / "checkpoints" / name)
@@ -83,11 +83,8 @@ class Trial(L.Callback):
 def trial_named(path: Path | None) -> Trial | None:
     """The trial of a file that a search has written; None without one.
 
-    Args:
-        path: of the file.
-
     Raises:
-        InputError: the file is no trial.
+        InputError: the file is not a trial.
 
     Example:
         >>> trial_named(None) is None
@@ -95,23 +92,20 @@ def trial_named(path: Path | None) -> Trial | None:
     """
     if path is None:
         return None
-    said = read_search_file(path, ["metric", "pruner", "rivals"])
+    content = read_search_file(path, ["metric", "pruner", "rivals"])
     try:
-        rivals = [[[float(step), float(value)] for step, value in points] for points in said["rivals"]]
-        higher_is_better(said["metric"])
+        rivals = [[[float(step), float(value)] for step, value in points] for points in content["rivals"]]
+        higher_is_better(content["metric"])
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"--search.trial {path}: rivals must be lists of steps and values, metric a name") from error
-    return Trial(said["metric"], str(said["pruner"]), rivals)
+    return Trial(content["metric"], str(content["pruner"]), rivals)
 
 
 def result_named(path: Path | None) -> dict[str, Any]:
     """What a search has chosen, for the record of a run that uses it; empty without one.
 
-    Args:
-        path: of the file that the search has written.
-
     Raises:
-        InputError: the file is no result of a search.
+        InputError: the file is not the result of a search.
 
     Example:
         >>> result_named(None)

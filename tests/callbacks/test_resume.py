@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from callbacks.cost_meter import CostMeter
 from callbacks.interruption import Interrupted, StopRequest, interruptible
 from callbacks.resume import Resume, checkpoints_in
-from callbacks.resume_state import place, random_state, set_random_state
+from callbacks.resume_state import random_state, restore_counters, set_random_state
 from datamodules.contract.checkpoints import write_checkpoint
 from datamodules.contract.errors import CheckpointError
 
@@ -51,9 +51,9 @@ def trainer(**changed: Any) -> Any:
 def test_a_loop_that_restarts_elsewhere_is_noticed() -> None:
     saved = {"stepped": 4, "there": {"epoch_progress": {"ready": 2}}}
     made = trainer()
-    assert place(made, saved) == ""
+    assert restore_counters(made, saved) == ""
     assert made.fit_loop.epoch_loop._batches_that_stepped == 4
-    assert place(made, {"stepped": 4, "there": {"epoch_progress": {"ready": 3}}}) == (
+    assert restore_counters(made, {"stepped": 4, "there": {"epoch_progress": {"ready": 3}}}) == (
         "epoch_progress is {'ready': 2}, was {'ready': 3}"
     )
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from callbacks.training_guard import GuardError, TrainingGuard, load_trained, verify_checkpoint
 from datamodules.contract.checkpoints import write_checkpoint
+from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels import LoRATuning, Popularity
@@ -128,7 +129,7 @@ def test_a_checkpoint_of_other_values_fails(tuned: tuple[Recommender, Any], tmp_
 
 
 def test_whole_numbers_are_wiped_too(mini_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = MovieLens100K(protocol=Protocol(negatives=5), batch_format="interactions")
+    data = MovieLens100K(protocol=Protocol(negatives=5), needs=ModelNeeds(batch_format="interactions"))
     data.setup()
     model = Popularity()
     for name, value in model.solve(next(iter(data.train_dataloader()))).items():
