@@ -15,7 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.benchmarks.runs.tiny_grid import write_tiny_grid
+from tests.benchmarks.runs.tiny_runs import write_tiny_grid
 from tests.datamodules.datasets.case_miniatures import write_case_data
 
 CHATML = (
@@ -137,10 +137,10 @@ def tiny_causal(tmp_path_factory: pytest.TempPathFactory, titles: list[str]) -> 
 
 
 @pytest.fixture(scope="session")
-def finished_grid(
+def tiny_grid(
     tmp_path_factory: pytest.TempPathFactory, data_root: Path, tiny_causal: Path, scratch_cache: Path
 ) -> Path:
-    """A grid's folder with real runs (`tiny_grid.ROWS`), for tests of readers; whoever changes it takes a copy first.
+    """A grid's folder with real runs (`tiny_runs.ROWS`), for tests of readers; whoever changes it takes a copy first.
 
     The worker that needs it first makes it for all of them.
     """
@@ -154,9 +154,9 @@ def finished_grid(
 
 
 @pytest.fixture(scope="session")
-def finished_run(finished_grid: Path) -> Path:
+def tiny_run(tiny_grid: Path) -> Path:
     """The folder of a finished fit of LoRA, with everything that a run writes."""
-    return finished_grid / "runs" / "model=lora-1"
+    return tiny_grid / "runs" / "model=lora-1"
 
 
 @pytest.fixture(scope="session")

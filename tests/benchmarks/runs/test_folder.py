@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.runs.folder import holds_finished_run, output_folder
-from tests.benchmarks.runs.tiny_grid import CSV, STEPS
+from tests.benchmarks.runs.tiny_runs import CSV, STEPS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -150,15 +150,15 @@ def test_a_failure_is_recorded_in_the_folder_of_its_own_run(
     assert not other.exists(), "what is refused before it is built leaves nothing"
 
 
-def test_every_file_of_a_run_is_explained(finished_run: Path) -> None:
+def test_every_file_of_a_run_is_explained(tiny_run: Path) -> None:
     page = (ROOT / "benchmarks" / "runs" / "README.md").read_text()
-    for name in content(finished_run):
+    for name in content(tiny_run):
         known = re.sub(r"step-\d+", "step-NNNNNNNN", name.removesuffix(".sha256"))
         assert f"`{known}`" in page, f"benchmarks/runs/README.md does not say what {name} is"
 
 
-def test_learning_curves_are_written_by_step(finished_grid: Path, finished_run: Path) -> None:
-    with (finished_run / "metrics.csv").open(newline="") as file:
+def test_learning_curves_are_written_by_step(tiny_grid: Path, tiny_run: Path) -> None:
+    with (tiny_run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     steps = {
         name: [int(row["step"]) for row in rows if row.get(name)]
@@ -169,12 +169,12 @@ def test_learning_curves_are_written_by_step(finished_grid: Path, finished_run: 
     assert len(steps["test/mrr"]) == 1
     losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
     assert all(map(math.isfinite, losses))
-    record = json.loads((finished_run / "record.json").read_text())
+    record = json.loads((tiny_run / "record.json").read_text())
     [tested] = [float(row["test/mrr"]) for row in rows if row["test/mrr"]]
     assert tested == pytest.approx(record["metrics"]["test/mrr"])
     columns = {name.partition("/")[0] for name in rows[0]}
     assert columns == {"epoch", "step", "train", "val", "test"}
-    popular = (finished_grid / "runs" / "model=popularity-1" / "metrics.csv").read_text()
+    popular = (tiny_grid / "runs" / "model=popularity-1" / "metrics.csv").read_text()
     assert "train/loss" not in popular, "what trains nothing has no training loss"
 
 

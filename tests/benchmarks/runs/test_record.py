@@ -18,25 +18,25 @@ from callbacks.cost_meter import CostMeter
 from callbacks.score_log import ScoreLog
 from datamodules.contract.checkpoints import read_checkpoint
 from recmodels.base import CaseScores
-from tests.benchmarks.runs.tiny_grid import STEPS
+from tests.benchmarks.runs.tiny_runs import STEPS
 
 
 @pytest.fixture(scope="module")
-def record(finished_run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((finished_run / "record.json").read_text())
+def record(tiny_run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tiny_run / "record.json").read_text())
     return found
 
 
 @pytest.fixture(scope="module")
-def scores(finished_run: Path) -> dict[str, np.ndarray[Any, Any]]:
-    with np.load(finished_run / "scores.npz", allow_pickle=False) as archive:
+def scores(tiny_run: Path) -> dict[str, np.ndarray[Any, Any]]:
+    with np.load(tiny_run / "scores.npz", allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 
 def test_metrics_are_those_of_the_stored_scores(
-    finished_run: Path, record: dict[str, Any], scores: dict[str, np.ndarray[Any, Any]]
+    tiny_run: Path, record: dict[str, Any], scores: dict[str, np.ndarray[Any, Any]]
 ) -> None:
-    assert record["scores_sha256"] == hashlib.sha256((finished_run / "scores.npz").read_bytes()).hexdigest()
+    assert record["scores_sha256"] == hashlib.sha256((tiny_run / "scores.npz").read_bytes()).hexdigest()
     untied = 0
     for user, (begin, end) in enumerate(zip(scores["case_start"][:-1], scores["case_start"][1:], strict=True)):
         score, relevance = scores["score"][begin:end], scores["relevance"][begin:end]
@@ -78,8 +78,8 @@ def test_facts_are_those_of_the_raw_file(scores: dict[str, np.ndarray[Any, Any]]
         assert scores["item"][begin:end][scores["relevance"][begin:end] > 0].tolist() == [scores["target"][user]]
 
 
-def test_costs_are_those_of_the_model(finished_run: Path, record: dict[str, Any]) -> None:
-    costs, last = record["costs"], finished_run / "checkpoints" / "last.ckpt"
+def test_costs_are_those_of_the_model(tiny_run: Path, record: dict[str, Any]) -> None:
+    costs, last = record["costs"], tiny_run / "checkpoints" / "last.ckpt"
     trained = read_checkpoint(last)["state_dict"]
     weights = sum(value.numel() for value in trained.values())
     assert costs["trainable_parameters"] == weights < costs["total_parameters"]
