@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_and_configs_exist(page: Path) -> None:
     for command, words in commands_of(page.read_text(encoding="utf-8")):
         assert command in COMMANDS or command.isupper(), f"{page.relative_to(ROOT)}: instructrec {command}"
-        for flag, name in zip(words, words[1:], strict=False):
+        for flag, name in itertools.pairwise(words):
             if flag == "-c" and re.fullmatch(r"[\w/.-]+", name) and not name.startswith("results/"):
                 there = (ROOT / name).is_file() or list(ROOT.glob(f"configs/*/{name}.yaml"))
                 assert there or name.isupper() or name.endswith(".yaml"), f"{page.relative_to(ROOT)}: -c {name}"
@@ -68,7 +69,9 @@ def test_the_method_that_readme_shows_is_the_one_that_runs() -> None:
 
 def test_a_newcomer_finds_the_room_for_every_change() -> None:
     """The table of CONTRIBUTING.md: one folder of code, one of configs or none, one of tests, and all of them exist."""
-    rows = re.findall(r"^\| (an? .*?|something .*?) \| (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| (an? .*?|something .*?) \| (.*?) \| (.*?) \| (.*?) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.M
+    )
     assert len(rows) >= 10
     for change, code, config, tests in rows:
         for cell in (code, config, tests):
