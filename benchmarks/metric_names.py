@@ -47,9 +47,6 @@ def metric_base(name: str) -> str:
 def higher_is_better(name: str) -> bool:
     """Whether more of a metric is better, by its definition; stages such as `val/` are ignored.
 
-    Args:
-        name: of a metric, or `quality`, which always rises.
-
     Example:
         >>> higher_is_better("ndcg@10"), higher_is_better("val/rmse"), higher_is_better("quality")
         (True, False, True)

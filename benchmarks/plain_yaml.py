@@ -105,9 +105,6 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def read_yaml(path: Path) -> tuple[Any, bytes]:
     """Read one plain YAML file.
 
-    Args:
-        path: The file.
-
     Returns:
         Its content, and its bytes.
 

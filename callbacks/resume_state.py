@@ -59,10 +59,6 @@ def before_validation(trainer: L.Trainer) -> dict[str, Any]:
 def restore_counters(trainer: L.Trainer, saved: dict[str, Any]) -> str:
     """Puts right what Lightning's restart leaves one off, and compares all counters with the saved ones.
 
-    Args:
-        trainer: in the hook in which `saved` was taken.
-        saved: of `before_batch` or `before_validation`.
-
     Returns:
         What is not as it was, or an empty text.
     """

@@ -89,10 +89,6 @@ class ScoreLog(L.Callback):
 def best_branches(scored: Any, kept: int) -> Any:
     """A batch's scores with the best branches of each case alone, best first; totals still tell of all.
 
-    Args:
-        scored: columns as `recmodels.base.CaseScores`.
-        kept: branches a case.
-
     Example:
         >>> from recmodels.base import CaseScores
         >>> one = torch.ones(1, dtype=torch.long)

@@ -104,10 +104,6 @@ def verify_checkpoint(model: L.LightningModule, path: Path, batch: Any, precisio
 def load_trained(model: L.LightningModule, path: Path) -> None:
     """Loads what a checkpoint keeps into a model that was built from its config; never runs code from the file.
 
-    Args:
-        model: checks the checkpoint in its `on_load_checkpoint`.
-        path: the checkpoint.
-
     Raises:
         CheckpointError: the file is damaged.
     """

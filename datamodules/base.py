@@ -163,11 +163,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
             self._collator = make_collator(frozen.text, self.needs.batch_format, self.backbone, *rest)
 
     def freeze(self, tables: Interactions | None = None) -> FrozenData:
-        """Applies the protocol, once; no tokenizer is loaded.
-
-        Args:
-            tables: what `read` gave, where the caller has it.
-        """
+        """Applies the protocol, once; no tokenizer is loaded."""
         if self._frozen is not None:
             return self._frozen
         data, self._tables = tables or self._tables or self.read(), None

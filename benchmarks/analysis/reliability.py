@@ -12,11 +12,6 @@ BINS = 10
 def reliability(probability: Floats, label: Floats, bins: int = BINS) -> tuple[Floats, Floats, Floats]:
     """Cases, mean probability and share of positives in bins [0, 1/B], (1/B, 2/B], ...; NaN in empty ones.
 
-    Args:
-        probability: of label 1.
-        label: 0 or 1.
-        bins: number of bins B.
-
     Example:
         >>> [column.tolist() for column in reliability(np.array([0.25, 0.75, 0.5]), np.array([0.0, 1.0, 1.0]), bins=2)]
         [[2.0, 1.0], [0.375, 0.75], [0.5, 1.0]]

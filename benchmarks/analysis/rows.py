@@ -55,13 +55,7 @@ class Row:
 
 
 def build_row(name: str, runs: Sequence[Run], headline: Sequence[str]) -> Row:
-    """Averages the runs of one method over their seeds.
-
-    Args:
-        name: of the row.
-        runs: of one method and protocol, one for each seed.
-        headline: metrics that get an interval.
-    """
+    """Averages the runs of one method over their seeds."""
     cases, values = _seed_averaged(runs)
     intervals = {}
     for metric in headline:

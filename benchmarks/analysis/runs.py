@@ -85,13 +85,6 @@ def text(record: Mapping[str, Any], key: str, prefix: str = "", choices: tuple[s
 def typed(record: Mapping[str, Any], key: str, kind: type[T], noun: str, prefix: str = "") -> T | None:
     """A field of one type, or None.
 
-    Args:
-        record: the fields.
-        key: which of them.
-        kind: the type.
-        noun: its name in the message.
-        prefix: where `record` lies in the file, for the message.
-
     Raises:
         InputError: it holds something else.
 

@@ -126,12 +126,7 @@ ALARM = 1e-5
 
 
 def audit(made: Sequences, protocol: Protocol) -> list[Finding]:
-    """All checks of frozen cases that need no text but titles.
-
-    Args:
-        made: what the protocol made.
-        protocol: the rules it was made by.
-    """
+    """All checks of frozen cases that need no text but titles."""
     return [
         trained_test_items(made),
         validation_in_test_history(made),
@@ -343,11 +338,6 @@ def tied_timestamps(made: Sequences) -> Finding:
 
 def target_in_prompts(prompts: Sequence[str], shown: Sequence[Sequence[str]], targets: Sequence[str]) -> Finding:
     """Prompts that hold the target's title in another place than the titles they are meant to show.
-
-    Args:
-        prompts: rendered instructions.
-        shown: for each the titles it shows on purpose: history, listed candidates.
-        targets: for each the title that is to be found.
 
     Example:
         >>> target_in_prompts(["Seen: Up. Next?", "Seen: Up. Hint: Heat"], [["Up"], ["Up"]], ["Heat", "Heat"]).count

@@ -35,13 +35,7 @@ LogLikelihood = Callable[[str, Sequence[str]], Sequence[float]]
 
 
 def run_probes(made: Sequences, protocol: Protocol, most: int = 2000) -> list[Finding]:
-    """Hit rates at 1 of scorers that know nothing, against chance.
-
-    Args:
-        made: the frozen cases.
-        protocol: the rules they were made by.
-        most: cases looked at, spread over all.
-    """
+    """Hit rates at 1 of scorers that know nothing, against chance."""
     numbers = numeric_ids(made.item_ids)
     probes = PROBES if numbers is None else PROBES | ID_PROBES
     ids = np.arange(len(made.item_ids)) if numbers is None else numbers
@@ -77,12 +71,6 @@ def memorisation(titles: Sequence[str], likelihood: LogLikelihood, *, seed: int 
 
     Each title's first words are shown; its own last words stand against those of nine other titles. Right answers above
     the one in ten of a guess, as a share: a model that holds the list has 1, one that knows nothing about 0.
-
-    Args:
-        titles: of the catalogue; those of one word are left out.
-        likelihood: of the model.
-        seed: of the sample and the other titles.
-        most: titles asked for.
 
     Example:
         >>> titles = [f"word{n} end{n}" for n in range(40)]
@@ -123,11 +111,7 @@ def renamed(titles: Sequence[str], seed: int = 0) -> list[str]:
 
 
 def model_likelihood(backbone: str) -> LogLikelihood:
-    """Mean token log-likelihoods under a causal language model, in float32 on the CPU.
-
-    Args:
-        backbone: as for `pretrained_folder`.
-    """
+    """Mean token log-likelihoods under a causal language model, in float32 on the CPU."""
     from transformers import AutoModelForCausalLM
 
     from datamodules.sources.pretrained import load_tokenizer, pretrained_folder

@@ -101,9 +101,6 @@ def allow_imports(plugins: Iterable[str] = ()) -> None:
 
     Environment variables are never read as options, and configs never from a network.
 
-    Args:
-        plugins: packages beside our own; they replace those of an earlier call.
-
     Raises:
         InputError: a plug-in cannot be imported, or is not one.
     """
@@ -159,9 +156,6 @@ def _within(module: str, packages: Iterable[str]) -> bool:
 
 def refuse_code(config: Namespace) -> None:
     """Refuses a parsed config that names anything but classes that the command line builds.
-
-    Args:
-        config: after the parse, before anything is built.
 
     Raises:
         InputError: a function, an object or a class of another kind is named; with its key.

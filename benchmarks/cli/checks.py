@@ -118,10 +118,6 @@ def refuse_unusable_values(config: Namespace) -> None:
 def refuse_nulls(built: Any, key: str) -> None:
     """Refuses null for an option of one of our classes that takes none; the parser lets it pass.
 
-    Args:
-        built: a class with its options, as parsed.
-        key: of it in the config.
-
     Raises:
         InputError: with the option's key.
 
@@ -146,10 +142,6 @@ def _own(found: type) -> bool:
 
 def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
     """Refuses an output folder, a checkpoint or an earlier run that cannot be used, before anything is loaded.
-
-    Args:
-        config: of the command.
-        fitting: whether `last` is a checkpoint too.
 
     Raises:
         InputError: the checkpoint or the earlier run is not there, or the folder is not writable.

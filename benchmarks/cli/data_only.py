@@ -14,13 +14,6 @@ def configured_data(
 ) -> tuple[Any, Any]:
     """The data module of a command line, and the command's own options.
 
-    Args:
-        command: its name.
-        description: one line of help.
-        epilog: what stands below the options in its help.
-        arguments: what follows the command's name.
-        add_options: adds the command's own options to a parser.
-
     Returns:
         The `InstructionDataModule`, not set up, and the options as a namespace.
 

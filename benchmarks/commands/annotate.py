@@ -47,9 +47,6 @@ REQUESTS: dict[str, dict[Kind, str]] = {
 def run_command(arguments: Sequence[str]) -> int:
     """Runs `annotate`.
 
-    Args:
-        arguments: what follows the command's name.
-
     Returns:
         0 done, 1 the writer failed, 2 the input is wrong.
     """
@@ -189,10 +186,6 @@ class WriterError(Exception):
 
 def local_writer(backbone: str, longest: int) -> Any:
     """A writer by greedy decoding of a causal backbone: the same text on every run.
-
-    Args:
-        backbone: packaged name, folder or hub id.
-        longest: tokens of a text.
 
     Raises:
         InputError: there is no such backbone, or it is not a causal one.

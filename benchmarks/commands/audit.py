@@ -30,9 +30,6 @@ exit codes: 0 clean, 1 something was found, 2 the input is wrong"""
 def run_command(arguments: Sequence[str]) -> int:
     """Runs `audit`.
 
-    Args:
-        arguments: what follows the command's name.
-
     Returns:
         0 clean, 1 findings, 2 the input is wrong.
     """
@@ -57,11 +54,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def findings_of(data: Any) -> tuple[list[Finding], Sequences]:
-    """All checks and probes of a data module, and what they were made on; neither tokenizer nor weights are loaded.
-
-    Args:
-        data: an `InstructionDataModule`.
-    """
+    """All checks and probes of a data module, and what they were made on; neither tokenizer nor weights are loaded."""
     from benchmarks.audit.probes import run_probes
 
     text, made = data.freeze().text, data.sequences

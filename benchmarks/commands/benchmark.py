@@ -30,12 +30,6 @@ __all__ = ["chosen_cells", "print_search", "run_studies"]
 def run_studies(studies: Sequence[Study], out: Path, launcher: Launcher, *, retry_failed: bool = False) -> Summary:
     """Run the trials that are not done, the next of every study at a time; a trial is a cell of its own.
 
-    Args:
-        studies: From `make_studies`.
-        out: The results folder; trials run below its ``search``.
-        launcher: Where the cells run.
-        retry_failed: Run the trials that failed before once more.
-
     Returns:
         What the launcher said: with ``stopped_by``, ``interrupted`` or ``changed`` the search has not ended.
 
@@ -74,11 +68,6 @@ def run_studies(studies: Sequence[Study], out: Path, launcher: Launcher, *, retr
 def chosen_cells(cells: Sequence[Cell], studies: Sequence[Study], out: Path) -> tuple[list[Cell], set[str]]:
     """The grid's cells with what finished studies have chosen.
 
-    Args:
-        cells: Before the search.
-        studies: From `make_studies`.
-        out: The results folder.
-
     Returns:
         All cells in order, and the names of those whose study has not ended: they have their values from the suite.
 
@@ -98,12 +87,7 @@ def chosen_cells(cells: Sequence[Cell], studies: Sequence[Study], out: Path) -> 
 
 
 def print_search(studies: Sequence[Study], open_cells: set[str]) -> None:
-    """Say what is searched, a line for each study.
-
-    Args:
-        studies: From `make_studies`.
-        open_cells: From `chosen_cells`.
-    """
+    """Say what is searched, a line for each study."""
     for study in studies:
         state = "waiting" if study.cells[0].name in open_cells else "finished"
         space = "; ".join(f"{name} in {text}" for name, text in study.described().items())
@@ -288,9 +272,6 @@ def _print_report(out: Path, group: str) -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Runs `benchmark`.
-
-    Args:
-        arguments: what follows the command's name.
 
     Returns:
         0 done, 2 the input is wrong, 1 a cell failed or the grid was stopped.

@@ -64,13 +64,6 @@ def write_own(
 ) -> str:
     """Writes settings and tensors.
 
-    Args:
-        folder: where to.
-        settings: as `recmodels.methods.export` gives them.
-        state: tensors by name.
-        backbone: that was tuned.
-        base_checksum: of its untuned weights.
-
     Returns:
         What the card says of loading them.
     """
@@ -87,11 +80,6 @@ def write_own(
 
 def loading_lines(settings: dict[str, Any], base: str, encoder_decoder: bool) -> str:
     """The lines of a card that load such a folder; they read `folder` and `inputs`, of `tokenizer(..., return_tensors="pt")`.
-
-    Args:
-        settings: as `recmodels.methods.export` gives them.
-        base: folder or hub id of the backbone that was tuned.
-        encoder_decoder: whether it is one.
 
     Example:
         >>> print(loading_lines({"method": "prefix"}, "owner/model", False).splitlines()[3])

@@ -66,9 +66,6 @@ measured by us."""
 def run_command(arguments: Sequence[str]) -> int:
     """Runs `perf`.
 
-    Args:
-        arguments: what follows the command's name.
-
     Returns:
         0 done, 2 the input is wrong, 1 a comparison failed.
     """

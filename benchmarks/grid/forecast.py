@@ -137,10 +137,6 @@ class Forecast:
 def forecast(config: Mapping[str, Any], rate: float) -> Forecast:
     """Predicts a cell.
 
-    Args:
-        config: from `cell_config`.
-        rate: multiplications and additions a second that the machine reaches in matrix products.
-
     Example:
         >>> config = {"model": {"class_path": "ZeroShot"}, "data": {"init_args": {"protocol": {"test_users": 200}}}}
         >>> made = forecast(config, 4e11)
@@ -232,10 +228,6 @@ def time_correction(measured: Sequence[tuple[float, float]]) -> float:
 
 def forecasts(commands: Mapping[str, Sequence[str]], records: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """A line on each cell: what it is expected to take, with a flag where that is more than the machine has.
-
-    Args:
-        commands: of the cells, by name.
-        records: of the finished ones.
 
     Example:
         >>> print(forecasts({"a": ["instructrec", "fit", "-c", "configs/model/popularity.yaml"]}, {})["a"])

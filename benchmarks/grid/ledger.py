@@ -164,10 +164,6 @@ class Ledger:
     def acquire(self, cell: str, *, retry: Stamp | None = None) -> Lease | None:
         """Claims a cell that is not done and that no live runner holds, and clears what a killed run cannot use.
 
-        Args:
-            cell: Name of the cell.
-            retry: As for `is_done`.
-
         Returns:
             The lease, kept alive by a thread until `release`, or None.
 

@@ -66,10 +66,6 @@ class Counts:
 def count_parameters(name: str, given: Mapping[str, Any]) -> Counts:
     """Builds a model of `recmodels` without its weights, tunes it, and counts.
 
-    Args:
-        name: of its class.
-        given: its options, as YAML has them.
-
     Raises:
         InputError: its class or its backbone is not known on this machine, or the method does not fit the backbone.
 

@@ -25,12 +25,6 @@ def suggest(
 
     The tree-structured Parzen estimator (Bergstra et al. 2011) draws at random for the first half of the trials.
 
-    Args:
-        search: the sampler, the number of trials and the metric.
-        space: what is searched.
-        before: earlier trials: `parameters`, `state`, `value` and `values`, points of step and value.
-        seed: of the sampler; with equal arguments the proposal is equal.
-
     Example:
         >>> search = Search(4, {"model.r": Parameter(low=1, high=64, log=True, whole=True)}, sampler="random")
         >>> 1 <= int(suggest(search, search.parameters, [], 0)["model.r"]) <= 64

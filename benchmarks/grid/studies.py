@@ -184,12 +184,7 @@ def result_of(study: Study, ledger: Ledger) -> dict[str, Any] | None:
 
 
 def searched(study: Study, result: dict[str, Any]) -> list[Cell]:
-    """The row's cells with what the search has chosen, which their records tell.
-
-    Args:
-        study: the study.
-        result: from `result_of`; it is written beside the trials.
-    """
+    """The row's cells with what the search has chosen, which their records tell."""
     path = study.folder / "chosen.json"
     text = json.dumps(result, ensure_ascii=False, indent=1) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

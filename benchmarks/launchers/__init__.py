@@ -51,12 +51,6 @@ class Launcher:
     ) -> Summary:
         """Runs every cell that is not done.
 
-        Args:
-            cells: From `benchmarks.grid.cells.expand`.
-            ledger: Of the results folder.
-            retry_failed: Run the cells that failed before once more.
-            on_event: Is told what happens, in the calling thread.
-
         Raises:
             InputError: The scheduler cannot be reached or refuses an option, or a record in the folder is damaged.
         """
@@ -99,12 +93,6 @@ def choose_launcher(
     name: str, *, processes: int | None = None, gpus: Sequence[int | str] = (), options: Sequence[str] = ()
 ) -> Launcher:
     """Checks what the user asked for, before anything is read or written.
-
-    Args:
-        name: Of the launcher.
-        processes: Cells that run at a time.
-        gpus: Devices dealt out to local processes.
-        options: `KEY=VALUE`, for the scheduler.
 
     Raises:
         InputError: There is no such launcher, its package is not installed, or an option is not for it.

@@ -15,11 +15,6 @@ Value = str | int | float
 def read_options(given: Sequence[str], known: Mapping[str, type], launcher: str) -> dict[str, Value]:
     """Reads options and refuses what the launcher does not know.
 
-    Args:
-        given: `KEY=VALUE`, as on the command line.
-        known: The keys of the launcher, and what each value is.
-        launcher: Its name, for messages.
-
     Raises:
         InputError: No `=`, an unknown key, a key given twice, a value of another kind or not positive.
 

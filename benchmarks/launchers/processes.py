@@ -50,10 +50,6 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def describe_exit(code: int, log: bytes) -> str:
     r"""Says in one line why a run ended without a record.
 
-    Args:
-        code: Exit status; 128 + n, or -n, for signal n.
-        log: The end of what it printed.
-
     Example:
         >>> describe_exit(-9, b"step 3\n")
         'killed (exit code 137), most often for lack of memory; step 3'

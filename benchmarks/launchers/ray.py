@@ -27,10 +27,6 @@ OPTIONS: dict[str, type] = {"address": str, "num_cpus": float, "num_gpus": float
 def ray_cluster(options: dict[str, Value], grace: float) -> Iterator[RayScheduler]:
     """Connects to a cluster, or starts one on this machine, and leaves it at the end.
 
-    Args:
-        options: By the names of `OPTIONS`; `memory` in GiB.
-        grace: Seconds a run has to end after a signal.
-
     Raises:
         InputError: There is no cluster at the address, or none whose nodes have what a cell asks for.
     """

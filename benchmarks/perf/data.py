@@ -40,11 +40,6 @@ def write_interactions(path: Path, rows: int, seed: int = 1) -> Path:
 
     Users have geometric numbers of events (mean 6), items follow a Zipf-like law, stars lean to five, times are whole
     days (so that they tie), and lines come in the order of items, not of time.
-
-    Args:
-        path: the CSV file.
-        rows: how many lines.
-        seed: of everything.
     """
     import polars as pl
 
@@ -72,11 +67,6 @@ def write_interactions(path: Path, rows: int, seed: int = 1) -> Path:
 
 def ours(path: Path, *, cache: bool = False, compare: bool = True) -> dict[str, Any]:
     """Reads, filters, splits and draws with this project's own stages.
-
-    Args:
-        path: the CSV file.
-        cache: keep the outcome, or take what is kept.
-        compare: also sum up every user's held-out items, outside the clock.
 
     Returns:
         `seconds`, `peak_bytes`, counts, and `targets`, the sum.
@@ -246,11 +236,6 @@ def _both(path: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any
 def measure_data(out: Path, say: Callable[[str], None], *, quick: bool) -> str:
     """Runs the measurement and writes its files.
 
-    Args:
-        out: the JSON file; table and figure go beside it.
-        say: progress.
-        quick: smallest sizes, to see that everything runs.
-
     Returns:
         The table.
 
@@ -311,12 +296,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def draw(data: dict[str, Any], path: Path) -> Path:
-    """Draws seconds over rows on two logarithmic axes, with the line of linear growth.
-
-    Args:
-        data: what `run_data` gives.
-        path: the PNG file to write.
-    """
+    """Draws seconds over rows on two logarithmic axes, with the line of linear growth."""
     from matplotlib.figure import Figure
 
     sizes = [int(size) for size in data["ours"]]

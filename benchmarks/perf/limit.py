@@ -112,10 +112,6 @@ def counts_of(batches: Sequence[PromptTreeBatch]) -> dict[str, int]:
 def matrix_rate(setting: Setting, model_shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
     """Best rate of `F.linear` over the model's own shapes, in the run's precision and on its threads.
 
-    Args:
-        setting: of the run.
-        model_shapes: inputs and outputs of its linear layers.
-
     Returns:
         `flops_per_second`, and the shape that reached it.
     """

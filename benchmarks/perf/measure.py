@@ -213,14 +213,7 @@ def speed_up(ours: SideResult, peer: SideResult) -> dict[str, float]:
 def agreements(
     rules: Sequence[ComparisonRule], values: Mapping[str, Values], precision: str, *, exact: bool = False
 ) -> list[Agreement]:
-    """Compares the first side's values with every other's.
-
-    Args:
-        rules: the quantities.
-        values: by side, ours first.
-        precision: its name.
-        exact: use the tolerances for float32.
-    """
+    """Compares the first side's values with every other's."""
     ours, *peers = values
     return [
         Agreement(

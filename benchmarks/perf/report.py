@@ -36,20 +36,12 @@ OF_A_RUN = ("date", "commit", "dirty")
 
 
 def nothing_yet(environment: dict[str, Any]) -> dict[str, Any]:
-    """Results without a work.
-
-    Args:
-        environment: of this run.
-    """
+    """Results without a work."""
     return {"format": 1, "environment": environment, "comparisons": {}}
 
 
 def read_earlier(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
     """The results of an earlier run, to be added to; nothing yet where there is no file.
-
-    Args:
-        path: the JSON file.
-        environment: of this run.
 
     Raises:
         InputError: the file is no such file, or is of another machine, other versions or settings.
@@ -83,13 +75,7 @@ def holds(results: dict[str, Any], name: str) -> bool:
 
 
 def add(results: dict[str, Any], name: str, numbers: dict[str, Any]) -> None:
-    """Puts a work of this run in its place.
-
-    Args:
-        results: of all works so far.
-        name: of the work.
-        numbers: its numbers.
-    """
+    """Puts a work of this run in its place."""
     work = numbers | {"run": _run(results["environment"])}
     (results if name in ALONE else results["comparisons"])[name] = work
 
@@ -312,10 +298,6 @@ def _failures(results: dict[str, Any]) -> Iterator[str]:
 def draw_speed(results: dict[str, Any], path: Path) -> Path | None:
     """Draws each speed-up as a bar with the range of its turns, and its target as a line.
 
-    Args:
-        results: of the run.
-        path: the PNG file to write.
-
     Returns:
         The path, or None where nothing was compared.
     """
@@ -360,10 +342,6 @@ def draw_speed(results: dict[str, Any], path: Path) -> Path | None:
 
 def draw_profile(results: dict[str, Any], path: Path) -> Path | None:
     """Draws each step's time as a multiple of the matrix work it cannot do without, split by kind of operator.
-
-    Args:
-        results: of the run.
-        path: the PNG file to write.
 
     Returns:
         The path, or None where the limit was not measured.

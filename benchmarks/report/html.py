@@ -58,14 +58,6 @@ def render_html(
 ) -> str:
     """Renders the page; all text is escaped, because titles and prompts are data.
 
-    Args:
-        results: for their name and description.
-        views: tables as built by `build_tables`.
-        problems: the same.
-        sentence: of `conclude`.
-        pictures: figures, whose parts follow the page's filters.
-        files: text by name of files to download.
-
     Example:
         >>> page = render_html(GridResults("<i>", "", (), ()), [], [], "<i>")
         >>> "<title>&lt;i&gt;" in page, "<i>" in page

@@ -122,14 +122,6 @@ def render_markdown(
 ) -> str:
     """The leaderboard as markdown: what was found, the tables, the figures, more of each, and its protocol folded.
 
-    Args:
-        results: for their name and description.
-        tables: as built by `build_tables`.
-        problems: the same.
-        sentence: of `conclude`.
-        figures: address of each picture, and what it shows in words.
-        below: markdown on each table; shorter than `tables`, the rest has none.
-
     Example:
         >>> print(render_markdown(GridResults("tiny", "", (), ()), [], [], "Nothing yet."))
         # Results: tiny

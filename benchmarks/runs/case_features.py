@@ -86,9 +86,6 @@ def title_words(title: str) -> list[str]:
 def grouping(values: pl.Series) -> NDArray[np.str_] | None:
     """A profile column as names of groups, "" where it says nothing; None where it makes no few groups.
 
-    Args:
-        values: of the test cases' users.
-
     >>> grouping(pl.Series(["F", "M", None, "F"])).tolist()
     ['F', 'M', '', 'F']
     >>> grouping(pl.Series([str(age) for age in range(20, 60)])).tolist()[::13]

@@ -85,13 +85,7 @@ USERS = 8
 
 
 def measure(model: Recommender, data: InstructionDataModule, context: Context) -> dict[str, float]:
-    """Costs by the names of the record; what does not apply to a model is absent.
-
-    Args:
-        model: trained, on its device.
-        data: set up, and seen by the test.
-        context: makes the forward's precision, as the trainer's precision plugin does.
-    """
+    """Costs by the names of the record; what does not apply to a model is absent."""
     costs: dict[str, float] = {}
     if model.batch_format in ("interactions", "sequences"):  # no text, no tokens
         return costs
@@ -126,11 +120,6 @@ def step_flops(model: Recommender, batch: Any, context: Context) -> int:
     """Floating-point operations of forward and backward on a batch, as torch counts them (matrix products, attention).
 
     A product of [m, k] and [k, n] counts as 2 m k n; elementwise work is not counted. Gradients are put back.
-
-    Args:
-        model: anything whose `training_step` gives a loss.
-        batch: of training, on the model's device.
-        context: of the precision.
     """
     gradients = {name: value.grad for name, value in model.trained().items()}
     model.train()
@@ -161,13 +150,7 @@ def single_users(data: InstructionDataModule) -> list[Any]:
 
 @torch.inference_mode()  # as the trainer's test: its metrics are inference tensors
 def latency(model: Recommender, batches: Sequence[Any], context: Context) -> float:
-    """Median seconds to rank one user's candidates, prompt included, after a warm-up.
-
-    Args:
-        model: in evaluation mode.
-        batches: of one user each, on the model's device.
-        context: of the precision.
-    """
+    """Median seconds to rank one user's candidates, prompt included, after a warm-up."""
     seconds = []
     for batch in [batches[0], *batches]:
         began = time.perf_counter()
@@ -181,10 +164,6 @@ def merged_network(model: InstructionRecommender, context: Context) -> Any | Non
     """A merged copy of the network that attends as the engine does; None where there is nothing that could be merged.
 
     By how much merging moves the scores is measured, not refused: in bfloat16 the weights are rounded once more.
-
-    Args:
-        model: tuned; it is left as it is.
-        context: of the precision.
     """
     own: Any = model.network
     if not any(isinstance(layer, BaseTunerLayer) for layer in own.modules()):

@@ -65,14 +65,7 @@ class RunFolder:
     def write_record(
         self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: Findings
     ) -> None:
-        """Writes `scores.npz`, then `record.json` as the very last act of a finished run.
-
-        Args:
-            trainer: of the run; what its callbacks found is added to `findings`.
-            model: as tested.
-            data: it was tested on.
-            findings: of the model, and of the checks after training.
-        """
+        """Writes `scores.npz`, then `record.json` as the very last act of a finished run."""
         if not trainer.is_global_zero:
             return
         log = callback_of(trainer, ScoreLog)

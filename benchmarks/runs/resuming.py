@@ -131,11 +131,6 @@ def restarts() -> int:
 def identity_of(config: dict[str, Any], header: dict[str, Any], device: str) -> dict[str, Any]:
     """What makes the numbers of a run.
 
-    Args:
-        config: the resolved config.
-        header: of the run's record: versions and commit.
-        device: the kind of machine.
-
     Returns:
         `settings`, which a continued run must share, and `circumstances`, whose change is reported.
     """

@@ -75,12 +75,6 @@ class ItemWindowBatches:
 def draw_unseen(rng: np.random.Generator, seen: Ints, items: int, count: int) -> Ints | None:
     """Uniform items that a user has not seen, with repetition; None where hardly any is left.
 
-    Args:
-        rng: generator.
-        seen: item codes, in any order.
-        items: size of the catalogue.
-        count: how many to draw.
-
     Example:
         >>> draw_unseen(np.random.default_rng(0), np.array([0, 2]), 4, 200).tolist().count(2)
         0
@@ -97,13 +91,7 @@ def draw_unseen(rng: np.random.Generator, seen: Ints, items: int, count: int) ->
 
 
 def training_batches(form: BatchFormat, slates: SlateMaker, collate: Collator) -> Callable[[Any], Any]:
-    """What makes training batches of (epoch, window) keys in a format.
-
-    Args:
-        form: the batch format.
-        slates: know the windows.
-        collate: makes batches of slates, where the format has those.
-    """
+    """What makes training batches of (epoch, window) keys in a format."""
     return ItemWindowBatches(slates) if form == "sequences" else TrainingBatches(slates, collate)
 
 

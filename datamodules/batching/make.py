@@ -138,14 +138,6 @@ def make_collator(
 ) -> Collator:
     """Makes batches of a format.
 
-    Args:
-        text: writes the prompts.
-        batch_format: what the model reads.
-        backbone: whose tokenizer is used.
-        row_tokens: tokens that attention handles at once.
-        shown: solved cases that every prompt begins with.
-        user_ids: ids by user code, for models that know users.
-
     Raises:
         InputError: the format needs a backbone and there is none.
     """

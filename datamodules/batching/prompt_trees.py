@@ -95,11 +95,6 @@ def lay_out(
 ) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     """Writes forests side by side into rows.
 
-    Args:
-        forests: the forests.
-        rows: for each row the numbers of its forests, as `pack_rows` gives them.
-        pad: id that fills rows.
-
     Returns:
         `[R, N]` ids, ends and depths; and each forest's place in the flattened rows.
 

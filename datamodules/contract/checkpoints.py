@@ -52,12 +52,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
 
 
 def link_checkpoint(source: Path, path: Path) -> None:
-    """Gives a checkpoint a second name, without a copy where the file system can.
-
-    Args:
-        source: a whole checkpoint.
-        path: the other name; what it named before is replaced.
-    """
+    """Gives a checkpoint a second name, without a copy where the file system can."""
     draft = draft_of(path)
     try:
         try:
@@ -73,9 +68,6 @@ def link_checkpoint(source: Path, path: Path) -> None:
 
 def check_file(path: Path) -> bool:
     """Compares a checkpoint with its manifest.
-
-    Args:
-        path: the checkpoint.
 
     Returns:
         Whether there is a manifest. Without one (files of version 0.1.0) the archive's own check sums are compared:
@@ -108,10 +100,6 @@ def check_file(path: Path) -> bool:
 
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Reads a checkpoint after checking it; never runs code from the file.
-
-    Args:
-        path: the checkpoint.
-        mmap: leave tensors on disk until they are used.
 
     Raises:
         CheckpointError: as `check_file`, or the content is no checkpoint.

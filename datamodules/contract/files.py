@@ -58,14 +58,7 @@ def write_atomic(path: Path, content: Content, *, sync: bool = True, draft: Path
 
 
 def write_new(path: Path, content: Content, *, sync: bool = True, name: Path | None = None) -> str:
-    """Fills a file that did not exist, and returns its sha256.
-
-    Args:
-        path: the file.
-        content: all of it.
-        sync: whether it also survives a power cut.
-        name: what errors call the file, where `path` is a draft of it.
-    """
+    """Fills a file that did not exist, and returns its sha256."""
     with _named(name or path), path.open("xb") as file:
         stream = _Hashed(file)
         try:

@@ -22,10 +22,6 @@ from datamodules.tables.interactions import Interactions
 def clicks(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """One event for every click, with all that was shown as `candidates`.
 
-    Args:
-        table: impressions, with `split` and `line`.
-        path: of the file, for messages.
-
     Raises:
         InputError: something shown is not marked as clicked or not.
 

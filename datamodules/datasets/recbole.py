@@ -106,10 +106,6 @@ def latest_events(events: pl.DataFrame, count: int) -> tuple[pl.DataFrame, dict[
 def read_candidates(path: Path, events: pl.DataFrame) -> pl.DataFrame:
     r"""Adds `candidates` to users' test events: published lists, which need not hold the event's own item.
 
-    Args:
-        path: lines of `user<TAB>item item ...`.
-        events: with `split`.
-
     Raises:
         InputError: a line is malformed, names a user twice or without a test event, or there is no published split.
 

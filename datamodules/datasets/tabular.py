@@ -107,9 +107,6 @@ GENERIC: dict[str, dict[str, str]] = {
 def worded(wording: Mapping[str, str] | None) -> dict[str, dict[str, str]]:
     """The generic words by language, with the user's own in place of them.
 
-    Args:
-        wording: some of `noun`, `nouns`, `consumed`, in the language of the instructions.
-
     Raises:
         InputError: it has another key.
 

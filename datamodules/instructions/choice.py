@@ -166,14 +166,6 @@ def choose_prompting(
 ) -> Prompting:
     """The instructions that the options of a data module ask for.
 
-    Args:
-        options: what prompts tell, and their wording.
-        columns: what the data has.
-        owner: the data set, for messages.
-        task: task form.
-        cell: codes of the cell, in place of task, preference and intention.
-        texts: how preferences and intentions are put in words.
-
     Raises:
         InputError: options contradict each other, name what does not exist, or need what the data has not.
 

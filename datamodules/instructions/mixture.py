@@ -47,10 +47,6 @@ def shares(weights: Mapping[str, float], temperature: float = 1.0) -> dict[str, 
     A temperature of 1 keeps the weights' proportions, a large one levels them (as T5 mixes its tasks, arXiv
     1910.10683).
 
-    Args:
-        weights: by name.
-        temperature: above 0.
-
     Raises:
         InputError: a weight is not above 0, there is none, or the temperature is not above 0.
 

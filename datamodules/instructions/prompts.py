@@ -193,12 +193,6 @@ def draw_demonstrations(slates: SlateMaker, text: SlateText, shots: int, seed: i
     Held-out events are never shown. Users of evaluated cases are drawn only where there are too few others; of them,
     too, only training events are shown.
 
-    Args:
-        slates: makes the training cases.
-        text: words them.
-        shots: number of demonstrations, each of another user; 0 draws none.
-        seed: of the draw.
-
     Raises:
         InputError: there are fewer users with a training target.
     """

@@ -72,9 +72,6 @@ def _code(codes: dict[str, Preference] | dict[str, Intention] | dict[str, TaskFo
 def parse_cell(text: str) -> InstructionCell:
     """Reads a cell of the instruction space.
 
-    Args:
-        text: codes in InstructRec's order: preference, intention, task form.
-
     Raises:
         InputError: a code is unknown (the nearest one is offered), or one of the three is missing.
 

@@ -52,10 +52,6 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
     fewer than three events only train. Candidates depend on the protocol's seed and the user's id alone, so neither the
     number of processes nor a sample of users changes them.
 
-    Args:
-        data: the typed tables.
-        protocol: the rules.
-
     Raises:
         InputError: the data has not what the rules need: events to test on, a column, enough items.
     """
@@ -275,11 +271,6 @@ def frozen_sequences(data: Interactions, protocol: Protocol, *, least: int = SMA
 
     The file begins with its own sha256, which is compared on every use; it is keyed by the tables' content, the settings
     and the protocol's version, so other data or rules never find it.
-
-    Args:
-        data: the typed tables.
-        protocol: the rules.
-        least: smaller data is prepared anew.
 
     Example:
         >>> import os, tempfile, polars as pl

@@ -35,10 +35,6 @@ def filtered(data: Interactions, protocol: Protocol) -> tuple[Interactions, dict
 
     Items are removed from the catalogue as well, or candidates would be items that nobody chose.
 
-    Args:
-        data: the typed tables.
-        protocol: `min_rating`, `user_core` and `item_core` are used.
-
     Returns:
         The remaining tables; counts before and after with what was removed, empty where no filter is set; and the codes
         of what remains.
@@ -184,11 +180,6 @@ class Events:
 
 def ordered_events(data: Interactions, protocol: Protocol, codes: Coded) -> Events:
     """Codes users in order of first appearance and items in catalogue order, then sorts events by user and time.
-
-    Args:
-        data: the tables that remain after all filters.
-        protocol: says how ties of time are broken.
-        codes: of the events' users and items.
 
     Example:
         >>>

@@ -101,12 +101,7 @@ class TwoTower(Retriever):
 
 
 def title_embeddings(titles: Sequence[str], encoder: str = ENCODER) -> NDArray[np.float32]:
-    """`[I, D]` unit vectors of titles by a sentence encoder, pooled as its files say, in float32 on the CPU.
-
-    Args:
-        titles: the texts.
-        encoder: as for `pretrained_folder`.
-    """
+    """`[I, D]` unit vectors of titles by a sentence encoder, pooled as its files say, in float32 on the CPU."""
     import torch
     from transformers import AutoModel
 

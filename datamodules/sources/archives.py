@@ -25,10 +25,6 @@ def open_members(archive: Path, source: Archive) -> Iterator[Iterator[tuple[str,
 
     The paths lack the folders common to all: `a/b/x`, `a/b/c/y` become `x`, `c/y`.
 
-    Args:
-        archive: the file to open.
-        source: its description, with the patterns and the size limit.
-
     Raises:
         InputError: it is no archive or a broken one, lacks a wanted member, or is not safe to unpack.
 

@@ -61,11 +61,6 @@ class ArrayFile:
 def cached_arrays(kind: str, key: Mapping[str, str], make: Callable[[], Arrays]) -> ArrayFile:
     """Arrays from the cache, or newly made and then kept there.
 
-    Args:
-        kind: name of the folder below `cache_dir()`.
-        key: everything that decides the arrays; another key is another entry.
-        make: makes them.
-
     Returns:
         The arrays, mapped from the file, or held in memory where it cannot be written, which is said on stderr.
 

@@ -96,10 +96,6 @@ def _problem(entry: Path, source: Archive) -> str | None:
 def store_entry(archive: Path, source: Archive) -> Path:
     """Makes a whole entry from a verified file under a private name, then puts it in its place.
 
-    Args:
-        archive: the file, whose sum the caller has compared.
-        source: its description.
-
     Returns:
         As `find_entry`.
 

@@ -176,12 +176,6 @@ def _snapshot(source: HubSnapshot, remedy: str) -> Path:
 def own_file(name: str, data_dir: Path | None, choices: tuple[str, ...], address: str) -> Path:
     """The first of the files that is there; out of a zip the one member is unpacked, once and safely.
 
-    Args:
-        name: of the data set, the folder name under `$INSTRUCTREC_DATA`.
-        data_dir: the folder, where the user names it.
-        choices: file names that are the same data, best first.
-        address: where people get it.
-
     Raises:
         InputError: none is there; the message says what to put where.
 

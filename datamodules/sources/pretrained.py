@@ -187,9 +187,6 @@ the nearest packaged one is 'smollm2-135m-instruct'
 def pretrained_folder(name: str) -> Path:
     """The local folder of a backbone, fetched and converted on first use.
 
-    Args:
-        name: as in `check_backbone_name`.
-
     Returns:
         A folder that `from_pretrained` of transformers reads.
 

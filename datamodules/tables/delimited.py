@@ -257,12 +257,6 @@ def finite(table: pl.DataFrame, column: str, path: Path, optional: bool = False)
 def moments(table: pl.DataFrame, column: str, pattern: str, path: Path) -> pl.DataFrame:
     """Turns a column of written dates into seconds since 1970, UTC.
 
-    Args:
-        table: with the columns and `line`.
-        column: its name.
-        pattern: as of `strptime`, `%Y-%m-%d`.
-        path: of the file, for messages.
-
     Raises:
         InputError: a field is no such date.
 

@@ -83,11 +83,6 @@ def read_literal_lines(path: Path, key: str, wanted: set[str] | None = None) -> 
 
     It reads what fits in a slow loop, such as a catalogue; `read_flat_literals` is for the many rows of events.
 
-    Args:
-        path: the file; lines of JSON are taken too.
-        key: the one that holds the id.
-        wanted: ids to read; other lines are passed by, hardly looked at.
-
     Raises:
         InputError: the file is not there, or a line holds no dictionary with the key.
 
@@ -119,10 +114,6 @@ def read_flat_literals(path: Path, columns: Mapping[str, str]) -> pl.DataFrame:
 
     Each value is found by a pattern that begins at the line's start and walks over whole keys and values, so what looks
     like a key inside a text is never taken for one.
-
-    Args:
-        path: the file.
-        columns: which keys to keep and what to call them.
 
     Returns:
         The columns as String, null where a dictionary lacks the key, and `line`.

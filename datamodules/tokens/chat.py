@@ -23,10 +23,6 @@ def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     A tokenizer may find a control token twice: as a special token, which is switched off, and as a piece of its
     vocabulary, as Unigram models made from SentencePiece do. In the second case the string gets a space after its first
     character; where normalisation makes such a string of another one (`＜/s＞`), its id is left out.
-
-    Args:
-        tokenizer: a fast Hugging Face tokenizer.
-        texts: the texts.
     """
     if not texts:
         return []

@@ -17,10 +17,6 @@ Quantization = Literal["4bit"]
 def check_quantization(method: str, trains_backbone: bool) -> None:
     """Refuses four bits where they cannot be had or where the weights themselves are needed; loads nothing.
 
-    Args:
-        method: the tuning method's name.
-        trains_backbone: whether it trains, or takes apart, the weights themselves.
-
     Raises:
         InputError: with what would work.
 
@@ -44,11 +40,7 @@ four bits do not hold; use LoRATuning, AdapterTuning or PrefixTuning, or leave m
 
 
 def four_bits(precision: torch.dtype) -> Any:
-    """What tells transformers to hold linear layers as NF4, their scales quantised again; the head stays as it is.
-
-    Args:
-        precision: that products are computed in.
-    """
+    """What tells transformers to hold linear layers as NF4, their scales quantised again; the head stays as it is."""
     from transformers import BitsAndBytesConfig
 
     allow_warnings()
@@ -123,10 +115,6 @@ def holds_four_bits(model: nn.Module) -> bool:
 
 def check_quantised_layers(model: nn.Module, method: str) -> None:
     """Refuses layers of PEFT that take a quantised weight for a plain one.
-
-    Args:
-        model: as tuned.
-        method: its name in PEFT.
 
     Raises:
         InputError: PEFT has no such layer for four bits.

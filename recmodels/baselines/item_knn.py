@@ -59,11 +59,6 @@ class ItemKNN(ClosedForm):
 def nearest_items(matrix: Tensor, neighbours: int, shrink: float = 0.0) -> tuple[Tensor, Tensor]:
     """Each item's nearest items by cosine over users; a stripe of the similarities is held at a time.
 
-    Args:
-        matrix: `[users, I]` sparse, of zeros and ones.
-        neighbours: K, cut to the catalogue less one.
-        shrink: added to the denominator.
-
     Returns:
         `[I, K]` item codes, nearest first, and `[I, K]` similarities in float32; 0 where no user is shared.
 

@@ -63,10 +63,6 @@ class Level:
 def read_level(settings: Any, state: Any) -> Level:
     """A level from what a file holds.
 
-    Args:
-        settings: as `Level.settings` gives them.
-        state: as `Level.state`.
-
     Raises:
         InputError: it is none.
 
@@ -177,9 +173,6 @@ class Stack:
 def read_stack(source: str) -> Stack:
     """Reads the adapters of an earlier run; no model is loaded, and no code from the files is run.
 
-    Args:
-        source: a run's folder, a checkpoint, or the folder of an exported adapter.
-
     Raises:
         InputError: there is no such thing, it is damaged, or it holds no bottleneck adapters.
     """
@@ -262,11 +255,6 @@ def check_backbone(stack: Stack, source: str, name: str) -> None:
     """Refuses a stack over another backbone by its name; loads nothing.
 
     A folder that is no longer where it was is passed over here: the sum of its weights decides when they are loaded.
-
-    Args:
-        stack: as read.
-        source: where from.
-        name: of the configured backbone.
 
     Raises:
         InputError: it belongs to another.

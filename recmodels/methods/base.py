@@ -102,10 +102,6 @@ class InstructionRecommender(Recommender):
     def size(self, given: int | None, default: int) -> int:
         """The method's size where no budget sets it.
 
-        Args:
-            given: what the user asked for.
-            default: taken where neither a size nor a budget is given.
-
         Raises:
             InputError: both are given, or the size is below 1.
         """

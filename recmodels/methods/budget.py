@@ -79,10 +79,6 @@ def count_trained(tune: Callable[[Backbone], None], backbone: Backbone) -> int:
 
     A method that looks at the weights to make its own gets a copy of zeros.
 
-    Args:
-        tune: the method's hook.
-        backbone: as `meta_copy` makes it; it is left as it is.
-
     Raises:
         InputError: the method does not fit the backbone at this size.
     """

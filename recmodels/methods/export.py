@@ -44,11 +44,6 @@ class _Wrapped(nn.Module):
 def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
     """A copy of the tuned model in the untuned one's layout, its updates added to the weights.
 
-    Args:
-        backbone: as tuned; it stays as it is.
-        tuner: PEFT's, over the backbone's body.
-        tolerance: how far scores may move, relative to the largest of them.
-
     Returns:
         The transformers model, in evaluation mode; it attends as any model of the library does.
 
@@ -82,12 +77,7 @@ def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
 
 
 def adapter_parts(backbone: Backbone, tuner: Any) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """Configuration and tensors of a PEFT adapter folder, which `PeftModel.from_pretrained` reads.
-
-    Args:
-        backbone: as tuned.
-        tuner: PEFT's, over the backbone's body, or over the whole model.
-    """
+    """Configuration and tensors of a PEFT adapter folder, which `PeftModel.from_pretrained` reads."""
     wrapped = _Wrapped(tuner)
     state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     inside = "" if tuner.model is backbone.model else f"{backbone.model.base_model_prefix}."
@@ -97,12 +87,7 @@ def adapter_parts(backbone: Backbone, tuner: Any) -> tuple[PeftConfig, dict[str,
 
 
 def prompt_parts(backbone: Backbone, config: Any) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """The same for virtual tokens: what their encoder makes, so that it need not be kept.
-
-    Args:
-        backbone: as tuned.
-        config: of the method, completed.
-    """
+    """The same for virtual tokens: what their encoder makes, so that it need not be kept."""
     made = getattr(backbone.body, "virtual_tokens", None)
     encoder: Any = made.encoder if isinstance(made, VirtualTokens) else backbone.body.prefix_encoder
     if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING:
@@ -135,9 +120,6 @@ def own_parts(backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]] | 
 
     Adapters go by the number of their level, from the lowest, and the name of the layer that they stand behind, in the
     untuned model; prefixes by the number of theirs.
-
-    Args:
-        backbone: as tuned.
 
     Raises:
         InputError: plain transformers has no place for the prefix.

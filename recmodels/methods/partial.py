@@ -21,11 +21,6 @@ log = logging.getLogger(__name__)
 def parameters_of(backbone: Backbone, part: Part, layers: int) -> list[nn.Parameter]:
     """The parameters of a part; a head that is tied to the embeddings is parted from them first.
 
-    Args:
-        backbone: changed where its head is untied.
-        part: as in `recmodels.methods.partial.PartialTuning`.
-        layers: blocks of each stack, for `top_layers`.
-
     Returns:
         Empty for the head of an encoder, whose tagger trains in any case.
 

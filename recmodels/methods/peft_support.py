@@ -236,12 +236,6 @@ def check_targets(
 ) -> None:
     """Refuses target names that no module of the backbone has, tokens beyond its words, ranks above a target's width.
 
-    Args:
-        config: of PEFT.
-        backbone: as yet untuned.
-        names_option: the option that gave the names, for messages.
-        rank_option: the option that gave the rank.
-
     Raises:
         InputError: with the nearest name, the number of words, or the width.
     """

@@ -199,9 +199,6 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
 def classification_report(confusion: Tensor) -> dict[str, float]:
     """Precision, recall, F1 and support of each tag.
 
-    Args:
-        confusion: `[2, 2]` counts, true tags by row, predicted by column.
-
     Returns:
         Values by `<tag>_<measure>` in lower case; 0 where a denominator is 0, as in scikit-learn.
 

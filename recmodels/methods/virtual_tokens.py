@@ -80,10 +80,6 @@ def is_virtual(config: Any) -> bool:
 def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     """Puts a prompt-learning method before every prompt.
 
-    Args:
-        backbone: a causal one.
-        config: PEFT's configuration; what it leaves open is taken from the backbone.
-
     Returns:
         The completed configuration.
 

@@ -42,14 +42,7 @@ def trie_on_device(batch: CatalogueBatch, last: CatalogueTrie | None) -> Catalog
 def score_catalogue(
     backbone: Backbone, batch: CatalogueBatch, trie: CatalogueTrie, *, length_normalised: bool
 ) -> Tensor:
-    """Scores `[B]` of a batch's candidates, from those of every title.
-
-    Args:
-        backbone: a causal one.
-        batch: prompts and candidates.
-        trie: the catalogue, on the batch's device.
-        length_normalised: take the mean over an answer's tokens.
-    """
+    """Scores `[B]` of a batch's candidates, from those of every title."""
     scores = catalogue_scores(as_causal(backbone), batch.prompt, batch.prompt_length, trie)
     if length_normalised:
         scores = scores / (trie.depth[trie.last] + 1)
