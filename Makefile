@@ -2,16 +2,18 @@
 # make test-faults  kills, damaged files and hostile input at full counts; prints attempts and survivals
 #                   (README=tests/faults/README.md puts the table there)
 # make test-minimum, make test-newest   the tests at the lowest and at the newest versions of what pyproject.toml allows
+# make mutations  changes the core line by line (pyproject.toml says where); some test must notice; takes hours
 # make lock       writes locks/*.txt, the sums of every file, from constraints.txt (needs uv)
 # make benchmark  fresh machine -> environment, data, weights, the small suite, the report
 # make format     rewrites the code as ruff formats it
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-OUT ?= results/quickstart
+SUITE ?= quickstart
+OUT ?= results/$(SUITE)
 FAULTS := $(CURDIR)/results/faults.jsonl
 
-.PHONY: test test-faults test-minimum test-newest lock benchmark format clean
+.PHONY: test test-faults test-minimum test-newest mutations lock benchmark format clean
 
 # Every file is checked against the SHA-256 sums of its lock before anything of it runs. torch alone is pinned by version
 # only, because its build differs between machines; its own dependencies are in the locks but for the CUDA libraries.
@@ -48,12 +50,16 @@ test-faults: $(VENV)/installed-dev
 	OMP_NUM_THREADS=1 INSTRUCTREC_TALLY=$(FAULTS) nice $(BIN)/pytest -q -m faults tests/faults; \
 	status=$$?; $(BIN)/python tests/faults/tally.py $(FAULTS) $(if $(README),--readme $(README)); exit $$status
 
+mutations: $(VENV)/installed-dev
+	$(PIP) mutmut==3.8.1
+	OMP_NUM_THREADS=1 nice $(BIN)/mutmut run --max-children 2; $(BIN)/mutmut results
+
 benchmark: $(VENV)/installed-run
-	$(BIN)/instructrec benchmark benchmarks/suites/quickstart.yaml --out $(OUT)
+	$(BIN)/instructrec benchmark $(SUITE) --out $(OUT)
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-minimum .venv-newest build *.egg-info
+	rm -rf $(VENV) .venv-minimum .venv-newest build mutants *.egg-info

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,3 +87,27 @@ def test_the_citation_names_this_version() -> None:
     sheet = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'version = "{sheet["version"]}"' in project
+
+
+def test_the_data_set_that_the_page_shows_runs(tmp_path: Path) -> None:
+    page = (ROOT / "datamodules/README.md").read_text(encoding="utf-8")
+    shown = re.search(r"```python\n(from typing.*?class Library.*?)```", page, re.DOTALL)
+    assert shown is not None
+    (tmp_path / "lending.py").write_text(shown[1], encoding="utf-8")
+    data = tmp_path / "data"
+    data.mkdir()
+    loans = [f"r{reader},b{(reader + day) % 9},2024-01-{day + 1:02}" for reader in range(6) for day in range(5)]
+    (data / "loans.csv").write_text("\n".join(["reader,book,day", *loans]))
+    (data / "books.csv").write_text("\n".join(["book,name", *(f'b{k},"Book, the {k}th"' for k in range(9))]))
+    words = f"fit --allow-import lending -c popularity --data lending.Library --data.data_dir {data}"
+    options = f"--data.protocol.candidates full --trainer.logger false --out {tmp_path / 'run'}"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", *words.split(), *options.split()],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((tmp_path / "run/record.json").read_text())["protocol"]["statistics"]["users"] == 6
