@@ -41,10 +41,14 @@ class ModelNeeds:
 
     Attributes:
         batch_format: what the model reads.
-        objective: what its objective needs of training cases.
+        objective: name of its objective, for messages; this and the next two are that objective's `ObjectiveNeeds`.
+        task: the only task form whose answers the objective can read; null for any.
+        negatives: whether the objective compares several answers of a case.
         shots: solved cases of training users that every prompt begins with.
     """
 
     batch_format: BatchFormat = "prompt_tree"
-    objective: ObjectiveNeeds = ObjectiveNeeds()  # frozen
+    objective: str = "likelihood"  # flat: jsonargparse gives a linked group within a group its defaults
+    task: Literal["like", "rating"] | None = None
+    negatives: bool = False
     shots: int = 0

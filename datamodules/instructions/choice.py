@@ -106,7 +106,7 @@ class Prompting:
             InputError: the task is to be answered in text and the model does not, the objective needs other answers, or
                 a pair is to be drawn from a longer list.
         """
-        form, batch_format, objective = self.template.form, needs.batch_format, needs.objective
+        form, batch_format = self.template.form, needs.batch_format
         if form in ("like", "rating") and batch_format != "prompt_tree":
             raise InputError(f"data.task {form!r} needs a model that answers in text; this one reads {batch_format}")
         if batch_format == "tagged_text" and (self.choice is not None or not self.plain):
@@ -114,14 +114,14 @@ class Prompting:
                 f"data.cell {self.cell} and mixtures need a model that answers in text; this one reads titles only, which"
                 " is preference 'implicit', intention 'none'"
             )
-        if objective.task and not self.forms <= {objective.task}:
+        if needs.task and not self.forms <= {needs.task}:
             raise InputError(
-                f"model.objective {objective.name!r} needs data.task {objective.task}; prompts are of"
+                f"model.objective {needs.objective!r} needs data.task {needs.task}; prompts are of"
                 f" {', '.join(sorted(self.forms))}"
             )
-        if objective.negatives and not self.forms.isdisjoint(TURNED):
+        if needs.negatives and not self.forms.isdisjoint(TURNED):
             raise InputError(
-                f"model.objective {objective.name!r} needs several answers; instructions that turn a task have one"
+                f"model.objective {needs.objective!r} needs several answers; instructions that turn a task have one"
             )
         if form == "pairwise" and protocol.negatives != 1:
             raise InputError(f"data.task 'pairwise' needs protocol.negatives 1, it is {protocol.negatives}")
@@ -130,7 +130,7 @@ class Prompting:
         """Negatives beside a training target where the user did not say: as in the test where something needs them."""
         pointwise = self.forms <= {"like", "rating"}
         lists = not self.forms.isdisjoint({"reranking", "pairwise"})
-        compared = needs.batch_format == "tagged_text" or lists or needs.objective.negatives
+        compared = needs.batch_format == "tagged_text" or lists or needs.negatives
         return protocol.negatives if compared and not pointwise else 0
 
     def fingerprinted(self) -> list[str]:

@@ -278,5 +278,4 @@ def test_yes_no_tables_have_calibration_and_a_reliability_plot(grid: Grid) -> No
         np.savez(folder / "scores.npz", user=users, probability=probability, label=label, history=np.arange(USERS))
     paths = write_report(grid.directory)
     assert "| method | ECE | Brier |" in paths.text
-    assert paths.reliability is not None
-    assert paths.reliability.stat().st_size > 20_000
+    assert paths.figures["reliability"].path.stat().st_size > 20_000

@@ -30,7 +30,7 @@ from tests.datamodules.datasets.miniatures import MINIATURES
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = {
     group: sorted((ROOT / "configs" / group).rglob("*.yaml"))
-    for group in ("model", "objective", "data", "trainer", "logger", "callbacks")
+    for group in ("model", "objective", "data", "items", "trainer", "logger", "callbacks")
 }
 SUITES = sorted((ROOT / "benchmarks" / "suites").rglob("*.yaml"))
 FAST = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--data.protocol.negatives=6", "--data.batch_size=2"]
@@ -189,7 +189,7 @@ def test_every_model_runs_on_every_data_set(run: Run, tmp_path: Path, model: Pat
 
 @pytest.mark.parametrize(
     "overlay",
-    [path for group in ("objective", "trainer", "logger", "callbacks") for path in CONFIGS[group]],
+    [path for group in ("objective", "items", "trainer", "logger", "callbacks") for path in CONFIGS[group]],
     ids=lambda p: f"{p.parent.name}/{p.stem}",
 )
 def test_every_overlay_runs(run: Run, tmp_path: Path, overlay: Path) -> None:

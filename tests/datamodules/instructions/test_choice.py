@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def test_a_data_set_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch
 )
 def test_models_that_do_not_fit_are_refused(options: dict[str, Any], model: Any, reason: str) -> None:
     with pytest.raises(InputError, match=re.escape(reason)):
-        chosen(**options).check(ModelNeeds(model[0], NAMED_NEEDS[model[1]]), Protocol())
+        chosen(**options).check(ModelNeeds(model[0], *astuple(NAMED_NEEDS[model[1]])), Protocol())
 
 
 def test_the_wish_and_its_source_part_fingerprints_and_nothing_else_does(tmp_path: Path) -> None:

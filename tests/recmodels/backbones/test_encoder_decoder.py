@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -418,7 +418,7 @@ def test_every_objective_trains(folders: dict[str, Path], mini_data: Path, objec
         backbone=str(folders["t5"]),
         task="like" if objective == "yes_no" else "matching",
         protocol=Protocol(negatives=5),
-        needs=ModelNeeds(objective=NAMED_NEEDS[objective]),
+        needs=ModelNeeds("prompt_tree", *astuple(NAMED_NEEDS[objective])),
     )
     data.setup()
     loss = model.training_step(next(iter(data.train_dataloader())), 0)
