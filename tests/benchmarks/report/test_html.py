@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +26,10 @@ RUN = "[...document.querySelectorAll('details[data-filter]')].find(run => run.fi
 
 @pytest.fixture(scope="module")
 def browser() -> str:
-    """A Chromium; without one these tests fail, because nothing else tells whether the page works."""
+    """A Chromium; .ci/run installs one, so that only a laptop without any skips these tests."""
     found = find_browser()
-    assert found, "install Chromium (apt-get install chromium, or any of its relatives) to try the report's page"
+    if not found:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("install Chromium to try the report's page")
     return found
 
 
