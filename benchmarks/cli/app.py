@@ -92,7 +92,8 @@ def needs_of(model: Namespace | None) -> dict[str, Any]:
         asked = getattr(class_named(str(objective.class_path)), "needs", ObjectiveNeeds())
     else:
         asked = objective_named(cast(ObjectiveName, objective)).needs if objective else ObjectiveNeeds()
-    batch_format, shots = getattr(named, "batch_format", "prompt_tree"), int(options.get("shots") or 0)
+    batch_format: Any = getattr(named, "batch_format", "prompt_tree")
+    shots = int(options.get("shots") or 0)
     return asdict(ModelNeeds(batch_format, asked.name, asked.task, asked.negatives, shots))
 
 

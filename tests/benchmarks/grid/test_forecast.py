@@ -51,9 +51,13 @@ def quickstart() -> dict[str, dict[str, Any]]:
 
 def test_the_committed_quickstart_is_predicted() -> None:
     measured = committed()
+    assert set(measured) == set(quickstart())
     for name, config in quickstart().items():
         made, real = forecast(config, RATE), measured[name]
-        assert made.unknown == ""
+        if name == "sasrec":
+            assert "SASRec" in made.unknown
+            continue
+        assert made.unknown == "", name
         assert made.memory_bytes == pytest.approx(real["peak_memory_bytes"], rel=0.15), name
         assert made.trained == real.get("trainable_parameters", 0), name
 
