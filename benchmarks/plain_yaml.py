@@ -143,7 +143,7 @@ def read_yaml(path: Path) -> tuple[Any, bytes]:
 
 def neighbours(path: Path) -> list[str]:
     """Names of the YAML files beside a path."""
-    return [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    return [item.name for item in path.parent.glob("[!.]*.y*ml")] if path.parent.is_dir() else []
 
 
 def nearest_hint(word: str, choices: Iterable[str]) -> str:
