@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from pathlib import Path
@@ -35,8 +34,7 @@ def run_command(arguments: list[str]) -> int:
             print(log_report(options.directory, report, project=project, group=group))
         if options.readme:
             # Inside another page the table's headings come one level down from that page's sections.
-            figures = Path(os.path.relpath(options.directory, options.readme.parent), "figures").as_posix()
-            text = re.sub(r"(?m)^#+ ", "### ", report.text).replace("](figures/", f"]({figures}/")
+            text = re.sub(r"(?m)^#+ ", "### ", report.summary)
             replace_between_markers(options.readme, "leaderboard", text)
         if options.publish:
             from benchmarks.report.publish import publish_runs
@@ -61,5 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help="copy finished runs there, without prompts, titles, ids and paths",
     )
-    parser.add_argument("--readme", type=Path, help="put the table between this file's leaderboard markers")
+    parser.add_argument(
+        "--readme", type=Path, help="put what was found and the table between this file's leaderboard markers"
+    )
     return parser

@@ -129,18 +129,39 @@ def render_markdown(
         **Nothing yet.**
         <BLANKLINE>
     """
-    blocks = [f"# Results: {_plain(results.name)}", f"**{_plain(sentence)}**", _plain(results.description)]
-    for table in tables:
-        blocks += [f"## {_plain(table.title)}", *markdown_table(columns(table), table.notes)]
+    blocks = [summary_markdown(results, tables, sentence)]
     blocks += [f"![{re.sub(r'[][]', '', _plain(alt))}]({address})" for address, alt in figures]
     for table, rest in zip_longest(tables, below):
         protocol = "\n".join(f"- {_plain(key)}: {_plain(text)}" for key, text in protocol_lines(table))
         blocks += [f"## More of {_plain(table.title)}" if rest else "", rest or ""]
         blocks += [f"<details><summary>Protocol of {_plain(table.title)}</summary>", protocol, "</details>"]
-    if problems:
-        blocks += ["## Not in the tables, and why" if any(p.state != "note" for p in problems) else "## Notes"]
-        blocks += ["\n".join(f"- {problem_text(problem)}" for problem in problems)]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    return _joined([*blocks, *_problem_blocks(problems)])
+
+
+def summary_markdown(
+    results: GridResults, tables: Sequence[Table], sentence: str, problems: Sequence[Problem] = ()
+) -> str:
+    r"""What was found, and the tables: what another page shows of a grid.
+
+    Example:
+        >>> summary_markdown(GridResults("tiny", "", (), ()), [], "Nothing yet.")
+        '# Results: tiny\n\n**Nothing yet.**\n'
+    """
+    blocks = [f"# Results: {_plain(results.name)}", f"**{_plain(sentence)}**", _plain(results.description)]
+    for table in tables:
+        blocks += [f"## {_plain(table.title)}", *markdown_table(columns(table), table.notes)]
+    return _joined([*blocks, *_problem_blocks(problems)])
+
+
+def _problem_blocks(problems: Sequence[Problem]) -> list[str]:
+    if not problems:
+        return []
+    title = "## Not in the tables, and why" if any(p.state != "note" for p in problems) else "## Notes"
+    return [title, "\n".join(f"- {problem_text(problem)}" for problem in problems)]
+
+
+def _joined(blocks: Sequence[str]) -> str:
+    return "\n\n".join(block.strip("\n") for block in blocks if block) + "\n"
 
 
 def markdown_table(body: Mapping[str, Sequence[TableCell]], notes: Sequence[str]) -> list[str]:

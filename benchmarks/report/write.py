@@ -19,7 +19,7 @@ from benchmarks.analysis.pairs import compare_rows, conclude
 from benchmarks.analysis.runs import read_suite
 from benchmarks.report.latex import render_latex
 from benchmarks.report.sections import cost_section, render_beyond_csv, render_sections, sections
-from benchmarks.report.tables import render_csv, render_markdown
+from benchmarks.report.tables import render_csv, render_markdown, summary_markdown
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
@@ -35,6 +35,7 @@ class ReportPaths:
         beyond: results beyond accuracy and by segment, one number a line.
         figures: by name, those for which there was something to draw.
         text: the markdown leaderboard.
+        summary: its beginning, for another page: what was found, and the tables.
     """
 
     markdown: Path
@@ -44,6 +45,7 @@ class ReportPaths:
     figures: dict[str, Picture]
     html: Path
     text: str
+    summary: str
 
 
 def write_report(directory: Path) -> ReportPaths:
@@ -98,6 +100,7 @@ def write_report(directory: Path) -> ReportPaths:
             [(picture.path.relative_to(directory).as_posix(), picture.alt) for picture in figures.values()],
             [render_sections(made) for made in below],
         ),
+        summary=summary_markdown(results, tables, sentence, problems),
     )
     write_atomic(paths.markdown, paths.text)
     write_atomic(paths.csv, table_csv)
