@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from jsonargparse import ArgumentError, ArgumentParser, _typehints
+from jsonargparse import ArgumentError, ArgumentParser, _common, _typehints
 
 from datamodules.contract.compat.jsonargparse import actions_of, restrict_subclasses
 
@@ -28,7 +28,9 @@ class Second(Base):
 
 
 @pytest.fixture(autouse=True)
-def _put_back() -> Iterator[None]:
+def _put_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As a fresh process has it, whatever commands ran in this one before."""
+    monkeypatch.setitem(_common.parsing_settings, "import_path_verdicts", {})
     before = _typehints.get_all_subclass_paths
     yield
     _typehints.get_all_subclass_paths = before
