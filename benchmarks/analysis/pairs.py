@@ -173,7 +173,10 @@ def _against(pair: Pair | None, other: str, metric: str) -> str:
     gain, low, high = ends if higher_is_better(metric) else (-pair.difference, -pair.high, -pair.low)
     if pair.outcome == "tie":
         shown = f"{fraction(gain, 2, signed=True)} [{fraction(low, 2, signed=True)}, {fraction(high, 2, signed=True)}]"
-        return f"cannot be told from {other} by {metric_label(metric)} ({shown})"
+        # The p-value too: over all pairs it may be above the level where the interval alone leaves zero out.
+        return (
+            f"cannot be told from {other} by {metric_label(metric)} ({shown}, p = {fraction(pair.p, 2)} over all pairs)"
+        )
     if pair.outcome == "lose":
         gain, low, high = -gain, -high, -low
     digits = next((digits for digits in (2, 3) if round(low, digits) > 0), 4)
