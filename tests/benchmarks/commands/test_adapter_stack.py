@@ -15,7 +15,7 @@ from benchmarks.commands.export import load_run_model
 from tests.benchmarks.cli.test_bad_tuning import CONFIGS, refusal
 from tests.benchmarks.commands.test_export import TOKENS, ours, run_of
 from tests.benchmarks.commands.test_export_own_methods import as_the_card_says
-from tests.recmodels.backbones import test_encoder_decoder as pairs
+from tests.recmodels.backbones import encoder_decoders as pairs
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]

@@ -15,7 +15,7 @@ from benchmarks.commands.export import load_run_model
 from datamodules.contract.errors import InputError
 from recmodels.methods.export import own_parts
 from tests.benchmarks.commands.test_export import TOKENS, ours, run_of
-from tests.recmodels.backbones import test_encoder_decoder as pairs
+from tests.recmodels.backbones import encoder_decoders as pairs
 from tests.recmodels.methods.support_matrix import build
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

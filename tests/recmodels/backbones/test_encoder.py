@@ -23,32 +23,8 @@ from recmodels.backbones.encoder import TextEncoder, load_encoder, why_not_packe
 from recmodels.engine.answer_attention import segment_mask
 from recmodels.methods.token_classification import TokenClassification
 from tests.datamodules.options import grouped
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 89,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 130,
-    "initializer_range": 0.2,
-}
-PACKED = ("bert", "roberta", "modernbert")
-PADDED = ("mpnet",)
-
-
-def build(family: str) -> Any:
-    import transformers as hf
-
-    if family == "roberta":
-        return hf.RobertaModel(hf.RobertaConfig(**SIZES, pad_token_id=1), add_pooling_layer=False)
-    if family == "mpnet":
-        return hf.MPNetModel(hf.MPNetConfig(**SIZES, pad_token_id=1), add_pooling_layer=False)
-    if family == "modernbert":  # two of its four layers see eight tokens to either side
-        special = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
-        config = hf.ModernBertConfig(**{**SIZES, "num_hidden_layers": 4}, **special, local_attention=16)
-        return hf.ModernBertModel(config)
-    return hf.BertModel(hf.BertConfig(**SIZES, pad_token_id=0), add_pooling_layer=False)
+from tests.recmodels.backbones.encoders import PACKED, PADDED, build, rows_of
+from tests.recmodels.oracle import check_same_scores, scores_by_item
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +35,6 @@ def encoders() -> dict[str, TextEncoder]:
         model = build(family).eval()
         made[family] = replace(one := TextEncoder(model, family), packed=not why_not_packed(one))
     return made
-
-
-def rows_of(rows: list[list[list[int]]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, segments, positions and the mask of real tokens of rows of texts."""
-    width = max(sum(map(len, texts)) for texts in rows) + 1  # at least one token of padding
-    token, segment, position = (torch.zeros(len(rows), width, dtype=torch.long) for _ in range(3))
-    segment[:] = torch.arange(1, width + 1)
-    attention = torch.zeros(len(rows), width, dtype=torch.bool)
-    for row, texts in enumerate(rows):
-        begin = 0
-        for text in texts:
-            stretch = slice(begin, begin + len(text))
-            token[row, stretch], position[row, stretch] = torch.tensor(text), torch.arange(len(text))
-            segment[row, stretch], attention[row, stretch] = stretch.stop, True
-            begin = stretch.stop
-    return token, segment, position, attention
 
 
 def alone(encoder: TextEncoder, rows: list[list[list[int]]]) -> torch.Tensor:
@@ -208,21 +168,13 @@ def test_scores_and_reports_do_not_depend_on_packing(batches_of: Rows, tiny_enco
     model = TokenClassification(backbone=str(tiny_encoder))
     model.configure_model()
     model.eval()
-    found, reports = [], []
+    results, reports = [], []
     for options in ({"eval_batch_size": 1}, {"row_tokens": 1, "eval_batch_size": 8}, {"row_tokens": 400}):
-        scores: dict[tuple[int, int], float] = {}
-        for batch in batches_of(**options):
-            with torch.no_grad():
-                values = model.score(batch)
-            for case, item, value in zip(batch.case[batch.branch_case], batch.branch_item, values, strict=True):
-                scores[int(case), int(item)] = float(value)
-        found.append(scores)
+        results.append(scores_by_item(model, batches_of(**options)))
         reports.append(model.confusion.compute().tolist())
         model.confusion.reset()
-    assert len(found[0]) == 24 * 7
-    for other in found[1:]:
-        assert found[0].keys() == other.keys()
-        assert max(abs(found[0][key] - other[key]) for key in other) < 1e-4
+    assert len(results[0]) == 24 * 7
+    check_same_scores(results)
     assert reports[0] == reports[1] == reports[2]
     assert sum(map(sum, reports[0])) == sum(batch.tokens for batch in batches_of())
 

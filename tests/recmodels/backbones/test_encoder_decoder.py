@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from benchmarks.__main__ import main
 from callbacks.training_guard import load_trained, verify_checkpoint
 from datamodules.batching.encoder_decoder import EncoderDecoderCollator
-from datamodules.batching.loaders import LoaderOptions
-from datamodules.contract.batch import EncoderDecoderBatch
 from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import NAMED_NEEDS, ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
@@ -30,88 +25,10 @@ from recmodels.backbones.encoder_decoder import EncoderDecoderBackbone, load_bac
 from recmodels.engine.answer_attention import bias_at
 from recmodels.methods.adapter import AdapterTuning
 from recmodels.methods.base import InstructionRecommender
-from recmodels.methods.full import FullTuning
 from recmodels.methods.lora import LoRATuning
-from recmodels.methods.prefix import PrefixTuning
 from recmodels.methods.zero_shot import ZeroShot
-from tests.recmodels.oracle import Case, GivenIds, collate
-
-FAMILIES = ("t5", "bart")
-KINDS: dict[str, Callable[[Path], InstructionRecommender]] = {
-    "full": lambda folder: FullTuning(backbone=str(folder)),
-    "lora": lambda folder: LoRATuning(backbone=str(folder), r=2),
-    "adapter": lambda folder: AdapterTuning(backbone=str(folder), bottleneck=3),
-    "parallel": lambda folder: AdapterTuning(backbone=str(folder), bottleneck=3, placement="parallel", scaling=4.0),
-    "prefix": lambda folder: PrefixTuning(backbone=str(folder), length=3),
-}
-
-
-def tree_batch(cases: list[Case], row_tokens: int = 200, answer_tokens: int = 2048) -> EncoderDecoderBatch:
-    """A batch of (prompt, answers) through the real collator, without any text."""
-
-    collator = EncoderDecoderCollator(GivenIds(), row_tokens, pad=0)  # type: ignore[arg-type]
-    batch: EncoderDecoderBatch = collate(collator, cases, answer_tokens)
-    return batch
-
-
-def attention_by_hand(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, position_bias: Any = None, **options: Any
-) -> Any:
-    """The oracle's attention where there are prefixes: one softmax over a prefix and the keys, in plain matrices."""
-    ahead = [part.expand(len(key), -1, -1, -1) for part in module.prefix()]
-    scaling = options["scaling"] if options.get("scaling") is not None else query.shape[-1] ** -0.5
-    own = query @ key.transpose(2, 3) * scaling
-    for added in (attention_mask, position_bias):
-        own = own if added is None else own + added
-    weight = torch.cat([query @ ahead[0].transpose(2, 3) * scaling, own], -1).softmax(-1)
-    split = ahead[0].shape[2]
-    return (weight[..., :split] @ ahead[1] + weight[..., split:] @ value).transpose(1, 2), None
-
-
-AttentionInterface.register("by_hand", attention_by_hand)
-AttentionMaskInterface.register("by_hand", eager_mask)
-
-
-@contextmanager
-def plain_attention(model: Any) -> Iterator[None]:
-    """transformers' own eager attention, so that nothing of ours takes part in the oracle."""
-    # Module by module: transformers 5.17 leaves a stack of T5, whose configuration is a copy, as it was.
-    configs = {id(one): one for module in model.modules() if (one := getattr(module, "config", None)) is not None}
-    ours = model.config._attn_implementation
-    prefixed = any(".prefix." in name for name, _ in model.named_parameters())
-    for one in configs.values():
-        one._attn_implementation = "by_hand" if prefixed else "eager"
-    try:
-        yield
-    finally:
-        for one in configs.values():
-            one._attn_implementation = ours
-
-
-def separate_scores(backbone: Any, cases: list[Case], extra: int = 0) -> torch.Tensor:
-    """The oracle: `model(input_ids, attention_mask, labels)` for every pair, padded on the right."""
-    model = backbone.model
-    scores = []
-    with plain_attention(model):
-        for prompt, answer in ((prompt, answer) for prompt, answers in cases for answer in answers):
-            source = torch.tensor([prompt + [model.config.pad_token_id] * extra])
-            real = torch.tensor([[1] * len(prompt) + [0] * extra])
-            label = torch.tensor([answer + [-100] * extra])
-            logits = model(input_ids=source, attention_mask=real, labels=label).logits[0, : len(answer)]
-            scores.append(logits.float().log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
-    return torch.stack(scores)
-
-
-def tuned(kind: str, folder: Path) -> InstructionRecommender:
-    """A tuned model away from its start, so that what is tuned takes part."""
-    torch.manual_seed(1)
-    model = KINDS[kind](folder)
-    model.configure_model()
-    model.log = lambda *a, **k: None  # type: ignore[method-assign]
-    if kind != "full":
-        for value in model.trained().values():
-            torch.nn.init.normal_(value, std=0.1)
-    return model.eval()
+from tests.recmodels.backbones.encoder_decoders import FAMILIES, KINDS, separate_scores, tree_batch, tuned
+from tests.recmodels.oracle import CASE_LISTS, Case, check_batching, save
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +41,9 @@ def models(folders: dict[str, Path]) -> dict[tuple[str, str], InstructionRecomme
     return {(family, kind): tuned(kind, folders[family]) for family in FAMILIES for kind in KINDS}
 
 
-ids = st.integers(3, 60)
-cases_strategy = st.lists(
-    st.tuples(
-        st.lists(ids, min_size=1, max_size=8),
-        st.lists(st.lists(ids, min_size=1, max_size=4), min_size=1, max_size=5),
-    ),
-    min_size=1,
-    max_size=4,
-).map(lambda cases: [*cases, cases[0]])  # one prompt twice
-
-
 @settings(max_examples=12, deadline=None)
 @given(
-    cases=cases_strategy,
+    cases=CASE_LISTS.map(lambda cases: [*cases, cases[0]]),  # one prompt twice
     row_tokens=st.sampled_from([1, 20, 200]),
     answer_tokens=st.sampled_from([3, 2048]),
     extra=st.sampled_from([0, 3]),
@@ -221,24 +127,7 @@ def test_another_prompt_in_the_row_changes_nothing(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_do_not_depend_on_batching(folders: dict[str, Path], mini_data: Path, family: str) -> None:
-    model = tuned("lora", folders[family])
-    found = []
-    for batch_size, row_tokens in ((1, 64), (8, 1), (32, 2048)):
-        data = MovieLens100K(
-            backbone=str(folders[family]),
-            protocol=Protocol(negatives=6),
-            loader=LoaderOptions(batch_size, row_tokens),
-        )
-        scores: dict[tuple[int, int], float] = {}
-        for batch in data.test_dataloader():
-            with torch.no_grad():
-                values = model.score(batch)
-            for case, item, value in zip(batch.case[batch.branch_case], batch.branch_item, values, strict=True):
-                scores[int(case), int(item)] = float(value)
-        found.append(scores)
-    assert found[0].keys() == found[1].keys() == found[2].keys()
-    for other in found[1:]:
-        assert max(abs(found[0][key] - other[key]) for key in other) < 1e-4
+    check_batching(tuned("lora", folders[family]), folders[family])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -381,9 +270,7 @@ def test_a_variant_starts_as_the_backbone_trains_its_own_and_comes_back(
     assert loss_without_dropout() < at_start
     assert {name for name, value in everything.items() if not torch.equal(value, before[name])} == trained
 
-    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
-    model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
+    save(model, tmp_path / "a.ckpt")
     assert set(torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]) == trained
     again = fresh(kind, folders[family]).eval()
     with torch.no_grad():

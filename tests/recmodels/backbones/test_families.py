@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,56 +13,8 @@ from torch.nn.attention.flex_attention import AuxRequest
 from datamodules.contract.errors import InputError
 from recmodels.backbones.causal import CausalBackbone, load_causal, short_windows
 from recmodels.engine.tree_attention import AttentionForest, bucket, compiled_flex, tree_attention
-from tests.recmodels.oracle import engine_scores, separate_scores, tree_batch, tuned
-
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {"sliding_window": 5},
-    "qwen2": {},
-    "qwen3": {"head_dim": 8, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
-    "gemma": {"head_dim": 8},
-    "gemma2": {"head_dim": 8, "sliding_window": 4, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-    "gemma3_text": {"head_dim": 8, "sliding_window": 4},
-    "gpt2": {"num_key_value_heads": 4},
-    "opt": {"num_key_value_heads": 4, "word_embed_proj_dim": 16, "ffn_dim": 48},
-    "phi": {},
-}
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.2,
-}
-CASES = [
-    ([5, 6, 7, 8, 9, 10], [[8, 9, 10], [8, 11], [12]]),
-    ([5, 6, 9, 4], [[8], [13, 14, 15, 16, 17]]),
-    ([30, 31, 32, 33, 34, 35, 36, 37], [[3, 4], [5]]),
-]
-
-
-@pytest.fixture(scope="module")
-def folder_of(tiny_causal: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Makes folders of tiny random models with the tiny tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    made: dict[str, Path] = {}
-
-    def make(family: str, **changes: Any) -> Path:
-        key = family + str(changes)
-        if key not in made:
-            folder = tmp_path_factory.mktemp(family)
-            for file in tiny_causal.glob("*token*"):
-                shutil.copy(file, folder)
-            torch.manual_seed(0)
-            config = AutoConfig.for_model(family, vocab_size=520, **(SIZES | FAMILIES.get(family, {}) | changes))
-            AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-            made[key] = folder
-        return made[key]
-
-    return make
+from tests.recmodels.backbones.families import CASES, FAMILIES
+from tests.recmodels.oracle import engine_scores, plain_scores, separate_scores, tree_batch, tuned
 
 
 @pytest.fixture(params=sorted(FAMILIES))
@@ -72,16 +22,12 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def plain_scores(backbone: CausalBackbone) -> torch.Tensor:
+def eager_scores(backbone: CausalBackbone) -> torch.Tensor:
     """The oracle: transformers' own forward and eager attention, one sequence at a time."""
     backbone.model.set_attn_implementation("eager")
-    scores = []
-    for prompt, answers in CASES:
-        for answer in answers:
-            logits = backbone.model(torch.tensor([prompt + answer]), use_cache=False).logits[0].float().log_softmax(-1)
-            scores.append(logits[len(prompt) - 1 : -1].gather(1, torch.tensor(answer)[:, None]).sum())
+    scores = plain_scores(backbone.model, CASES)
     backbone.model.set_attn_implementation("prompt_tree")
-    return torch.stack(scores)
+    return scores
 
 
 @pytest.mark.parametrize("row_tokens", [1, 16, 200])
@@ -90,7 +36,7 @@ def test_scores_equal_the_familys_own_forward(folder_of: Any, family: str, row_t
     backbone.model.eval()
     with torch.no_grad():
         got = engine_scores(backbone, tree_batch(CASES, row_tokens, 2048))
-        torch.testing.assert_close(got, plain_scores(backbone), atol=1e-4, rtol=0)
+        torch.testing.assert_close(got, eager_scores(backbone), atol=1e-4, rtol=0)
 
 
 def test_gradients_equal_the_familys_own_forward(folder_of: Any, family: str) -> None:
@@ -98,7 +44,7 @@ def test_gradients_equal_the_familys_own_forward(folder_of: Any, family: str) ->
     parameters = [p for p in backbone.model.parameters() if p.requires_grad]
     weights = torch.tensor([1.0, -0.5, 0.3, 2.0, -1.0, 0.7, 0.1])
     found = []
-    for scores in (engine_scores(backbone, tree_batch(CASES, 200, 2048)), plain_scores(backbone)):
+    for scores in (engine_scores(backbone, tree_batch(CASES, 200, 2048)), eager_scores(backbone)):
         gradients = torch.autograd.grad((scores * weights).sum(), parameters, allow_unused=True)
         found.append(torch.cat([g.flatten() for g in gradients if g is not None]))
     assert float((found[0] - found[1]).norm()) <= 1e-5 * float(found[1].norm())

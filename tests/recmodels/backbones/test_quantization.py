@@ -26,10 +26,8 @@ from recmodels.methods.peft import PeftTuning
 from recmodels.methods.prefix import PrefixTuning
 from recmodels.methods.token_classification import TokenClassification
 from recmodels.methods.zero_shot import ZeroShot
-from tests.recmodels.backbones import test_encoder_decoder as pairs
-from tests.recmodels.methods.support_matrix import CASES
-from tests.recmodels.methods.test_variants import save
-from tests.recmodels.oracle import tree_batch
+from tests.recmodels.backbones import encoder_decoders as pairs
+from tests.recmodels.oracle import CASES, plain_scores, save, tree_batch, two_steps
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "DeprecationWarning", "FutureWarning")
@@ -67,16 +65,6 @@ def batch_for(model: InstructionRecommender) -> Any:
     return tree_batch(CASES, 16, 2048) if isinstance(model.backbone, CausalBackbone) else pairs.tree_batch(CASES)
 
 
-def two_steps(model: InstructionRecommender) -> InstructionRecommender:
-    model.train()
-    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.02)
-    for _ in range(2):
-        optimizer.zero_grad()
-        model.training_step(batch_for(model), 0).backward()
-        optimizer.step()
-    return model.eval()
-
-
 @every_pair
 def test_only_the_method_trains_and_its_checkpoint_comes_back(
     make: Any, method: str, family: str, tmp_path: Path
@@ -87,7 +75,7 @@ def test_only_the_method_trains_and_its_checkpoint_comes_back(
     assert all(one.weight.dtype == torch.uint8 for one in packed)
     assert model.findings.get("step0_score_difference", 0.0) <= 1e-5
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    two_steps(model)
+    two_steps(model, batch_for(model))
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == set(model.trained())
     path = save(model, tmp_path / "a.ckpt")
@@ -121,9 +109,9 @@ def test_an_exported_adapter_gives_the_scores_in_peft(make: Any, tiny_causal: Pa
     from transformers import AutoModelForCausalLM
 
     from recmodels.backbones.quantization import four_bits, keep_packing
-    from tests.recmodels.methods.test_peft import plain_scores
 
-    model = two_steps(make("lora"))
+    model = make("lora")
+    two_steps(model, batch_for(model))
     config, state = model.peft_parts()
     config.save_pretrained(str(tmp_path))
     save_file(state, tmp_path / "adapter_model.safetensors")
@@ -133,7 +121,7 @@ def test_an_exported_adapter_gives_the_scores_in_peft(make: Any, tiny_causal: Pa
     keep_packing(base)
     opened = peft.PeftModel.from_pretrained(base, str(tmp_path))
     with torch.no_grad():
-        torch.testing.assert_close(plain_scores(opened), model.score(batch_for(model)), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(plain_scores(opened, CASES), model.score(batch_for(model)), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell what is mapped")

@@ -9,34 +9,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datamodules.batching.loaders import LoaderOptions
-from datamodules.datasets.movielens import MovieLens100K
-from datamodules.protocol.rules import Protocol
 from recmodels.backbones.causal import CausalBackbone, load_causal, prove_tree_attention
 from recmodels.engine.prompt_tree import label_log_probabilities, tree_mask
-from tests.recmodels.oracle import engine_scores, separate_scores, tree_batch, tuned
-
-ids = st.integers(3, 60)
-cases_strategy = st.lists(
-    st.tuples(
-        st.lists(ids, min_size=1, max_size=8),
-        st.lists(st.lists(ids, min_size=1, max_size=4), min_size=1, max_size=5),
-    ),
-    min_size=1,
-    max_size=4,
-)
-
-
-@pytest.fixture(scope="module")
-def backbones(tiny_causal: Path) -> dict[str, CausalBackbone]:
-    plain = {"plain": load_causal(str(tiny_causal), "float32")}
-    plain["plain"].model.eval()
-    return plain | {kind: tuned(kind, tiny_causal).backbone for kind in ("lora", "adapter", "prefix", "prefix_mlp")}
+from tests.recmodels.oracle import CASE_LISTS, KINDS, check_batching, engine_scores, separate_scores, tree_batch, tuned
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cases=cases_strategy, row_tokens=st.sampled_from([1, 20, 200]), answer_tokens=st.sampled_from([3, 2048]))
-@pytest.mark.parametrize("kind", ["plain", "lora", "adapter", "prefix", "prefix_mlp"])
+@given(cases=CASE_LISTS, row_tokens=st.sampled_from([1, 20, 200]), answer_tokens=st.sampled_from([3, 2048]))
+@pytest.mark.parametrize("kind", KINDS)
 def test_scores_equal_separate_sequences(
     backbones: dict[str, CausalBackbone],
     kind: str,
@@ -51,7 +31,7 @@ def test_scores_equal_separate_sequences(
             torch.testing.assert_close(got, separate_scores(backbones[kind], cases, padding), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["plain", "lora", "adapter", "prefix", "prefix_mlp"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_equal_those_of_separate_sequences(backbones: dict[str, CausalBackbone], kind: str) -> None:
     backbone = backbones[kind]
     if kind == "plain":
@@ -132,21 +112,4 @@ def test_a_backbone_that_ignores_trees_is_refused(tiny_causal: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["lora", "prefix"])
 def test_scores_do_not_depend_on_batching(tiny_causal: Path, mini_data: Path, kind: str) -> None:
-    model = tuned(kind, tiny_causal)
-    found = []
-    for batch_size, row_tokens in ((1, 64), (8, 1), (32, 2048)):
-        data = MovieLens100K(
-            backbone=str(tiny_causal),
-            protocol=Protocol(negatives=6),
-            loader=LoaderOptions(batch_size, row_tokens),
-        )
-        scores: dict[tuple[int, int], float] = {}
-        for batch in data.test_dataloader():
-            with torch.no_grad():
-                values = model.score(batch)
-            for case, item, value in zip(batch.case[batch.branch_case], batch.branch_item, values, strict=True):
-                scores[int(case), int(item)] = float(value)
-        found.append(scores)
-    assert found[0].keys() == found[1].keys() == found[2].keys()
-    for other in found[1:]:
-        assert max(abs(found[0][key] - other[key]) for key in other) < 1e-4
+    check_batching(tuned(kind, tiny_causal), tiny_causal)

@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from recmodels.layers import fused
 from recmodels.layers.fused import RMSNorm, replace_norms
-from tests.recmodels.backbones.test_families import FAMILIES, SIZES
+from tests.recmodels.backbones.families import FAMILIES, SIZES
 
 
 def llamas(width: int, dtype: torch.dtype) -> LlamaRMSNorm:

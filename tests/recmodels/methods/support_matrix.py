@@ -34,18 +34,13 @@ from recmodels.backbones.encoder_decoder import EncoderDecoderBackbone
 from recmodels.engine.answer_attention import ATTENTION as ANSWER_TREE
 from recmodels.engine.tree_attention import ATTENTION as PROMPT_TREE
 from recmodels.methods.base import InstructionRecommender
-from tests.recmodels.backbones import test_encoder_decoder as pairs
-from tests.recmodels.backbones.test_encoder import rows_of
-from tests.recmodels.oracle import Case, tree_batch
+from tests.recmodels.backbones import encoder_decoders as pairs
+from tests.recmodels.backbones.encoders import rows_of
+from tests.recmodels.oracle import CASES, save, tree_batch, two_steps
 
 ROOT = Path(__file__).resolve().parents[3]
 README, CONFIGS = ROOT / "recmodels/README.md", ROOT / "configs/model"
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
-# With the two tokens that trainable_tokens trains.
-CASES: list[Case] = [
-    ([1, 5, 9, 17, 3, 22], [[7, 8], [7, 11, 4], [30]]),
-    ([1, 5, 9, 40, 41], [[12, 6, 2], [2, 7, 8]]),
-]
 SIZES: dict[str, Any] = {
     "vocab_size": 89,
     "hidden_size": 32,
@@ -198,17 +193,6 @@ def plain_scores(family: str) -> Any:
     return as_loaded(family).eval().score(batch_for(family))
 
 
-def two_steps(model: Any, batch: Any) -> None:
-    """Two steps: what is zero at the start (LoRA's B) holds the others back for one."""
-    model.train()
-    optimizer = torch.optim.AdamW(model.trained().values(), lr=0.02)
-    for _ in range(2):
-        optimizer.zero_grad()
-        model.training_step(batch, 0).backward()
-        optimizer.step()
-    model.eval()
-
-
 @torch.no_grad()
 def check(name: str, family: str) -> None:
     """Trains a method on a family for two steps and holds it to all that is promised.
@@ -248,12 +232,10 @@ def check(name: str, family: str) -> None:
     assert torch.equal(trained, score(model)), "dropout in evaluation"
     assert not torch.equal(trained, start), "nothing changed"
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
-        model.on_save_checkpoint(checkpoint)
-        assert set(checkpoint["state_dict"]) == set(model.trained()), "what a checkpoint holds"
-        torch.save(checkpoint, Path(folder) / "a.ckpt")
+        path = save(model, Path(folder) / "a.ckpt")
+        assert set(torch.load(path, weights_only=True)["state_dict"]) == set(model.trained()), "what a checkpoint holds"
         fresh = build(name, family)
-        load_trained(fresh, Path(folder) / "a.ckpt")
+        load_trained(fresh, path)
     assert torch.equal(score(fresh), trained), "a checkpoint gives other scores"
 
 

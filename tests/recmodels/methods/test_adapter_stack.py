@@ -19,7 +19,8 @@ from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.export import own_parts
 from recmodels.methods.lora import LoRATuning
 from recmodels.methods.token_classification import TokenClassification
-from tests.recmodels.methods.support_matrix import backbones_in_memory, batch_for, two_steps
+from tests.recmodels.methods.support_matrix import backbones_in_memory, batch_for
+from tests.recmodels.oracle import away, two_steps
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
@@ -48,13 +49,6 @@ def save(model: Any, path: Path) -> dict[str, Any]:
     model.on_save_checkpoint(checkpoint)
     write_checkpoint(checkpoint, path)
     return checkpoint
-
-
-def trained(model: Any, seed: int = 5) -> Any:
-    torch.manual_seed(seed)
-    for value in model.trained().values():
-        value.data += 0.1 * torch.randn_like(value)
-    return model
 
 
 @pytest.mark.parametrize(("family", "turn"), [("llama", 0), ("gpt2", 1), ("t5", 2), ("bart", 0)])
@@ -88,8 +82,8 @@ def test_three_levels(family: str, turn: int, tmp_path: Path) -> None:
         below = path
     assert [len(level.layers()) > 0 for level in levels_of(model.backbone)] == [True] * 3
 
-    save(trained(loaded(make(family, **options[0]))), paths[0])
-    save(trained(loaded(make(family, paths[0], **options[1]))), paths[1])
+    save(away(loaded(make(family, **options[0]))), paths[0])
+    save(away(loaded(make(family, paths[0], **options[1]))), paths[1])
     stale = loaded(make(family, paths[1], **options[2]))  # on what the earlier runs have become
     paths[0].unlink()
     with torch.no_grad():
@@ -104,7 +98,7 @@ def test_three_levels(family: str, turn: int, tmp_path: Path) -> None:
 
 
 def test_adapters_below_know_no_dropout_and_a_budget_counts_the_new_ones(tmp_path: Path) -> None:
-    save(trained(loaded(make("llama", **LEVELS[0]))), tmp_path / "a.ckpt")
+    save(away(loaded(make("llama", **LEVELS[0]))), tmp_path / "a.ckpt")
     model = loaded(make("llama", tmp_path / "a.ckpt", budget="2%", gradient_checkpointing=True))
     assert {m.dropout.p for m in model.network.modules() if isinstance(m, Adapted) and m.level == 0} == {0.0}
     assert sum(value.numel() for value in model.trained().values()) == model.findings["budget_trained"]
@@ -126,7 +120,7 @@ def exported(model: Any, folder: Path, **changes: Any) -> Path:
 
 
 def test_what_cannot_be_stood_on_is_refused_in_one_line_before_a_model_loads(tmp_path: Path) -> None:
-    first = trained(loaded(make("llama", bottleneck=2)))
+    first = away(loaded(make("llama", bottleneck=2)))
     good = save(first, tmp_path / "good.ckpt")
     save(loaded(make("llama", cls=LoRATuning, r=2)), tmp_path / "lora.ckpt")
 
@@ -178,7 +172,7 @@ def test_what_cannot_be_stood_on_is_refused_in_one_line_before_a_model_loads(tmp
 
 
 def test_a_stack_on_other_weights_or_layers_or_another_stack_is_refused(tmp_path: Path) -> None:
-    first = trained(loaded(make("llama", bottleneck=2)))
+    first = away(loaded(make("llama", bottleneck=2)))
     good = save(first, tmp_path / "good.ckpt")
     about = good["instructrec"] | {"base_checksum": "0" * 64}
     write_checkpoint(good | {"instructrec": about}, tmp_path / "weights.ckpt")
@@ -203,7 +197,7 @@ def test_a_stack_on_other_weights_or_layers_or_another_stack_is_refused(tmp_path
 
 
 def test_an_exported_folder_is_stood_on_as_its_checkpoint(tmp_path: Path) -> None:
-    first = trained(loaded(make("t5", **LEVELS[1])))
+    first = away(loaded(make("t5", **LEVELS[1])))
     batch = batch_for("t5")
     model = loaded(make("t5", exported(first, tmp_path / "folder"), bottleneck=2))
     with torch.no_grad():

@@ -20,11 +20,9 @@ from recmodels.methods.full import FullTuning
 from recmodels.methods.lora import LoRATuning
 from recmodels.methods.partial import PartialTuning
 from recmodels.methods.prefix import PrefixTuning
-from tests.recmodels.backbones import test_encoder_decoder as pairs
-from tests.recmodels.backbones.test_families import CASES, folder_of
-from tests.recmodels.oracle import tree_batch
-
-__all__ = ["folder_of"]  # the fixture of tiny random models
+from tests.recmodels.backbones import encoder_decoders as pairs
+from tests.recmodels.backbones.families import CASES
+from tests.recmodels.oracle import away, save, tree_batch
 
 Make = Callable[..., InstructionRecommender]
 FAMILIES = ("llama", "qwen3", "gemma", "gpt2", "opt", "t5", "bart")
@@ -73,14 +71,6 @@ def batch_for(model: InstructionRecommender) -> Any:
     if isinstance(model.backbone, CausalBackbone):
         return tree_batch(CASES, 16, 2048)
     return pairs.tree_batch(CASES)
-
-
-def away(model: InstructionRecommender) -> InstructionRecommender:
-    """Away from the identity, so that every tuned part takes part."""
-    torch.manual_seed(5)
-    for value in model.trained().values():
-        value.data += 0.1 * torch.randn_like(value)
-    return model
 
 
 def names_of(model: InstructionRecommender, method: str) -> set[str]:
@@ -141,14 +131,12 @@ def test_what_is_in_no_config_moves_alone_and_comes_back_from_a_checkpoint(
     optimizer.step()
     assert {n for n, p in model.named_parameters() if not torch.equal(p, before[n])} == set(model.trained())
 
-    checkpoint: dict[str, Any] = {"state_dict": model.eval().state_dict()}
-    model.on_save_checkpoint(checkpoint)
-    assert set(checkpoint["state_dict"]) == set(model.trained())
-    torch.save(checkpoint, tmp_path / "a.ckpt")
+    path = save(model.eval(), tmp_path / "a.ckpt")
+    assert set(torch.load(path, weights_only=True)["state_dict"]) == set(model.trained())
     fresh = make(family, method).eval()
     with torch.no_grad():
         assert not torch.equal(fresh.score(batch), model.score(batch))
-        load_trained(fresh, tmp_path / "a.ckpt")
+        load_trained(fresh, path)
         assert torch.equal(fresh.score(batch), model.score(batch))
 
 

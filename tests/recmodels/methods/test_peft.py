@@ -26,20 +26,12 @@ from recmodels.methods.peft import PeftTuning
 from recmodels.methods.peft_support import REFUSED
 from recmodels.methods.zero_shot import ZeroShot
 from recmodels.optimization import grouped_optimizer
-from tests.recmodels.backbones.test_families import folder_of
-from tests.recmodels.methods.test_variants import save
-from tests.recmodels.oracle import Case, tree_batch
-
-__all__ = ["folder_of"]  # the fixture of tiny random models
+from tests.recmodels.oracle import CASES, plain_scores, save, tree_batch
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs/model/peft"
 METHODS = sorted(path.stem for path in FOLDER.rglob("*.yaml"))
 VIRTUAL = ("multitask_prompt_tuning", "p_tuning", "prefix", "prompt_tuning")
 UNMERGED = {*VIRTUAL, "adaption_prompt", "beft"}  # BEFT: as long as the layers have no bias to take its own
-CASES: list[Case] = [
-    ([1, 5, 9, 17, 3, 22], [[7, 8], [7, 11, 4], [30]]),  # with the two tokens that trainable_tokens trains
-    ([1, 5, 9, 40, 41], [[12, 6, 2], [2, 7, 8]]),
-]
 # transformers' and PEFT's own words about each other and about their defaults, where the plain library is the oracle.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),
@@ -88,19 +80,6 @@ def trained_a_little(model: InstructionRecommender) -> InstructionRecommender:
 def tuned(tiny_causal: Path) -> Make:
     """Every method trained a little, once for all tests that only look at it."""
     return functools.cache(lambda method: trained_a_little(built(method, tiny_causal)))
-
-
-@torch.no_grad()
-def plain_scores(model: Any, **inputs: Any) -> torch.Tensor:
-    """The oracle: a plain model's own forward, one whole sequence at a time."""
-    model.eval()
-    scores = []
-    for prompt, answers in CASES:
-        for answer in answers:
-            logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False, **inputs).logits[0]
-            logp = logits[-len(answer) - 1 : -1].float().log_softmax(-1)
-            scores.append(logp.gather(1, torch.tensor(answer)[:, None]).sum())
-    return torch.stack(scores)
 
 
 def opened_by_peft(folder: Path, model: InstructionRecommender, out: Path) -> Any:
@@ -186,7 +165,7 @@ def test_trees_score_as_peft_does_sequence_by_sequence(
     model = tuned(method)
     plain = opened_by_peft(tiny_causal, model, tmp_path / "adapter")
     inputs = {"task_ids": torch.tensor([0])} if method == "multitask_prompt_tuning" else {}
-    torch.testing.assert_close(our_scores(model), plain_scores(plain, **inputs), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(our_scores(model), plain_scores(plain, CASES, **inputs), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", [*METHODS, "lora", "adalora"])
@@ -200,7 +179,7 @@ def test_a_merged_model_scores_the_same_or_is_refused(tuned: Make, method: str) 
         assert method in UNMERGED, error
         return
     assert method not in UNMERGED
-    torch.testing.assert_close(plain_scores(merged), scores, atol=1e-4, rtol=0)
+    torch.testing.assert_close(plain_scores(merged, CASES), scores, atol=1e-4, rtol=0)
     assert not any(isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer) for module in merged.modules())
     assert torch.equal(our_scores(model), scores)  # the model itself is as before
 
@@ -216,8 +195,8 @@ def test_tokens_of_tied_embeddings_train_at_both_ends_as_in_peft(folder_of: Any,
     scores = our_scores(model)
     assert float((scores - start).abs().max()) > 0.01
     plain = opened_by_peft(folder, model, tmp_path / "adapter")
-    torch.testing.assert_close(plain_scores(plain), scores, atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(plain_scores(model.merged_model()), scores, atol=1e-4, rtol=0)
+    torch.testing.assert_close(plain_scores(plain, CASES), scores, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(plain_scores(model.merged_model(), CASES), scores, atol=1e-4, rtol=0)
     [(name, delta)] = model.trained().items()
     with torch.no_grad():
         delta[1] += 1.0  # token 2 begins one answer and ends another

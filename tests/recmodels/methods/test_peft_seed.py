@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
@@ -13,8 +12,7 @@ import yaml
 from callbacks.training_guard import load_trained
 from datamodules.contract.errors import InputError
 from recmodels.methods.peft import PeftTuning
-from tests.recmodels.methods.test_peft import CASES
-from tests.recmodels.oracle import tree_batch
+from tests.recmodels.oracle import CASES, save, tree_batch
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs/model/peft").rglob("*.yaml"))
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "DeprecationWarning")]
@@ -39,9 +37,7 @@ def test_a_checkpoint_comes_back_or_is_refused(path: Path, tiny_causal: Path, tm
     for _ in range(2):
         model.training_step(batch, 0).backward()
         optimizer.step()
-    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
-    model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, tmp_path / "a.ckpt")
+    save(model, tmp_path / "a.ckpt")
     fresh = made(path, tiny_causal, 2)
     torch.manual_seed(9)
     try:

@@ -27,9 +27,8 @@ from recmodels.methods.peft import PeftTuning
 from recmodels.methods.prefix import PrefixTuning
 from recmodels.methods.token_classification import TokenClassification
 from recmodels.methods.zero_shot import ZeroShot
-from tests.recmodels.backbones.test_encoder import build as build_encoder
-from tests.recmodels.methods.test_own_methods import away
-from tests.recmodels.methods.test_variants import save
+from tests.recmodels.backbones.encoders import build as build_encoder
+from tests.recmodels.oracle import away, save
 
 TAGGER = {"tagger.weight", "tagger.bias"}
 TUNINGS: dict[str, tuple[Callable[..., InstructionRecommender], tuple[str, ...]]] = {

@@ -21,6 +21,7 @@ from datamodules.contract.objectives import ModelNeeds
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels.base import IdentityError, NonFiniteError, Recommender
+from tests.recmodels.oracle import save
 
 NAMES = sorted(recmodels.__all__)
 NETWORKS = [n for n in NAMES if getattr(recmodels, n).kind != "reference"]
@@ -193,13 +194,6 @@ def test_checkpoint_holds_what_is_trained_and_gives_identical_scores(
         load_trained(fresh, path)
         assert torch.equal(fresh.eval().score(test), model.eval().score(test))
     assert verify_checkpoint(model, path, test, torch.no_grad) == 0
-
-
-def save(model: Recommender, path: Path) -> Path:
-    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
-    model.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    return path
 
 
 @pytest.mark.parametrize("name", CAUSAL)

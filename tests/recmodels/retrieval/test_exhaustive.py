@@ -18,11 +18,11 @@ from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.batch import CatalogueTrie
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
-from recmodels.backbones.causal import CausalBackbone, load_causal
+from recmodels.backbones.causal import CausalBackbone
 from recmodels.engine.tree_attention import ATTENTION
 from recmodels.methods.zero_shot import ZeroShot
 from recmodels.retrieval.exhaustive import catalogue_scores
-from tests.recmodels.oracle import tuned
+from tests.recmodels.oracle import KINDS
 from tests.recmodels.retrieval.tries import (
     END,
     EXAMPLE_PROMPTS,
@@ -34,15 +34,6 @@ from tests.recmodels.retrieval.tries import (
     left_padded,
     tiny,
 )
-
-KINDS = ("plain", "lora", "adapter", "prefix", "prefix_mlp")
-
-
-@pytest.fixture(scope="module")
-def backbones(tiny_causal: Path) -> dict[str, CausalBackbone]:
-    plain = load_causal(str(tiny_causal), "float32")
-    plain.model.eval()
-    return {"plain": plain} | {kind: tuned(kind, tiny_causal).backbone for kind in KINDS[1:]}
 
 
 @torch.no_grad()
