@@ -115,7 +115,7 @@ def plain_scores(model: Any, cases: list[Case], **inputs: Any) -> torch.Tensor:
     for prompt, answers in cases:
         for answer in answers:
             logits = model(input_ids=torch.tensor([prompt + answer]), use_cache=False, **inputs).logits[0]
-            logp = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+            logp = logits[-len(answer) - 1 : -1].float().log_softmax(-1)  # virtual tokens may stand before the prompt
             scores.append(logp.gather(1, torch.tensor(answer)[:, None]).sum())
     return torch.stack(scores)
 
