@@ -85,11 +85,11 @@ def verify_checkpoint(model: L.LightningModule, path: Path, batch: Any, precisio
     with precision():
         live: Tensor = model.score(batch)  # type: ignore[operator]
     state = model.state_dict()
-    for name in model.kept_state():  # type: ignore[operator]
+    for name in model.checkpoint_keys():  # type: ignore[operator]
         state[name].fill_(float("nan") if state[name].is_floating_point() else 0)
     load_trained(model, path)
     state = model.state_dict()
-    for name in sorted(model.kept_state()):  # type: ignore[operator]
+    for name in sorted(model.checkpoint_keys()):  # type: ignore[operator]
         if not state[name].isfinite().all():
             raise GuardError(f"{path} does not give the trained model back: {name} was not restored")
     with precision():

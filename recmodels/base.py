@@ -112,7 +112,7 @@ class Recommender(L.LightningModule, ABC):
         self.validation_rating, self.test_rating = RatingMetrics(**alone), RatingMetrics(**alone)
         self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
         self.base_checksum = ""
-        self.waiting: list[list[nn.Parameter]] = []  # what trains, and may be frozen until its turn comes
+        self.frozen_blocks: list[list[nn.Parameter]] = []  # what trains, and may be frozen until its turn comes
         self.findings = Findings()
 
     @abstractmethod
@@ -129,10 +129,10 @@ class Recommender(L.LightningModule, ABC):
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Trained parameters by name."""
-        waiting = {id(value) for block in self.waiting for value in block}
-        return {name: v for name, v in self.named_parameters() if v.requires_grad or id(v) in waiting}
+        frozen = {id(value) for block in self.frozen_blocks for value in block}
+        return {name: v for name, v in self.named_parameters() if v.requires_grad or id(v) in frozen}
 
-    def kept_state(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """Names in the state dict that a checkpoint keeps: what is trained, and nothing else."""
         return set(self.trained())
 
@@ -231,7 +231,7 @@ class Recommender(L.LightningModule, ABC):
         return {}
 
     def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics) -> None:
-        metric = next((each for each in (ranking, binary) if each.update_called), rating)
+        metric = next((metric for metric in (ranking, binary) if metric.update_called), rating)
         if metric.update_called:
             values = metric.compute()  # the same on every process
             self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
@@ -239,8 +239,8 @@ class Recommender(L.LightningModule, ABC):
             main = "auc" if "auc" in values else f"ndcg@{deepest}" if deepest else "mrr"
             quality = -values["rmse"] if "rmse" in values else values[main]
             self.log(f"{stage}/quality", quality.float())
-        for each in (ranking, binary, rating):
-            each.reset()
+        for metric in (ranking, binary, rating):
+            metric.reset()
 
     def rates(self) -> dict[str, float]:
         """Learning rates of trained parameters that are not the optimiser's own, as multiples of it, by name."""
@@ -278,10 +278,10 @@ class Recommender(L.LightningModule, ABC):
         Raises:
             NonFiniteError: a gradient is NaN or infinite.
         """
-        found = {name: value.grad for name, value in self.trained().items() if value.grad is not None}
-        largest = largest_magnitudes(list(found.values())) if found else torch.zeros(1)
+        gradients = {name: value.grad for name, value in self.trained().items() if value.grad is not None}
+        largest = largest_magnitudes(list(gradients.values())) if gradients else torch.zeros(1)
         if not bool(torch.isfinite(largest).all()):
-            name = list(found)[int((~torch.isfinite(largest)).nonzero()[0])]
+            name = list(gradients)[int((~torch.isfinite(largest)).nonzero()[0])]
             raise NonFiniteError(f"non-finite gradient at step {self.global_step}: {name}")
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -290,8 +290,8 @@ class Recommender(L.LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what was trained, and the checksum of what it was trained on; no hyper-parameters, no code."""
-        kept = self.kept_state()
-        checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in kept}
+        keys = self.checkpoint_keys()
+        checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in keys}
         checkpoint["instructrec"] = {"model": type(self).__name__, "base_checksum": self.base_checksum}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -300,21 +300,21 @@ class Recommender(L.LightningModule, ABC):
         Raises:
             InputError: another model class, another backbone, or other parameters.
         """
-        made = checkpoint.get("instructrec")
-        if not made:
+        origin = checkpoint.get("instructrec")
+        if not origin:
             raise InputError("the checkpoint was not written by instructrec")
-        if made["model"] != type(self).__name__:
-            raise InputError(f"the checkpoint is of {made['model']}, not {type(self).__name__}: {OWN_CONFIG}")
+        if origin["model"] != type(self).__name__:
+            raise InputError(f"the checkpoint is of {origin['model']}, not {type(self).__name__}: {OWN_CONFIG}")
         self.configure_model()
-        if made["base_checksum"] != self.base_checksum:
+        if origin["base_checksum"] != self.base_checksum:
             raise InputError(
-                f"the checkpoint was trained on backbone weights {made['base_checksum'][:12]},"
+                f"the checkpoint was trained on backbone weights {origin['base_checksum'][:12]},"
                 f" the configured backbone is {self.base_checksum[:12]}: {OWN_CONFIG}"
             )
         state = self.state_dict()
-        expected = {name: tuple(state[name].shape) for name in self.kept_state()}
-        found = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
-        if expected != found:
-            name, shape = min(set(expected.items()) ^ set(found.items()))
+        expected = {name: tuple(state[name].shape) for name in self.checkpoint_keys()}
+        shapes = {name: tuple(value.shape) for name, value in checkpoint["state_dict"].items()}
+        if expected != shapes:
+            name, shape = min(set(expected.items()) ^ set(shapes.items()))
             side = "the model" if name in expected and expected[name] == shape else "the checkpoint"
             raise InputError(f"the checkpoint does not fit: {name} {shape} is in {side} only: {OWN_CONFIG}")

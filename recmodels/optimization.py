@@ -1,7 +1,4 @@
-"""Pure helpers of training: learning-rate schedules, tables of branches, checksums of parameters.
-
-# U cases, B branches, C candidates
-"""
+"""Learning-rate schedules, and optimisers with several learning rates."""
 
 from __future__ import annotations
 
@@ -54,12 +51,12 @@ def grouped_optimizer(
         rates: learning rates of some of them, as multiples of that one.
 
     Example:
-        >>> made = grouped_optimizer(
+        >>> optimizer = grouped_optimizer(
         ...     lambda groups: torch.optim.SGD(groups, lr=0.5),
         ...     {"A": nn.Parameter(torch.zeros(1)), "B": nn.Parameter(torch.zeros(1))},
         ...     {"B": 16.0},
         ... )
-        >>> [group["lr"] for group in made.param_groups]
+        >>> [group["lr"] for group in optimizer.param_groups]
         [0.5, 8.0]
     """
     groups: dict[float, list[nn.Parameter]] = {}

@@ -87,7 +87,7 @@ def build(method: str, backbones: dict[str, Path]) -> Recommender:
 def digest(model: Recommender) -> str:
     """SHA-256 over the names and values that a checkpoint keeps."""
     state, made = model.state_dict(), hashlib.sha256()
-    for name in sorted(model.kept_state()):
+    for name in sorted(model.checkpoint_keys()):
         made.update(name.encode())
         made.update(state[name].detach().float().contiguous().numpy().tobytes())
     return made.hexdigest()

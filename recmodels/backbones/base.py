@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -61,15 +63,15 @@ class Backbone(ABC):
         Raises:
             InputError: a block has none where the known families have it, so there is nothing to prefix.
         """
-        found = []
+        attention = []
         for layer in self.layers():
-            inside = [module for module in layer.modules() if type(module).__name__.endswith("Attention")]
+            named = [module for module in layer.modules() if type(module).__name__.endswith("Attention")]
             # T5 wraps each attention in another module of such a name, BERT its own in one with the output layer.
-            inner = [one for one in inside if not any(other is not one and other in one.modules() for other in inside)]
-            if not inner:
+            innermost = [module for module in named if not any(other in [*module.modules()][1:] for other in named)]
+            if not innermost:
                 raise InputError(f"backbone {self.name!r} ({self.family}) has no attention layer to prefix")
-            found += inner
-        return found
+            attention += innermost
+        return attention
 
     @property
     def family(self) -> str:
@@ -137,8 +139,8 @@ def widths(module: nn.Module) -> tuple[int, int]:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or isinstance(module, nn.Embedding):
         return 0, 0
-    made, read = weight.shape
-    return (made, read) if type(module).__name__ == "Conv1D" else (read, made)
+    rows, columns = weight.shape
+    return (rows, columns) if type(module).__name__ == "Conv1D" else (columns, rows)
 
 
 def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
@@ -155,16 +157,41 @@ def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
     raise InputError(f"backbone {backbone.name!r} ({backbone.family}) has no known list of layers")
 
 
-def check_agreement(backbone: Backbone, layout: str, got: Tensor, expected: Tensor) -> None:
-    """Compares the scores `[B]` of a layout with those of the model's own forward.
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While it lasts, a model is in evaluation mode."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def prove_layout(backbone: Backbone, layout: str, attention: str, plain_scores: Callable[[], Tensor]) -> None:
+    """Compares the probe of a backbone with the scores `[B]` that the model's own forward and attention give.
+
+    Args:
+        backbone: its `probe` goes through the layout.
+        layout: what is proved, for the message.
+        attention: name of our attention, which is put aside for the comparison.
+        plain_scores: computes what is expected.
 
     Raises:
-        InputError: they differ by more than rounding does, which is far less than a wrong mask or position.
+        InputError: the architecture cannot compute the probe, or the scores differ by more than rounding does, which
+            is far less than a wrong mask or position.
     """
+    model, refusal = backbone.model, f"backbone {backbone.name!r} ({backbone.family}) does not honour {layout}"
+    with evaluating(model):
+        try:
+            got = backbone.probe()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InputError(f"{refusal}: {str(error).strip().splitlines()[0]}") from error
+        model.set_attn_implementation("eager")
+        expected = plain_scores()
+        model.set_attn_implementation(attention)
     difference = float((got - expected).abs().max())
-    tolerance = (1e-4 if backbone.model.dtype == torch.float32 else 2e-2) * max(1.0, float(expected.abs().max()))
+    tolerance = (1e-4 if model.dtype == torch.float32 else 2e-2) * max(1.0, float(expected.abs().max()))
     if not difference <= tolerance:
-        raise InputError(
-            f"backbone {backbone.name!r} ({backbone.family}) does not honour {layout}: branch scores differ by"
-            f" {difference:.3g}"
-        )
+        raise InputError(f"{refusal}: branch scores differ by {difference:.3g}")

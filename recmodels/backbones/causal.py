@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.contract.batch import PromptTreeBatch
-from datamodules.contract.errors import InputError
-from recmodels.backbones.base import Backbone, Precision, block_list, check_agreement
+from recmodels.backbones.base import Backbone, Precision, block_list, evaluating, prove_layout
 from recmodels.backbones.loading import load_model
 from recmodels.backbones.quantization import Quantization
 from recmodels.engine.prompt_tree import branch_scores, label_log_probabilities
@@ -43,21 +42,19 @@ class CausalBackbone(Backbone):
 
     def virtual_tokens(self) -> Tensor | None:
         """Trained embeddings `[P, D]` that every prompt begins with; None where there are none."""
-        made = getattr(self.body, "virtual_tokens", None)
-        return None if made is None else made().to(self.model.get_input_embeddings().weight.dtype)
+        embeddings = getattr(self.body, "virtual_tokens", None)
+        return None if embeddings is None else embeddings().to(self.model.get_input_embeddings().weight.dtype)
 
     @torch.no_grad()
     def probe(self) -> Tensor:
         """Scores `[2]` of two branches of a small forest."""
-        training = self.model.training
-        self.model.eval()
         token = PROBE % self.model.config.get_text_config().vocab_size
         end = torch.tensor([9, 9, 3, 9, 9, 7, 7, 9, 9])
         depth = torch.tensor([0, 1, 2, 2, 3, 4, 5, 4, 5])
-        hidden = self.hidden_states(token, end, depth, 2, (2, 3, 9))
-        place, branch = torch.tensor([4, 5, 4, 7]), torch.tensor([0, 0, 1, 1])
-        log_probability = label_log_probabilities(hidden, self.head, place, token[5:])
-        self.model.train(training)
+        position, branch = torch.tensor([4, 5, 4, 7]), torch.tensor([0, 0, 1, 1])
+        with evaluating(self.model):
+            hidden = self.hidden_states(token, end, depth, 2, (2, 3, 9))
+            log_probability = label_log_probabilities(hidden, self.head, position, token[5:])
         return branch_scores(log_probability, branch, 2, mean=False)
 
     def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
@@ -77,15 +74,9 @@ class CausalBackbone(Backbone):
         *,
         read: Tensor | None = None,
     ) -> Tensor:
-        """Last hidden states `[N, D]` of a forest of tokens.
+        """Returns the last hidden states `[N, D]` of a forest of tokens, laid out as in `AttentionForest`.
 
-        Args:
-            token: `[N]` ids in depth-first preorder.
-            end: `[N]` index after the last descendant of each token.
-            depth: `[N]` distance from the root.
-            trunk: tokens at the front that are ancestors of all others.
-            stretches: bounds of runs of whole trees behind the trunk, from its end to N.
-            read: `[n]` places, each once, whose states are asked for; the others' lack the last feed-forward.
+        `read` holds positions `[n]`, each once, whose states are asked for; the others' lack the last feed-forward.
         """
         size, ahead = len(token), self.virtual_tokens()
         if ahead is not None:  # they are ancestors of all tokens, so a longer trunk
@@ -96,9 +87,9 @@ class CausalBackbone(Backbone):
             trunk, stretches = trunk + len(ahead), [bound + len(ahead) for bound in stretches]
         whole = len(token)
         if token.is_cuda:  # few lengths, so that kernels are compiled for few; padding tokens are trees of their own
-            place = torch.arange(whole, bucket(whole), device=token.device)
-            token, depth = (nn.functional.pad(part, (0, len(place))) for part in (token, depth))
-            end = torch.cat([end, place + 1])
+            padding = torch.arange(whole, bucket(whole), device=token.device)
+            token, depth = (nn.functional.pad(part, (0, len(padding))) for part in (token, depth))
+            end = torch.cat([end, padding + 1])
         rows = read if read is None or ahead is None else read + len(ahead)
         with few_rows(self.layers()[-1], rows):
             output = self.body(
@@ -124,11 +115,7 @@ def load_causal(
 ) -> CausalBackbone:
     """Loads a causal backbone with the prompt-tree attention, and proves on a small tree that it is exact.
 
-    Args:
-        name: packaged name, folder or hub id.
-        precision: of the weights.
-        dropout: probability for every dropout of the architecture; None leaves its own.
-        quantization: how the linear layers are held.
+    The arguments are those of `load_model`.
 
     Raises:
         InputError: the folder is no causal model, its weights are unreadable, or it does not honour trees.
@@ -146,7 +133,6 @@ PROBE = torch.tensor([3, 5, 1, 7, 4, 6, 8, 9, 2])
 """A trunk of two; behind it a branch of one, and a stem of two with two branches of two, which are scored."""
 
 
-@torch.no_grad()
 def prove_tree_attention(backbone: CausalBackbone) -> None:
     """Compares branches of a small forest with the same sequences through the model's own forward and attention.
 
@@ -158,37 +144,27 @@ def prove_tree_attention(backbone: CausalBackbone) -> None:
         return
     token = PROBE % model.config.get_text_config().vocab_size
     prompt, answers = token[[0, 1, 3, 4]], (token[5:7], token[7:9])
-    training = model.training
-    model.eval()
-    with short_windows(model):
-        try:
-            got = backbone.probe()
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"backbone {backbone.name!r} ({backbone.family}) does not honour prompt trees: {reason}"
-            ) from error
-        model.set_attn_implementation("eager")
-        expected = []
+
+    def plain_scores() -> Tensor:
+        scores = []
         for answer in answers:
             logits = model(input_ids=torch.cat([prompt, answer])[None], use_cache=False).logits[0].float()
-            expected.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
-        model.set_attn_implementation(ATTENTION)
-    model.train(training)
-    check_agreement(backbone, "prompt trees", got, torch.stack(expected))
+            scores.append(logits[3:-1].log_softmax(-1).gather(1, answer[:, None]).sum())
+        return torch.stack(scores)
+
+    with short_windows(model):
+        prove_layout(backbone, "prompt trees", ATTENTION, plain_scores)
 
 
 @contextmanager
 def short_windows(model: Any, width: int = 3) -> Iterator[None]:
     """While it lasts, sliding windows are so short that a small proof reaches beyond them."""
-    places = [
-        place for place in (model.config.get_text_config(), *model.modules()) if vars(place).get("sliding_window")
-    ]
-    own = [place.sliding_window for place in places]
-    for place in places:
-        place.sliding_window = width
+    holders = [part for part in (model.config.get_text_config(), *model.modules()) if vars(part).get("sliding_window")]
+    windows = [holder.sliding_window for holder in holders]
+    for holder in holders:
+        holder.sliding_window = width
     try:
         yield
     finally:
-        for place, window in zip(places, own, strict=True):
-            place.sliding_window = window
+        for holder, window in zip(holders, windows, strict=True):
+            holder.sliding_window = window

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import pretrained_folder, why_not_loaded
-from recmodels.backbones.base import Backbone, block_list
+from recmodels.backbones.base import Backbone, block_list, evaluating
 from recmodels.backbones.loading import set_dropout
 from recmodels.engine.answer_attention import segment_mask
 
@@ -44,13 +44,10 @@ class TextEncoder(Backbone):
     @torch.no_grad()
     def probe(self) -> Tensor:
         """Hidden states `[5 * D]` of two packed texts."""
-        training = self.model.training
-        self.model.eval()
-        segment = torch.tensor([[0, 0, 0, 1, 1]])
+        segment, position = torch.tensor([[0, 0, 0, 1, 1]]), torch.tensor([[0, 1, 2, 0, 1]])
         token = torch.tensor([[3, 5, 7, 4, 6]]) % self.model.config.vocab_size
-        made = self.hidden_states(token, segment, torch.tensor([[0, 1, 2, 0, 1]]), torch.ones_like(segment).bool())
-        self.model.train(training)
-        return made.flatten()
+        with evaluating(self.model):
+            return self.hidden_states(token, segment, position, torch.ones_like(segment).bool()).flatten()
 
     def hidden_states(self, token: Tensor, segment: Tensor, position: Tensor, attention: Tensor) -> Tensor:
         """Last hidden states `[R, N, D]`; those of padding mean nothing.
@@ -65,8 +62,8 @@ class TextEncoder(Backbone):
             return self._padded(token, position, attention)
         mask: Any = segment_mask(segment, segment)
         if "sliding_attention" in (getattr(self.model.config, "layer_types", None) or ()):
-            place = torch.arange(token.shape[1], device=token.device)
-            near = (place[:, None] - place).abs() <= self.model.config.sliding_window
+            index = torch.arange(token.shape[1], device=token.device)
+            near = (index[:, None] - index).abs() <= self.model.config.sliding_window
             mask = {"full_attention": mask, "sliding_attention": mask & near}
         # RoBERTa and its kin number positions from one after the padding id.
         padding = getattr(getattr(self.model, "embeddings", None), "padding_idx", None)
@@ -104,9 +101,10 @@ def load_encoder(name: str, dropout: float | None = None) -> TextEncoder:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if dropout is not None:
             set_dropout(config, dropout, name)
-        made = MODEL_MAPPING.get(type(config), AutoModel)
+        model_class = MODEL_MAPPING.get(type(config), AutoModel)
         # Tags have no use for a pooler.
-        options = {"add_pooling_layer": False} if "add_pooling_layer" in signature(made.__init__).parameters else {}
+        poolable = "add_pooling_layer" in signature(model_class.__init__).parameters
+        options = {"add_pooling_layer": False} if poolable else {}
         model = AutoModel.from_pretrained(
             folder, config=config, dtype=torch.float32, trust_remote_code=False, **options
         )
@@ -132,14 +130,11 @@ def why_not_packed(encoder: TextEncoder) -> str:
     segment = torch.repeat_interleave(torch.tensor([*lengths, 1]))[None]
     attention = torch.arange(sum(lengths) + 1)[None] < sum(lengths)
     token = (torch.arange(sum(lengths) + 1)[None] * 7 + 5) % config.vocab_size
-    training = model.training
-    model.eval()
     try:
-        expected = replace(encoder, packed=False).hidden_states(token, segment, position, attention)[attention]
-        got = replace(encoder, packed=True).hidden_states(token, segment, position, attention)[attention]
+        with evaluating(model):
+            expected = replace(encoder, packed=False).hidden_states(token, segment, position, attention)[attention]
+            got = replace(encoder, packed=True).hidden_states(token, segment, position, attention)[attention]
         difference = float((got - expected).abs().max()) / max(1.0, float(expected.abs().max()))
         return "" if difference <= 1e-4 else f"hidden states differ by {difference:.3g}"
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         return str(error).strip().splitlines()[0] or type(error).__name__
-    finally:
-        model.train(training)

@@ -1,8 +1,8 @@
 """Encoder-decoder backbones: every prompt is encoded once, and its answers are decoded as one tree.
 
-The decoder obeys the rule of `recmodels.engine.prompt_tree`: a tree's root is the decoder's start token, branches share their
-first tokens, and a token attends to its ancestors at position `depth`. Encoder-decoders take no positions, but make
-them for 0, 1, 2, ... of a row; what they make there is read again at the depth of each token. So prompts are never
+The decoder obeys the rule of `recmodels.engine.prompt_tree`: a tree's root is the decoder's start token, branches share
+their first tokens, and a token attends to its ancestors at position `depth`. Encoder-decoders take no positions, but
+make them for 0, 1, 2, ... of a row; what they make there is read again at the depth of each token. So prompts are never
 encoded twice, and no keys and values of a prompt are ever copied to its branches.
 
 # E encoder rows, S tokens of an encoder row, R decoder rows, N tokens of a decoder row, H heads, D hidden, L labels,
@@ -22,7 +22,7 @@ from transformers.masking_utils import sdpa_mask
 from datamodules.contract.batch import EncoderDecoderBatch
 from datamodules.contract.errors import InputError
 from datamodules.sources.pretrained import is_encoder_decoder
-from recmodels.backbones.base import Backbone, Precision, block_list, check_agreement
+from recmodels.backbones.base import Backbone, Precision, block_list, evaluating, prove_layout
 from recmodels.backbones.causal import CausalBackbone, load_causal
 from recmodels.backbones.loading import load_model
 from recmodels.backbones.quantization import Quantization
@@ -84,11 +84,8 @@ class EncoderDecoderBackbone(Backbone):
     @torch.no_grad()
     def probe(self) -> Tensor:
         """Scores `[3]` of three branches under two packed prompts."""
-        training = self.model.training
-        self.model.eval()
-        made = self.log_likelihood(probe_batch())
-        self.model.train(training)
-        return made
+        with evaluating(self.model):
+            return self.log_likelihood(probe_batch())
 
     def log_likelihood(self, batch: EncoderDecoderBatch) -> Tensor:
         """Summed log-probability `[B]` of each branch's tokens."""
@@ -100,8 +97,8 @@ class EncoderDecoderBackbone(Backbone):
         for begin in range(0, rows, some):
             label = ((begin <= row) & (row < begin + some)).nonzero().flatten()
             hidden = self.decode(batch, encoded, slice(begin, begin + some))
-            place = batch.label_place[label] - begin * width
-            log_probability = label_log_probabilities(hidden, self.head, place, batch.label_token[label])
+            position = batch.label_place[label] - begin * width
+            log_probability = label_log_probabilities(hidden, self.head, position, batch.label_token[label])
             total = total + branch_scores(log_probability, batch.label_branch[label], len(total), mean=False)
         return total
 
@@ -111,11 +108,7 @@ def load_backbone(
 ) -> CausalBackbone | EncoderDecoderBackbone:
     """Loads a causal or an encoder-decoder backbone, as its configuration says.
 
-    Args:
-        name: packaged name, folder or hub id.
-        precision: of the weights.
-        dropout: probability for every dropout of the architecture; None leaves its own.
-        quantization: how the linear layers are held.
+    The arguments are those of `load_model`.
 
     Raises:
         InputError: the weights are unreadable, or the architecture does not honour the layout of our batches.
@@ -163,28 +156,18 @@ def probe_batch() -> EncoderDecoderBatch:
     )
 
 
-@torch.no_grad()
 def prove_answer_trees(backbone: EncoderDecoderBackbone) -> None:
     """Compares branches under two packed prompts with the same pairs through the model's own forward.
 
     Raises:
         InputError: the scores differ, so the architecture does not take custom masks, or positions read again.
     """
-    model = backbone.model
-    training = model.training
-    model.eval()
-    try:
-        got = backbone.probe()
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"backbone {backbone.name!r} ({backbone.family}) does not honour trees of answers: {reason}"
-        ) from error
-    expected = []
-    model.set_attn_implementation("eager")  # nothing of ours takes part
-    for prompt, answer in zip((PROMPTS[0], PROMPTS[0], PROMPTS[1]), torch.tensor(ANSWERS), strict=True):
-        logits = model(input_ids=torch.tensor([prompt]), labels=answer[None], use_cache=False).logits[0].float()
-        expected.append(logits.log_softmax(-1).gather(1, answer[:, None]).sum())
-    model.set_attn_implementation(ATTENTION)
-    model.train(training)
-    check_agreement(backbone, "trees of answers", got, torch.stack(expected))
+
+    def plain_scores() -> Tensor:
+        model, scores = backbone.model, []
+        for prompt, answer in zip((PROMPTS[0], PROMPTS[0], PROMPTS[1]), torch.tensor(ANSWERS), strict=True):
+            logits = model(input_ids=torch.tensor([prompt]), labels=answer[None], use_cache=False).logits[0].float()
+            scores.append(logits.log_softmax(-1).gather(1, answer[:, None]).sum())
+        return torch.stack(scores)
+
+    prove_layout(backbone, "trees of answers", ATTENTION, plain_scores)

@@ -35,8 +35,8 @@ def keep_freed_memory() -> bool:
         ...     keep_freed_memory()
         False
     """
-    told = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
-    if told or torch.cuda.is_available() or os.name != "posix":
+    set_outside = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if set_outside or torch.cuda.is_available() or os.name != "posix":
         return False
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:

@@ -57,9 +57,6 @@ def keep_packing(model: nn.Module) -> None:
 
     On a processor with bfloat16 units bitsandbytes 0.50 packs them anew in evaluation, and fails at our tests' small layers.
 
-    Args:
-        model: its layers of bitsandbytes are told; others have no such switch.
-
     Example:
         >>> layer = nn.Linear(2, 2)
         >>> layer.support_avx512bf16_for_cpu = True
@@ -78,14 +75,11 @@ def release_file(model: nn.Module) -> None:
     Until then these weights are views of the mapped file, and one view keeps all of its pages resident: those of the
     originals, too, that have been quantised.
 
-    Args:
-        model: on the CPU as on a GPU; its values stay as they are.
-
     Example:
         >>> layer = nn.Linear(2, 2)
-        >>> place = layer.weight.data_ptr()
+        >>> address = layer.weight.data_ptr()
         >>> release_file(layer)
-        >>> layer.weight.data_ptr() == place
+        >>> layer.weight.data_ptr() == address
         False
     """
     for value in model.parameters():
@@ -122,7 +116,7 @@ def check_quantised_layers(model: nn.Module, method: str) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    if any(is_quantised(one.get_base_layer()) and "bnb" not in type(one).__module__ for one in layers):
+    if any(is_quantised(layer.get_base_layer()) and "bnb" not in type(layer).__module__ for layer in layers):
         raise InputError(
             f"model.quantization is '4bit', and PEFT's {method} knows no four-bit layers; use LoraConfig or leave"
             " model.quantization out"

@@ -45,7 +45,7 @@ class ClosedForm(Recommender):
     def score_branches(self, batch: InteractionBatch) -> Tensor:
         """Scores `[B]`, after `solve`."""
 
-    def kept_state(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """What was solved for."""
         return set(self.solved)
 

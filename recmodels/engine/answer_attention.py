@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from recmodels.engine.tree_attention import behind, prefix_of
 
 
 def segment_mask(query: Tensor, key: Tensor) -> Tensor:
@@ -84,18 +85,17 @@ def answer_attention(
     """
     if position_bias is not None and depth is not None and getattr(module, "is_causal", False):
         position_bias = bias_at(position_bias, depth)
-    prefix = cast("Callable[[], tuple[Tensor, Tensor]] | None", getattr(module, "prefix", None))
-    if prefix is not None:
-        ahead = tuple(part.to(key.dtype).expand(len(key), -1, -1, -1) for part in prefix())
-        key, value = (torch.cat(pair, 2) for pair in zip(ahead, (key, value), strict=True))
+    ahead = prefix_of(module, key.dtype)
+    if ahead:
+        key, value = behind(ahead, 0, key), behind(ahead, 1, value)
         if attention_mask is not None:
             attention_mask = nn.functional.pad(attention_mask, (ahead[0].shape[2], 0), value=True)
         elif getattr(module, "is_causal", False):
             raise ValueError("a prefix needs an explicit attention mask")
         if position_bias is not None:
             position_bias = nn.functional.pad(position_bias, (ahead[0].shape[2], 0))
-    made = sdpa_attention_forward(module, query, key, value, attention_mask, position_bias=position_bias, **options)
-    return cast("tuple[Tensor, None]", made)
+    options["position_bias"] = position_bias
+    return cast("tuple[Tensor, None]", sdpa_attention_forward(module, query, key, value, attention_mask, **options))
 
 
 @contextmanager

@@ -33,8 +33,8 @@ def tree_mask(end: Tensor, depth: Tensor | None = None, window: int | None = Non
         >>> tree_mask(torch.tensor([[3, 2, 3]]))[0, 0].int().tolist()
         [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
     """
-    place = torch.arange(end.shape[1], device=end.device)
-    query, key = place[:, None], place[None, :]
+    index = torch.arange(end.shape[1], device=end.device)
+    query, key = index[:, None], index[None, :]
     seen = (key <= query) & (query < end[:, None, :])
     if window is not None and depth is not None:
         seen &= depth[:, :, None] - depth[:, None, :] < window
@@ -42,19 +42,19 @@ def tree_mask(end: Tensor, depth: Tensor | None = None, window: int | None = Non
 
 
 def label_log_probabilities(
-    hidden: Tensor, head: Callable[[Tensor], Tensor], place: Tensor, token: Tensor, chunk: int | None = None
+    hidden: Tensor, head: Callable[[Tensor], Tensor], position: Tensor, token: Tensor, chunk: int | None = None
 ) -> Tensor:
     """Log-probabilities of labels, computing logits once per predicting token and nowhere else.
 
-    All candidates of a case predict their first token from the same place, so places are fewer than labels. Logits
+    All candidates of a case predict their first token from the same position, so positions are fewer than labels. Logits
     exist for one chunk at a time; under autograd each chunk is recomputed in the backward pass.
 
     Args:
         hidden: `[R, N, D]` last hidden states.
         head: the language-model head, `[*, D]` to `[*, V]`.
-        place: `[L]` place in the flattened `[R * N]` rows that predicts the label.
+        position: `[L]` where in the flattened `[R * N]` rows the label is predicted.
         token: `[L]` the label.
-        chunk: predicting places whose logits are held at once; None holds 1,024 under autograd, which more would
+        chunk: predicting positions whose logits are held at once; None holds 1,024 under autograd, which more would
             recompute, and else 128.
 
     Returns:
@@ -66,7 +66,7 @@ def label_log_probabilities(
         1.0
     """
     chunk = chunk or (1024 if torch.is_grad_enabled() else 128)
-    unique, inverse = torch.unique(place, return_inverse=True)
+    unique, inverse = torch.unique(position, return_inverse=True)
     states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, unique)
     if torch.is_grad_enabled():
         # A CPU's product of very few rows with the head sums the vocabulary in one go: its gradient is off by 2e-4
@@ -114,17 +114,17 @@ class _PickedLogProbability(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
         wide = logits.float() if logits.dtype != torch.float32 else logits.clone()
-        made, normaliser = _picked(wide, row, token)
+        log_probability, normaliser = _picked(wide, row, token)
         ctx.save_for_backward(logits, normaliser, row, token)
-        return made
+        return log_probability
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         logits, normaliser, row, token = ctx.saved_tensors
         total = normaliser.new_zeros(len(logits)).index_add_(0, row, gradients[0])
-        made = logits.float().sub(normaliser).exp_().mul_(-total[:, None])
-        made.index_put_((row, token), gradients[0], accumulate=True)
-        return made.to(logits.dtype), None, None
+        gradient = logits.float().sub(normaliser).exp_().mul_(-total[:, None])
+        gradient.index_put_((row, token), gradients[0], accumulate=True)
+        return gradient.to(logits.dtype), None, None
 
 
 def branch_scores(log_probability: Tensor, branch: Tensor, branches: int, *, mean: bool) -> Tensor:

@@ -31,7 +31,6 @@ ATTENTION = "prompt_tree"
 WIDEST = 1024
 """Tokens of a stretch up to which its attention weights are held whole; wider ones go through SDPA."""
 
-
 BLOCK = 128
 """Tokens of a stretch whose attention is computed at once: those of a block see no token behind it."""
 
@@ -68,12 +67,12 @@ class AttentionForest:
         return self._penalties[key]
 
     def _penalty(self, begin: int, stop: int, window: int | None, prefix: int, dtype: torch.dtype) -> Tensor:
-        places = torch.arange(begin, stop, device=self.end.device)
+        index = torch.arange(begin, stop, device=self.end.device)
         if begin:
-            places = torch.cat([torch.arange(self.trunk, device=places.device), places])
-        # Places that are left out do not matter: a run lies wholly behind them.
-        end = self.end[places] - (begin - self.trunk if begin else 0)
-        seen = tree_mask(end[None], self.depth[None, places], window)[0, 0, self.trunk if begin else 0 :]
+            index = torch.cat([torch.arange(self.trunk, device=index.device), index])
+        # Tokens that are left out do not matter: a run lies wholly behind them.
+        end = self.end[index] - (begin - self.trunk if begin else 0)
+        seen = tree_mask(end[None], self.depth[None, index], window)[0, 0, self.trunk if begin else 0 :]
         penalty = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
         return nn.functional.pad(penalty, (prefix, 0))
 
@@ -86,8 +85,7 @@ class AttentionForest:
                 inside = (key <= query) & (query < end[key])
                 return inside if window is None else inside & (depth[query] - depth[key] < window)
 
-            made = create_block_mask(seen, None, None, size, size, device=str(end.device))
-            self._block[window] = made
+            self._block[window] = create_block_mask(seen, None, None, size, size, device=str(end.device))
         return self._block[window]
 
 
@@ -128,43 +126,35 @@ def tree_attention(
         `[R, N, H, K]` and no weights.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    prefix = cast("Callable[[], tuple[Tensor, Tensor]] | None", getattr(module, "prefix", None))
-    ahead = tuple(part.to(key.dtype) for part in prefix()) if prefix is not None else ()
+    ahead = prefix_of(module, key.dtype)
     if forest is not None and forest.flex and not dropout:
         return _flex(forest, query, key, value, ahead, scaling, sliding_window, softcap), None
     if forest is not None:
         penalties = forest.penalties(sliding_window, ahead[0].shape[2] if ahead else 0, query.dtype)
         trunk = ahead
         if forest.trunk:
-            trunk = tuple(_behind(ahead, n, part[:, :, : forest.trunk]) for n, part in enumerate((key, value)))
+            trunk = tuple(behind(ahead, n, part[:, :, : forest.trunk]) for n, part in enumerate((key, value)))
         # Split, not sliced: the gradient of a slice is as long as the row, and there is one for each stretch.
         parts = (part.split([stop - begin for begin, stop in forest.bounds], dim=2) for part in (query, key, value))
-        made = [
-            _attend(
-                own,
-                _behind(trunk if begin else ahead, 0, keys),
-                _behind(trunk if begin else ahead, 1, values),
-                penalty,
-                dropout,
-                scaling,
-                softcap,
-            )
-            for (begin, _), own, keys, values, penalty in zip(forest.bounds, *parts, penalties, strict=True)
-        ]
-        return torch.cat(made, dim=1) if len(made) > 1 else made[0], None
+        outputs = []
+        for (begin, _), queries, keys, values, penalty in zip(forest.bounds, *parts, penalties, strict=True):
+            front = trunk if begin else ahead
+            keys, values = behind(front, 0, keys), behind(front, 1, values)
+            outputs.append(_attend(queries, keys, values, penalty, dropout, scaling, softcap))
+        return torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0], None
     if table is not None:
         rest: dict[str, Any] = {"positions": positions, "dropout": dropout, "scaling": scaling, "softcap": softcap}
-        own, _ = tree_attention(
+        rows, _ = tree_attention(
             module, spread(query, table), key, value, attention_mask, sliding_window=sliding_window, **rest, **options
         )
-        return own[table >= 0][None], None
+        return rows[table >= 0][None], None
     if sliding_window is not None and positions is not None and attention_mask is not None:
         near = positions[0][:, :, None] - positions[1][:, None, :] < sliding_window
         attention_mask = attention_mask & near.unsqueeze(1)
     if ahead:
         if attention_mask is None:
             raise ValueError("a prefix needs an explicit attention mask")
-        key, value = _behind(ahead, 0, key), _behind(ahead, 1, value)
+        key, value = behind(ahead, 0, key), behind(ahead, 1, value)
         attention_mask = nn.functional.pad(attention_mask, (ahead[0].shape[2], 0), value=True)
     narrow = not torch.is_grad_enabled() and key.device.type == "cpu" and key.shape[2] <= WIDEST
     if softcap is not None or (narrow and attention_mask is not None):
@@ -180,51 +170,45 @@ AttentionInterface.register(ATTENTION, tree_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # for plain calls, whose masks have two dimensions
 
 
-def _behind(ahead: tuple[Tensor, ...], which: int, own: Tensor) -> Tensor:
-    return torch.cat([ahead[which].expand(own.shape[0], -1, -1, -1), own], dim=2) if ahead else own
+def prefix_of(module: nn.Module, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """Returns keys and values `[1, G, P, K]` of a layer's trained prefix; nothing where it has none."""
+    prefix = cast("Callable[[], tuple[Tensor, Tensor]] | None", getattr(module, "prefix", None))
+    return tuple(part.to(dtype) for part in prefix()) if prefix is not None else ()
+
+
+def behind(ahead: tuple[Tensor, ...], which: int, states: Tensor) -> Tensor:
+    """Returns keys (`which` 0) or values (1) `[R, G, M, K]` with those of a prefix, if there is one, before them."""
+    return torch.cat([ahead[which].expand(len(states), -1, -1, -1), states], dim=2) if ahead else states
 
 
 def spread(row: Tensor, table: Tensor) -> Tensor:
-    """Lays one row `[1, H, L, K]` of all users' tokens out as `[U, H, N, K]`, given their places `[U, N]` in it."""
+    """Lays one row `[1, H, L, K]` of all users' tokens out as `[U, H, N, K]`, given their positions `[U, N]` in it."""
     return row[0][:, table.clamp(min=0)].transpose(0, 1)
 
 
 def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    penalty: Tensor,
-    dropout: float,
-    scaling: float,
-    softcap: float | None,
+    query: Tensor, key: Tensor, value: Tensor, penalty: Tensor, dropout: float, scaling: float, softcap: float | None
 ) -> Tensor:
     if softcap is None and key.shape[2] > WIDEST:
         share = query.shape[1] // key.shape[1]
         keys, values = (part.repeat_interleave(share, dim=1) if share > 1 else part for part in (key, value))
-        made = nn.functional.scaled_dot_product_attention(
+        return nn.functional.scaled_dot_product_attention(
             query, keys, values, attn_mask=penalty[None, None], dropout_p=dropout, scale=scaling
-        )
-        return made.transpose(1, 2)
+        ).transpose(1, 2)
     tokens, ahead = query.shape[2], key.shape[2] - query.shape[2]
     if tokens <= BLOCK:
         return _weigh(query, key, value, penalty, dropout, scaling, softcap)
     step = -(-tokens // -(-tokens // BLOCK))
     parts = []
-    for begin, own in zip(range(0, tokens, step), query.split(step, dim=2), strict=True):
-        seen = ahead + begin + own.shape[2]
-        rows = penalty[begin : begin + own.shape[2], :seen]
-        parts.append(_weigh(own, key[:, :, :seen], value[:, :, :seen], rows, dropout, scaling, softcap))
+    for begin, queries in zip(range(0, tokens, step), query.split(step, dim=2), strict=True):
+        seen = ahead + begin + queries.shape[2]
+        rows = penalty[begin : begin + queries.shape[2], :seen]
+        parts.append(_weigh(queries, key[:, :, :seen], value[:, :, :seen], rows, dropout, scaling, softcap))
     return torch.cat(parts, dim=1)
 
 
 def _weigh(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    penalty: Tensor,
-    dropout: float,
-    scaling: float,
-    softcap: float | None,
+    query: Tensor, key: Tensor, value: Tensor, penalty: Tensor, dropout: float, scaling: float, softcap: float | None
 ) -> Tensor:
     """Attention by plain matrix products, `[R, N, H, K]`.
 
@@ -239,8 +223,8 @@ def _weigh(
     with torch.no_grad():  # a constant changes no gradient, and autograd would copy the scores to see that it does not
         score.add_(penalty)
     weight = nn.functional.dropout(score.softmax(-1), dropout)
-    made = weight.view(rows, groups, -1, keys) @ value
-    return made.view(rows, heads, tokens, size).transpose(1, 2)
+    output = weight.view(rows, groups, -1, keys) @ value
+    return output.view(rows, heads, tokens, size).transpose(1, 2)
 
 
 def _flex(
@@ -257,7 +241,7 @@ def _flex(
     attend = compiled_flex() if query.is_cuda else flex_attention
     cap = _softcap(softcap) if softcap else None
     rest: dict[str, Any] = {"score_mod": cap, "block_mask": forest.block_mask(window), "scale": scaling}
-    made, aux = attend(query, key, value, **rest, enable_gqa=True, return_aux=AuxRequest(lse=True))
+    output, aux = attend(query, key, value, **rest, enable_gqa=True, return_aux=AuxRequest(lse=True))
     if ahead:
         rows, heads, tokens, size = query.shape
         folded = (query * scaling).reshape(rows, key.shape[1], -1, size)
@@ -266,9 +250,9 @@ def _flex(
         normaliser = score.logsumexp(-1)  # [R, H, N]
         weight = score.softmax(-1).to(value.dtype).view(rows, key.shape[1], -1, score.shape[-1])
         other = (weight @ ahead[1]).view(rows, heads, tokens, size)
-        share = torch.sigmoid(aux.lse - normaliser)[..., None].to(made.dtype)
-        made = share * made + (1 - share) * other
-    return cast(Tensor, made.transpose(1, 2))
+        share = torch.sigmoid(aux.lse - normaliser)[..., None].to(output.dtype)
+        output = share * output + (1 - share) * other
+    return cast(Tensor, output.transpose(1, 2))
 
 
 def _softcap(limit: float) -> Callable[..., Tensor]:
@@ -296,22 +280,16 @@ def bucket(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-# The last block's feed-forward, for those tokens alone whose state somebody reads.
-#
-# What a token computes there no other token sees, and most tokens of a prompt predict nothing.
-#
-# # N tokens, n tokens that are read, D hidden
-
-
 @contextmanager
 def few_rows(block: nn.Module, rows: Tensor | None) -> Iterator[None]:
     """While it lasts, a block's feed-forward computes some tokens only, and adds nothing to the states of the others.
 
+    For the last block: what a token computes there no other token sees, and most tokens of a prompt predict nothing.
     A block that names its feed-forward otherwise than `mlp`, or computes it again for the gradient, is left alone.
 
     Args:
         block: the last one of a stack.
-        rows: `[n]` the tokens' places in the one row of N, each once; None for all.
+        rows: `[n]` the tokens' positions in the one row of N, each once; None for all.
 
     Example:
         >>> import torch
@@ -325,19 +303,19 @@ def few_rows(block: nn.Module, rows: Tensor | None) -> Iterator[None]:
     if rows is None or not isinstance(inner, nn.Module) or getattr(block, "gradient_checkpointing", False):
         yield
         return
-    forward, own = inner.forward, "forward" in vars(inner)
+    forward, replaced = inner.forward, "forward" in vars(inner)
 
     def some(states: Tensor) -> Any:
-        made = forward(states.index_select(1, rows))
-        if not isinstance(made, Tensor):  # experts may return their routing, too
+        output = forward(states.index_select(1, rows))
+        if not isinstance(output, Tensor):  # experts may return their routing, too
             return forward(states)
-        return states.new_zeros(states.shape, dtype=made.dtype).index_copy(1, rows, made)
+        return states.new_zeros(states.shape, dtype=output.dtype).index_copy(1, rows, output)
 
     inner.forward = cast(Any, some)
     try:
         yield
     finally:
-        if own:
+        if replaced:
             inner.forward = forward
         else:
             del inner.forward

@@ -65,7 +65,7 @@ class StackedTuning(InstructionRecommender):
             self._stack = self._read(self.stack_on)
         super().configure_model()
 
-    def lay_ground(self, backbone: Backbone) -> None:
+    def prepare_backbone(self, backbone: Backbone) -> None:
         """Puts the earlier adapters in.
 
         Raises:

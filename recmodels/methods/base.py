@@ -96,7 +96,7 @@ class InstructionRecommender(Recommender):
     def tune(self, backbone: Backbone) -> None:
         """Makes trainable what this variant trains; the whole backbone arrives frozen."""
 
-    def lay_ground(self, backbone: Backbone) -> None:
+    def prepare_backbone(self, backbone: Backbone) -> None:
         """Puts in what the method stands on, and does not train; most stand on the backbone alone."""
 
     def size(self, given: int | None, default: int) -> int:
@@ -153,7 +153,7 @@ class InstructionRecommender(Recommender):
         if self.retrieval == "beam":
             as_causal(self.backbone)  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
-        self.lay_ground(self.backbone)
+        self.prepare_backbone(self.backbone)
         untuned = self._probe() if self.identity_at_start else None
         self.apply_to(self.backbone)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode

@@ -135,28 +135,28 @@ class PartialTuning(InstructionRecommender):
         Raises:
             InputError: the backbone has no such part, or fewer layers.
         """
-        self.waiting = unfreezing_order(backbone) if self.part == "gradual" else []
+        self.frozen_blocks = unfreezing_order(backbone) if self.part == "gradual" else []
         for value in parameters_of(backbone, self.part, self.layers):
             value.requires_grad_(True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Freezes the blocks whose turn has not come."""
-        self.thaw(self.trainer)
+        self.update_frozen(self.trainer)
 
     def on_train_end(self) -> None:
         """Leaves all that trains unfrozen."""
         for value in self.trained().values():
             value.requires_grad_(True)
 
-    def thaw(self, trainer: Any) -> None:
+    def update_frozen(self, trainer: Any) -> None:
         """Freezes what waits, at this point of a training: a block without a gradient is left alone by optimisers."""
-        if not self.waiting:
+        if not self.frozen_blocks:
             return
         if self.pace == "epoch":
             open_now = trainer.current_epoch + 1
         else:
             share = trainer.global_step / (self.unfreeze_until * int(trainer.estimated_stepping_batches))
-            open_now = 1 + int(share * len(self.waiting))
-        for number, block in enumerate(self.waiting):
+            open_now = 1 + int(share * len(self.frozen_blocks))
+        for number, block in enumerate(self.frozen_blocks):
             for value in block:
                 value.requires_grad_(number < open_now)

@@ -65,7 +65,7 @@ class TunedEncoder(Recommender):
         tuning = self._tuning.module
         untuned = self.encoder.probe() if tuning.identity_at_start else None
         tuning.apply_to(self.encoder)
-        self.waiting = tuning.waiting
+        self.frozen_blocks = tuning.frozen_blocks
         if untuned is not None:
             tuning.check_identity(self.encoder.probe(), untuned)
         self.findings |= tuning.findings
@@ -75,7 +75,7 @@ class TunedEncoder(Recommender):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Freezes the blocks whose turn has not come, where a method unfreezes one after another."""
         if isinstance(self._tuning.module, PartialTuning):
-            self._tuning.module.thaw(self.trainer)
+            self._tuning.module.update_frozen(self.trainer)
 
     def on_train_end(self) -> None:
         """Leaves all that trains unfrozen."""

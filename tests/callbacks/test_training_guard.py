@@ -110,7 +110,7 @@ def test_a_load_that_restores_nothing_fails(
     """The live model still has what it was trained to: only what was wiped before can tell that nothing came back."""
     model, batch = tuned
     path, load = saved(model, tmp_path / "a.ckpt"), type(model).load_state_dict
-    names = sorted(model.kept_state())
+    names = sorted(model.checkpoint_keys())
     gone = {"all": names, "first": names[:1], "last": names[-1:]}[lost]
 
     def forgetful(self: Recommender, state: dict[str, Any], strict: bool = True) -> Any:

@@ -207,18 +207,18 @@ def test_blocks_wait_for_their_turn(make: Make, family: str, pace: str) -> None:
     model = make(family, "gradual", pace=pace, unfreeze_until=0.5)
     assert isinstance(model, PartialTuning)
     blocks = {"llama": 2, "t5": 4}[family]
-    assert [len(block) > 1 for block in model.waiting] == [True] * blocks
+    assert [len(block) > 1 for block in model.frozen_blocks] == [True] * blocks
     declared = set(model.trained())
     optimizer = torch.optim.AdamW(model.trained().values(), lr=0.01, weight_decay=0.5)
     moved_at: dict[int, int] = {}
     for step in range(12):
-        model.thaw(Clock(step, step // 2))
+        model.update_frozen(Clock(step, step // 2))
         assert set(model.trained()) == declared, "a checkpoint in between holds all that trains"
-        before = [[value.detach().clone() for value in block] for block in model.waiting]
+        before = [[value.detach().clone() for value in block] for block in model.frozen_blocks]
         optimizer.zero_grad()
         model.training_step(batch_for(model), 0).backward()
         optimizer.step()
-        for number, (block, old) in enumerate(zip(model.waiting, before, strict=True)):
+        for number, (block, old) in enumerate(zip(model.frozen_blocks, before, strict=True)):
             if any(not torch.equal(a, b) for a, b in zip(block, old, strict=True)):
                 moved_at.setdefault(number, step)
     interval = 2 if pace == "epoch" else 6 / blocks
