@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, cast
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 import recmodels
 from benchmarks.cli.allowed_imports import HELP, allow_imports, class_named, refuse_code, take_plugins
@@ -32,7 +33,7 @@ from callbacks.resume import Resume
 from callbacks.training_guard import GuardError, load_trained, verify_checkpoint
 from datamodules import *  # noqa: F403
 from datamodules.base import InstructionDataModule
-from datamodules.contract.compat.lightning import BuildingCLI
+from datamodules.contract.compat.lightning import BuildingCLI, leave_anonymous_unset
 from datamodules.contract.errors import InputError, first_input_error
 from datamodules.contract.files import write_atomic
 from datamodules.contract.findings import Findings
@@ -136,6 +137,9 @@ EXPECTED_FAILURES = (NonFiniteError, IdentityError, GuardError)
 class InstructRecParser(LightningArgumentParser):
     """A parser whose errors are one line that names the nearest valid choice."""
 
+    words: ClassVar[Sequence[str]] = ()
+    """The command line; the parsers that jsonargparse makes for the options of a class are of the same class as this."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # An abbreviated option is a mistyped one: it must not silently mean another.
         super().__init__(*args, **(kwargs | {"allow_abbrev": False}))
@@ -143,7 +147,7 @@ class InstructRecParser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Prints the line and exits with 2."""
         del ex
-        sys.stderr.write(f"instructrec: {one_line(message, self)}\n")
+        sys.stderr.write(f"instructrec: {one_line(message, self, self.words)}\n")
         sys.exit(2)
 
 
@@ -257,6 +261,9 @@ class InstructRecCLI(BuildingCLI):
         """Makes a trainer that writes checkpoints durably."""
         trainer = super().instantiate_trainer(**kwargs)
         trainer.strategy.checkpoint_io = DurableCheckpointIO()
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                leave_anonymous_unset(logger)
         trainer.callbacks += [self.trial] if self.trial else []  # type: ignore[attr-defined]
         return trainer
 
@@ -380,7 +387,7 @@ def build(args: list[str] | None = None) -> InstructRecCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_callback=SaveConfig,
-        parser_class=InstructRecParser,
+        parser_class=type(InstructRecParser.__name__, (InstructRecParser,), {"words": arguments}),
         parser_kwargs={
             command: {"default_config_files": [str(DEFAULTS)], "epilog": HELP} for command in kind.subcommands()
         },

@@ -7,7 +7,7 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, get_args
 
@@ -37,18 +37,16 @@ LIBRARY = {
 """Where the classes of the trainer's options are."""
 
 
-def one_line(message: str, parser: Any) -> str:
+def one_line(message: str, parser: Any, words: Sequence[str] = ()) -> str:
     """Shortens a parser's message to its cause and adds the nearest valid choice.
 
     Args:
         message: jsonargparse's message, often of many lines and with every branch of a union it tried.
-        parser: whose options are the valid keys.
-
-    Returns:
-        One line.
+        parser: whose options are the valid keys; for an option of a class, the parser of that class alone.
+        words: the command line; it has the whole name of an option that `parser` knows without its class.
     """
-    found = re.search(r'Parser key "([^"]+)"', message)
-    key = found.group(1) if found else ""
+    match = re.search(r'Parser key "([^"]+)"', message)
+    key = _whole_name(match.group(1), parser, words) if match else ""
     if named := re.search(r"Importing '([\w.]+)' is not allowed", message):
         return f"{key or 'config'}: {named.group(1)!r} must not be named in a config{_plugin_hint(named.group(1))}"
     if key and (named := re.search(r"Expected a dot import path string: ([\w.]+)", message)):
@@ -57,13 +55,13 @@ def one_line(message: str, parser: Any) -> str:
         named = re.search(r"class_path(?:': |=)'([\w.]+)'", message)
         return _unknown_class(key, named.group(1) if named else "")
     if named := re.search(r"(?:Option|Key) '([\w.\-+]+)' is not (?:accepted|expected)", message):
-        return _unknown_key(named.group(1), parser)
+        return _unknown_key(named.group(1), parser, words)
     if named := re.search(r"Subcommand '\w+' does not accept option '([\w.\-+]+)'", message):
-        return _unknown_key(named.group(1), parser, whole=True)
+        return _unknown_key(named.group(1), parser, words, whole=True)
     if named := re.search(r"Group '([\w.]+)' does not accept option '([\w.\-+]+)'", message):
-        return _unknown_key(f"{named.group(1)}.{named.group(2)}", parser)
+        return _unknown_key(f"{named.group(1)}.{named.group(2)}", parser, words)
     if named := re.search(r"unrecognized arguments: --([\w.\-+]+)", message):
-        return _unknown_key(named.group(1), parser, whole=True)
+        return _unknown_key(named.group(1), parser, words, whole=True)
     if key and "Not a valid subclass of" in message and (named := re.search(r"Given value: \{'([\w\-]+)':", message)):
         if named.group(1) == "init_args":
             return f"{key}: name its class (--{key} CLASS, or a config) before its options"
@@ -97,8 +95,32 @@ def _unknown_class(key: str, name: str) -> str:
     return f"{key}: no class {name!r}{_near(name.rsplit('.', 1)[-1], choices)}"
 
 
-def _unknown_key(name: str, parser: Any, *, whole: bool = False) -> str:
+def _whole_name(name: str, parser: Any, words: Sequence[str]) -> str:
+    """Returns the name of an option as users write it, where a class's own parser has left out what is before it.
+
+    It is the word of the command line that ends so; for what a config says, the only option that ends so.
+    """
+    if match := re.fullmatch(r"(?:fit|validate|test|predict)\.(.+)", name):
+        name = match[1]
+    name = re.sub(r"\.init_args\b", "", name)
+    written = [re.sub(r"\.init_args\b", "", word[2:].split("=")[0]) for word in words if word.startswith("--")]
+    if name in written:
+        return name
+    if longer := [word for word in written if word.endswith(f".{name}")]:
+        return longer[0]
+    keys = _keys(parser)
+    ending = [key for key in keys if key.endswith(f".{name}")]
+    return ending[0] if len(ending) == 1 and name.partition(".")[0] not in ("model", "data", "trainer") else name
+
+
+def _unknown_key(name: str, parser: Any, words: Sequence[str], *, whole: bool = False) -> str:
     """Names the nearest option; unless `whole`, the name may lack the groups in front of it."""
+    options = {option[2:] for action in actions_of(parser) for option in action.option_strings if option[:2] == "--"}
+    if "seed_everything" not in options:  # the parser of one class
+        near = difflib.get_close_matches(name, options - {"help"}, n=1, cutoff=0.0)
+        above = _whole_name(name, parser, words).removesuffix(name)
+        above = above or _whole_name(near[0], parser, ()).removesuffix(near[0]) if near else above
+        return f"no option {above + name!r}" + (f"; the nearest is {above + near[0]!r}" if near else "")
     parts = [part for part in name.split(".") if part not in ("init_args", "")]
     best, nearest = 0.0, ""
     for key in _keys(parser):

@@ -13,7 +13,7 @@ from datamodules.contract.errors import InputError
 def config_named(name: str) -> Path:
     """Returns the config that a name or a path means; names are looked up in the folder of every axis.
 
-    A `configs/` in the current folder is searched beside ours.
+    A `configs/` in the current folder is searched beside ours; of two files with the same text it is the one there.
 
     Raises:
         InputError: no config has this name, or several have.
@@ -58,6 +58,8 @@ def _named(name: str, folders: Sequence[Path], what: str) -> Path:
     # `prefix` is model/prefix rather than model/peft/prefix: the name that says all.
     depth = min((len(short.parts) for _, short in fitting), default=0)
     nearest = [(path, short) for path, short in fitting if len(short.parts) == depth]
+    # An installed instructrec that runs in a checkout of the project sees every config twice: that folder's is taken.
+    nearest = list({(short, path.read_bytes()): (path, short) for path, short in nearest}.values())
     if len(nearest) > 1:
         choices = " or ".join(str(short) if len({s for _, s in nearest}) > 1 else str(path) for path, short in nearest)
         raise InputError(f"{what} {name!r} is ambiguous: write {choices}")

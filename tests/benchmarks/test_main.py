@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,8 @@ def test_the_shortest_path_has_a_name_first_and_equals_are_refused(
     assert config_named("mine").resolve() == tmp_path / "configs" / "model" / "mine.yaml"
     with pytest.raises(InputError, match="ambiguous"):
         config_named("lora")
+    shutil.copy(CONFIGS / "model" / "lora.yaml", tmp_path / "configs" / "model")
+    assert config_named("lora").resolve() == tmp_path / "configs" / "model" / "lora.yaml"  # another checkout of ours
     assert config_named("configs/model/lora.yaml").resolve() == tmp_path / "configs" / "model" / "lora.yaml"
     assert config_named("configs/model/full.yaml") == CONFIGS / "model" / "full.yaml"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lightning as L
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 
 from datamodules.contract.errors import InputError
 
@@ -21,6 +22,11 @@ def set_batches_that_stepped(trainer: L.Trainer, count: int) -> None:
 def accumulates(trainer: L.Trainer) -> bool:
     """Whether gradients wait for more batches: `fit_loop._should_accumulate`, the rule by which the loop itself steps."""
     return trainer.fit_loop._should_accumulate()
+
+
+def leave_anonymous_unset(logger: WandbLogger) -> None:
+    """Takes `anonymous` out of `WandbLogger._wandb_init`: it is always passed on, and W&B warns of it in every run."""
+    logger._wandb_init.pop("anonymous", None)
 
 
 class BuildingCLI(LightningCLI):

@@ -356,6 +356,8 @@ def test_a_damaged_checkpoint_is_one_line(run: Run, tmp_path: Path, damage: str)
 
 def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_RUN_GROUP", "a grid")
+    warned: list[str] = []
+    monkeypatch.setattr(wandb, "termwarn", lambda text, **_: warned.append(text))
     wandb.teardown()  # it reads the environment once a process, and every run is one
     model, out = ROOT / "configs/model/lora.yaml", tmp_path / "run"
     words = [
@@ -369,6 +371,7 @@ def test_the_offline_wandb_run_reads_back(run: Run, tmp_path: Path, monkeypatch:
         "--trainer.log_every_n_steps=1",
     ]
     assert run("fit", *words, model=model)[0] == 0
+    assert not any("anonymous" in text for text in warned)
     keys: dict[str, set[str]] = {"history": set(), "config": set(), "summary": set()}
     wandb.teardown()
     groups: set[str] = set()
@@ -406,7 +409,17 @@ BASE = ["--model=LoRATuning", "--data=MovieLens100K"]
         (["fit", *BASE, "--model.objective=os.system"], "objective"),
         (["fit", *BASE, "--model.objective=YesNo"], "'yes_no' needs data.task like"),
         (["fit", *BASE, "--model.objective=Listwise", "--model.objective.temperature=0"], "must be above 0"),
-        (["fit", *BASE, "--model.objective=Listwise", "--model.objective.temprature=2"], "temperature'"),
+        (
+            ["fit", *BASE, "--model.objective=Listwise", "--model.objective.temprature=2"],
+            "no option 'model.objective.temprature'; the nearest is 'model.objective.temperature'",
+        ),
+        (
+            ["fit", *BASE, "--data.prompts.langage=en"],
+            "no option 'data.prompts.langage'; the nearest is 'data.prompts.language'",
+        ),
+        (["fit", *BASE, "--data.taks=like"], "no option 'data.taks'; the nearest is 'data.task'"),
+        (["fit", *BASE, "--data.prompts.language=fr"], ": data.prompts.language: 'fr' is not one of en, zh"),
+        (["fit", *BASE, "--data.protocol.negatives=few"], ": data.protocol.negatives: Expected"),
         (["fit", *BASE, "--model.retrieval=bean"], "'beam'"),
         (["fit", *BASE, "--model.retrieval=beam", "--model.beams=5"], "must be at least 10"),
         (["fit", *BASE, "--data.task=rerank"], "'reranking'"),
@@ -447,6 +460,26 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert len(lines) == 1
     assert "Traceback" not in err
     assert expected in lines[0], lines[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ("data: {class_path: MovieLens100K, init_args: {prompts: {langage: en}}}", "'data.prompts.language'"),
+        ("data: {class_path: MovieLens100K, init_args: {prompts: {language: fr}}}", ": data.prompts.language: 'fr'"),
+        (
+            "model: {class_path: LoRATuning, init_args: {objective: {class_path: Listwise, init_args: {temprature: 3}}}}",
+            "nearest is 'temperature'",
+        ),
+    ],
+)
+def test_a_wrong_option_of_a_config_is_told_by_the_name_that_it_has_there(
+    run: Run, tmp_path: Path, config: str, expected: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(config)
+    code, err = run("fit", *BASE, "-c", tmp_path / "config.yaml", "--out", tmp_path / "run")
+    assert code == 2
+    assert expected in err
 
 
 def test_nan_loss_fails_the_run_at_its_step_and_keeps_earlier_checkpoints(

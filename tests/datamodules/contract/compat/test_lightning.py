@@ -7,8 +7,14 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import WandbLogger
 
-from datamodules.contract.compat.lightning import accumulates, batches_that_stepped, set_batches_that_stepped
+from datamodules.contract.compat.lightning import (
+    accumulates,
+    batches_that_stepped,
+    leave_anonymous_unset,
+    set_batches_that_stepped,
+)
 
 MOVED = "Lightning has moved {}; mend datamodules/contract/compat/lightning.py, or lower the bound in pyproject.toml"
 
@@ -48,6 +54,13 @@ def test_the_loops_counters_are_where_they_were() -> None:
     expected = [(0, True), (0, False), (1, True), (1, False), (2, True), (2, False)]
     assert [step for step, _ in watcher.seen] == [step for step, _ in expected]
     assert [waits for _, waits in watcher.seen] == [waits for _, waits in expected], MOVED.format("_should_accumulate")
+
+
+def test_wandb_is_given_nothing_that_it_no_longer_takes() -> None:
+    logger = WandbLogger(offline=True)
+    assert "anonymous" in logger._wandb_init, MOVED.format("WandbLogger._wandb_init['anonymous']")
+    leave_anonymous_unset(logger)
+    assert "anonymous" not in logger._wandb_init
 
 
 @pytest.mark.parametrize("name", ["_run_subcommand", "_set_seed", "_parse_ckpt_path"])
