@@ -11,7 +11,7 @@ import yaml
 
 import recmodels
 from recmodels.baselines.closed_form import ClosedForm
-from tests.benchmarks.commands.test_export import run_of
+from tests.benchmarks.commands.exported import run_of
 from tests.faults import tally
 from tests.faults.injected import POINTS
 from tests.faults.trials import CONFIGS, EPOCH, STEPS, VARIANTS, Runs, differences, steps_of, strayed, trace_of

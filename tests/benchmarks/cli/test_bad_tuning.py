@@ -9,24 +9,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.__main__ import main
-from tests.benchmarks.commands.test_export import run_of
+from benchmarks.paths import CONFIGS
+from tests.benchmarks.cli.refusals import refusal
+from tests.benchmarks.commands.exported import run_of
 
-CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
-
-
-def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that a refused command leaves."""
-    try:
-        code = main(words)
-    except SystemExit as end:
-        code = int(end.code or 0)
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("instructrec:")]
-    assert code == 2
-    assert len(said) == 1
-    return said[0]
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.commands.export import load_run_model
-from tests.benchmarks.cli.test_bad_tuning import CONFIGS, refusal
-from tests.benchmarks.commands.test_export import TOKENS, ours, run_of
-from tests.benchmarks.commands.test_export_own_methods import as_the_card_says
+from benchmarks.paths import CONFIGS
+from tests.benchmarks.cli.refusals import refusal
+from tests.benchmarks.commands.exported import TOKENS, as_the_card_says, ours, run_of
 from tests.recmodels.backbones import encoder_decoders as pairs
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from torch import nn
 
 from benchmarks.__main__ import main
 from benchmarks.commands.export import load_run_model, model_card
-from datamodules.contract.checkpoints import write_checkpoint
+from tests.benchmarks.commands.exported import TOKENS, ours, run_of
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytestmark = [pytest.mark.filterwarnings(rule) for rule in WARNINGS]
-TOKENS = torch.tensor([[3, 5, 1, 7, 9, 20, 31, 40, 2, 11]])
-CONFIG = """
-seed_everything: 1
-trainer: {{precision: 32-true}}
-model: {{class_path: {name}, init_args: {{backbone: {backbone}{more}}}}}
-data: {{class_path: MovieLens100K}}
-"""
-
-
-def run_of(name: str, backbone: Path, folder: Path, more: str = "", **options: Any) -> Path:
-    """A run's folder as `fit` leaves it, with weights that are far from their start; returns the checkpoint."""
-    import recmodels
-
-    torch.manual_seed(3)
-    model = getattr(recmodels, name)(backbone=str(backbone), **options)
-    model.configure_model()
-    for value in model.trained().values():
-        nn.init.normal_(value, std=0.1)
-    (folder / "checkpoints").mkdir(parents=True)
-    more += "".join(f", {key}: {json.dumps(value)}" for key, value in options.items())
-    (folder / "config.yaml").write_text(CONFIG.format(name=name, backbone=backbone, more=more))
-    (folder / "record.json").write_text(json.dumps({"name": "row", "metrics": {"test/hr@5": 0.25}, "seed": 7}))
-    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
-    model.on_save_checkpoint(checkpoint)
-    path = folder / "checkpoints" / "best.ckpt"
-    write_checkpoint(checkpoint, path)
-    return path
-
-
-def ours(checkpoint: Path) -> torch.Tensor:
-    model = load_run_model(checkpoint, checkpoint.parent.parent / "config.yaml", [])
-    hidden = model.backbone.hidden_states(TOKENS[0], torch.full((10,), 10), torch.arange(10), 1, (1, 10))
-    return model.backbone.head(hidden).log_softmax(-1)
 
 
 @pytest.mark.parametrize(("name", "merge"), [("LoRATuning", True), ("LoRATuning", False), ("FullTuning", False)])

@@ -14,7 +14,7 @@ from benchmarks.__main__ import main
 from benchmarks.commands.export import load_run_model
 from datamodules.contract.errors import InputError
 from recmodels.methods.export import own_parts
-from tests.benchmarks.commands.test_export import TOKENS, ours, run_of
+from tests.benchmarks.commands.exported import TOKENS, as_the_card_says, ours, run_of
 from tests.recmodels.backbones import encoder_decoders as pairs
 from tests.recmodels.methods.support_matrix import build
 
@@ -27,17 +27,6 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix": ("PrefixTuning", {"length": 3}),
     "prefix_mlp": ("PrefixTuning", {"length": 3, "reparameterisation": 5}),
 }
-
-
-def as_the_card_says(folder: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits that the lines of a folder's card give; nothing else of this project takes part."""
-    code = (folder / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    assert "recmodels" not in code
-    names: dict[str, Any] = {"folder": str(folder), "inputs": inputs}
-    with torch.no_grad():
-        exec(compile(code, "README.md", "exec"), names)
-    logits: torch.Tensor = names["logits"]
-    return logits
 
 
 @pytest.mark.parametrize("method", METHODS)
