@@ -45,8 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        from datamodules.contract.errors import machine_failure
+        from datamodules.contract.errors import InputError, machine_failure
 
+        if isinstance(error, InputError):
+            print(f"instructrec: {' '.join(str(error).split())}", file=sys.stderr)
+            return 2
         if (line := machine_failure(error)) is None:
             raise
         print(f"instructrec: {line}", file=sys.stderr)

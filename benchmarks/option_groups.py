@@ -53,13 +53,7 @@ def spell_out_words(arguments: Sequence[str]) -> list[str]:
 
 
 def spell_out(content: Any) -> Any:
-    """What a YAML text holds, with every option of a data set below its group.
-
-    Args:
-        content: a whole config, the part of one command, or a data set with its class; all else stays as it is.
-
-    Raises:
-        InputError: an option is given twice, below its group and without it.
+    """A YAML text's content, with every option of a data set below its group; all else stays as it is.
 
     Example:
         >>> spell_out({"data": {"class_path": "Steam", "init_args": {"num_workers": 2, "cell": None}}})

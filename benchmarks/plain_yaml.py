@@ -12,8 +12,6 @@ import yaml
 
 from datamodules.contract.errors import InputError
 
-__all__ = ["NotPlain", "check_plain", "nearest_hint", "neighbours", "read_yaml"]
-
 MAX_BYTES = 1 << 20
 """A config is a few lines; a larger file is not one, and must not cost memory before that is noticed."""
 MAX_DEPTH = 40
@@ -103,10 +101,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_yaml(path: Path) -> tuple[Any, bytes]:
-    """Read one plain YAML file.
-
-    Returns:
-        Its content, and its bytes.
+    """Reads one plain YAML file; returns its content and its bytes.
 
     Raises:
         InputError: It is missing, unreadable, too large, not UTF-8, not YAML, repeats a key, or has a tag.

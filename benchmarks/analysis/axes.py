@@ -24,12 +24,7 @@ LOWER_IS_BETTER = ("rmse", "mae", "mse", "log_loss", "brier", "ece")
 
 @dataclass(frozen=True)
 class Point:
-    """A method's result at one value of an axis.
-
-    Attributes:
-        row: its runs, averaged over seeds.
-        fingerprint: of the protocol.
-    """
+    """A method's result at one value of an axis: its runs, averaged over seeds, under one protocol."""
 
     x: float
     row: Row
@@ -38,14 +33,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """Results along a numeric axis of a grid.
-
-    Attributes:
-        name: the axis, as the suite names it.
-        main: the metric.
-        task: the task.
-        lines: points by method and its other settings, by rising value.
-    """
+    """Results along a numeric axis of a grid: points by method and its other settings, by rising value."""
 
     name: str
     main: str
@@ -136,11 +124,7 @@ def number(label: str) -> float | None:
 
 @dataclass(frozen=True)
 class Spread:
-    """A method under several wordings of one protocol.
-
-    Attributes:
-        by_wording: the main metric by wording, averaged over seeds.
-    """
+    """A method's main metric under several wordings of one protocol, averaged over seeds."""
 
     method: str
     by_wording: dict[str, float]

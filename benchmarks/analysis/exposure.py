@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Chances", "chances", "coverage", "diversity", "gini", "item_novelty", "item_percentile", "mean_of_shown"]
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.integer[Any]]
 _CELLS = 1 << 22  # numbers of a list's features held at once
@@ -73,12 +71,7 @@ def chances(score: Floats, start: Ints, k: int) -> Chances:
 
 
 def coverage(shown: Chances, item: Ints, items: int) -> float:
-    """Share of the catalogue that is in at least one list's top k: 1 where every item is. Higher is broader.
-
-    Args:
-        shown: from `chances`.
-        item: `[B]` item codes below I.
-        items: number of items I in the catalogue.
+    """Share of the catalogue of `items` that is in at least one list's top k: 1 where every item is. Higher is broader.
 
     Example:
         >>> coverage(chances(np.array([2.0, 1.0, 1.0]), np.array([0, 2, 3]), 1), np.array([0, 1, 0]), 4)
@@ -108,10 +101,7 @@ def gini(exposure: Floats) -> float:
 
 
 def item_percentile(popularity: Ints) -> Floats:
-    """`[I]` share of the catalogue that is less popular, equally popular items counted half: .5 on average.
-
-    Args:
-        popularity: `[I]` training events of each item.
+    """`[I]` share of the catalogue that is less popular in training, equally popular items counted half: .5 on average.
 
     Example:
         >>> item_percentile(np.array([5, 1, 1, 9])).tolist()
@@ -127,9 +117,6 @@ def item_novelty(popularity: Ints) -> Floats:
 
     So an item that training never saw has a finite value (mean self-information, Zhou et al. 2010, doi:10.1073/pnas.1000488107).
 
-    Args:
-        popularity: `[I]` training events of each item.
-
     Example:
         >>> item_novelty(np.array([3, 0, 0, 1])).tolist()
         [1.0, 3.0, 3.0, 2.0]
@@ -139,12 +126,7 @@ def item_novelty(popularity: Ints) -> Floats:
 
 
 def mean_of_shown(shown: Chances, item: Ints, value: Floats) -> float:
-    """Mean over lists of the mean over the top k of an item's value.
-
-    Args:
-        shown: from `chances`.
-        item: `[B]` item codes.
-        value: `[I]` of each item.
+    """Mean over lists of the mean over the top k of an item's value, `[I]`.
 
     Example:
         >>> mean_of_shown(chances(np.array([2.0, 1.0, 1.0]), np.array([0, 3]), 2), np.arange(3), np.array([4.0, 1.0, 3.0]))

@@ -180,7 +180,11 @@ def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]
     headline = _headline(names, first.task)
     compared = {"binary": "log_loss", "rating": "mae"}.get(first.task, headline[0])
     rows = [
-        build_row(_label(key, list(methods)), [seeds[s] for s in sorted(seeds, key=_seed_order)], headline)
+        build_row(
+            _label(key, list(methods)),
+            [seeds[s] for s in sorted(seeds, key=lambda seed: (seed is None, seed or 0))],
+            headline,
+        )
         for key, seeds in methods.items()
     ]
     # A row without the main metric comes last: it is not known to be bad, but it cannot be placed.
@@ -202,10 +206,6 @@ def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]
         rows=tuple(rows),
         notes=(*notes, *search_notes(rows), *_reading_notes(rows, headline, compared, first)),
     )
-
-
-def _seed_order(seed: int | None) -> tuple[bool, int]:
-    return seed is None, seed or 0
 
 
 def _label(key: tuple[str, str, str], keys: Sequence[tuple[str, str, str]]) -> str:

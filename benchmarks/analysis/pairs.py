@@ -15,8 +15,6 @@ from benchmarks.analysis.rows import Row
 from benchmarks.analysis.significance import holm
 from benchmarks.metric_names import fraction, higher_is_better, metric_label
 
-__all__ = ["FEW_USERS", "MOST_ROWS", "Pair", "compare_rows", "conclude"]
-
 FEW_USERS = 20
 """With fewer, bootstrap intervals are too short to claim anything by (`significance.bootstrap_interval`)."""
 MOST_ROWS = 30
@@ -93,10 +91,6 @@ def conclude(tables: Sequence[Table], pairs: Sequence[Mapping[tuple[int, int], P
     """One sentence that says what was found and how sure that is: the best tuned row, the untuned model, the best baseline.
 
     It claims a difference only where `compare_rows` calls it a win or a loss.
-
-    Args:
-        tables: as built by `build_tables`; the first is spoken of, and its twin under other candidates.
-        pairs: `compare_rows` of each.
 
     Example:
         >>> conclude([], [])

@@ -61,16 +61,7 @@ def mapping(record: Mapping[str, Any], key: str, prefix: str = "") -> dict[str, 
 
 
 def text(record: Mapping[str, Any], key: str, prefix: str = "", choices: tuple[str, ...] = ()) -> str | None:
-    """A field of text, or None.
-
-    Args:
-        record: the fields.
-        key: which of them.
-        prefix: where `record` lies in the file, for the message.
-        choices: what it may say; anything if empty.
-
-    Raises:
-        InputError: it holds something else.
+    """A field of text, or None; `prefix` says where `record` lies in its file, `choices` what the text may be.
 
     Example:
         >>> text({"kind": "tuned"}, "kind", choices=("tuned",))
@@ -84,9 +75,6 @@ def text(record: Mapping[str, Any], key: str, prefix: str = "", choices: tuple[s
 
 def typed(record: Mapping[str, Any], key: str, kind: type[T], noun: str, prefix: str = "") -> T | None:
     """A field of one type, or None.
-
-    Raises:
-        InputError: it holds something else.
 
     Example:
         >>> typed({"seed": True}, "seed", int, "a whole number")
@@ -102,9 +90,6 @@ def typed(record: Mapping[str, Any], key: str, kind: type[T], noun: str, prefix:
 
 def numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
     """A field of named finite numbers; those that are null are left out.
-
-    Raises:
-        InputError: one is no finite number.
 
     Example:
         >>> numbers({"costs": {"steps": 8, "latency": None}}, "costs")
@@ -123,9 +108,6 @@ def numbers(record: Mapping[str, Any], key: str) -> dict[str, float]:
 def metric_values(recorded: dict[str, float]) -> dict[str, float]:
     """Test metrics without their prefix.
 
-    Raises:
-        InputError: one lies outside the range of its definition.
-
     Example:
         >>> metric_values({"test/hr@10": 0.5, "val/hr@10": 0.25})
         {'hr@10': 0.5}
@@ -140,9 +122,6 @@ def metric_values(recorded: dict[str, float]) -> dict[str, float]:
 
 def samples(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     """Sample prompts with their ranked answers.
-
-    Raises:
-        InputError: they are no list of mappings.
 
     Example:
         >>> samples({"samples": [{"user": "7"}]})
@@ -270,10 +249,7 @@ def read_suite(directory: Path) -> GridResults:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads one run's `record.json` and `scores.npz`, and checks that they agree.
-
-    Args:
-        folder: the run's folder. Curves are read by `read_suite`: they never cost a row its place.
+    """Reads one run's `record.json` and `scores.npz`, and checks that they agree; curves are read by `read_suite`.
 
     Raises:
         RunFailed: the record's status is `failed` or `interrupted`.

@@ -8,8 +8,6 @@ from typing import Any
 
 from benchmarks.analysis.leaderboard import Table
 
-__all__ = ["Answer", "Disagreement", "disagreements"]
-
 
 @dataclass(frozen=True)
 class Answer:

@@ -42,12 +42,7 @@ class Scores:
 
 
 class RunFailed(Exception):
-    """The record says that the run has no result; the message is its error.
-
-    Args:
-        error: the message.
-        state: `failed`, or `unfinished` for a run that was interrupted and can be continued.
-    """
+    """The record says that the run has no result, failed or unfinished; the message is its error."""
 
     def __init__(self, error: str, state: Literal["failed", "unfinished"] = "failed") -> None:
         super().__init__(error)
@@ -94,11 +89,7 @@ def _column(name: str, array: NDArray[Any]) -> Floats:
 
 
 def check_agreement(metrics: Mapping[str, float], scores: Scores | None) -> None:
-    """What is recorded must follow from the scores: a number edited by hand must not reach a table.
-
-    Raises:
-        InputError: a recorded metric differs from the stored values.
-    """
+    """What is recorded must follow from the scores: a number edited by hand must not reach a table."""
     if scores is None:
         return
     stored = {name: float(v[~np.isnan(v)].mean()) for name, v in scores.values.items() if not np.isnan(v).all()}

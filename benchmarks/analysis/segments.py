@@ -21,12 +21,9 @@ _PERMUTATIONS = 2_000
 
 
 def user_segments(history: Ints) -> dict[str, NDArray[np.bool_]]:
-    """Test cases by how much of their user's past is known: the least quarter is cold, the largest warm.
+    """Test cases by how many events precede them: the least quarter is cold, the largest warm.
 
     Cases with as much as the one at the cut go the same way; a segment that holds all or none is left out.
-
-    Args:
-        history: `[U]` events before the case.
 
     Example:
         >>> {name: rows.tolist() for name, rows in user_segments(np.array([1, 2, 3, 9])).items()}
@@ -43,11 +40,7 @@ def user_segments(history: Ints) -> dict[str, NDArray[np.bool_]]:
 
 
 def item_segments(target: Ints, popularity: Ints) -> dict[str, NDArray[np.bool_]]:
-    """Test cases by how popular the item is that they ask about: head, tail, and never seen in training.
-
-    Args:
-        target: `[U]` item code.
-        popularity: `[I]` training events of each item.
+    """Test cases by how popular in training the item is that they ask about: head, tail, and never seen.
 
     Example:
         >>> found = item_segments(np.array([0, 1, 4]), np.array([90, 3, 2, 1, 0]))

@@ -15,15 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "PairedComparison",
-    "bootstrap_auc_interval",
-    "bootstrap_interval",
-    "holm",
-    "paired_bootstrap",
-    "paired_randomization",
-]
-
 Floats = NDArray[np.float64]
 _CELLS = 1 << 22  # numbers drawn at once, about 70 MB with their indices
 _ROUNDING = 1e-12  # of the largest difference; means closer than this are equal
@@ -98,16 +89,8 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over users (Efron 1979).
 
-    It is somewhat short for few users: with 20, a 95 % interval covers about 92 %.
-
-    Args:
-        values: `[U]`, a metric by user; NaNs (users that do not count) are dropped.
-        confidence: how often such an interval holds the true mean.
-        resamples: number of resamples R.
-        seed: of the resampling.
-
-    Returns:
-        Lower and upper end; equal where all users have the same value, NaN without users.
+    It is somewhat short for few users: with 20, a 95 % interval covers about 92 %. Users with a NaN are dropped; NaN
+    without users.
 
     Raises:
         ValueError: a value is infinite, or an argument is out of its range.
@@ -130,17 +113,7 @@ def bootstrap_interval(
 def bootstrap_auc_interval(
     scores: ArrayLike, labels: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the pooled AUC; positives and negatives are resampled apart.
-
-    Args:
-        scores: `[N]`, any finite numbers, higher means yes.
-        labels: `[N]`, 0 or 1.
-        confidence: how often such an interval holds the true AUC.
-        resamples: number of resamples R.
-        seed: of the resampling.
-
-    Returns:
-        Lower and upper end.
+    """Percentile bootstrap interval of the pooled AUC; cases with label 1 and with label 0 are resampled apart.
 
     Raises:
         ValueError: one class is missing, a score is NaN or infinite, a label is neither 0 nor 1, or an
@@ -195,18 +168,11 @@ def _effect_size(difference: Floats) -> float:
 def paired_bootstrap(
     a: ArrayLike, b: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> PairedComparison:
-    """Compares two systems on the same users by resampling users.
+    """Compares two systems on the same users by resampling users; those with a NaN in either are dropped.
 
     The p-value is of the bootstrap distribution moved to a mean of zero (Efron and Tibshirani 1993, chapter
     16), never below 1 / (R + 1). As with the interval, it is somewhat small for few users; use
     `paired_randomization` there.
-
-    Args:
-        a: `[U]`, a metric by user of one system.
-        b: `[U]`, the same of the other; users with a NaN in either are dropped.
-        confidence: of the interval.
-        resamples: number of resamples R.
-        seed: of the resampling.
 
     Raises:
         ValueError: the lengths differ, no user has both values, a value is infinite, or an argument is out
@@ -236,16 +202,8 @@ def paired_bootstrap(
 def paired_randomization(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of Fisher's randomisation test: signs of users' differences are flipped at random.
 
-    Valid for any number of users, where under the hypothesis a user's two values could be exchanged.
-
-    Args:
-        a: `[U]`, a metric by user of one system.
-        b: `[U]`, the same of the other; users with a NaN in either are dropped.
-        resamples: number of random sign patterns R.
-        seed: of the patterns.
-
-    Returns:
-        The p-value, never below 1 / (R + 1).
+    Valid for any number of users, where under the hypothesis a user's two values could be exchanged; never below
+    1 / (R + 1). Users with a NaN in either are dropped.
 
     Raises:
         ValueError: the lengths differ, no user has both values, or a value is infinite.
@@ -269,15 +227,9 @@ def paired_randomization(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, se
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p-values by Holm's step-down procedure (1979).
+    """P-values adjusted by Holm's step-down procedure (1979), in the given order.
 
     Calling those below alpha significant keeps the chance of any false call at alpha.
-
-    Returns:
-        Adjusted values in the given order, at least the given ones, at most 1.
-
-    Raises:
-        ValueError: a p-value is not between 0 and 1.
 
     Example:
         >>> holm([0.01, 0.04, 0.03])

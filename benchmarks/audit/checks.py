@@ -20,8 +20,6 @@ from datamodules.protocol.hard_negatives import words
 from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Cases, Sequences
 
-# What one check of an audit found.
-
 Verdict = Literal["ok", "note", "warning", "leak"]
 
 
@@ -59,11 +57,6 @@ def verdict_of(count: int, bad: Verdict, remedy: str) -> tuple[Verdict, str]:
         (('ok', ''), ('leak', 'mend it'))
     """
     return (bad, remedy) if count else ("ok", "")
-
-
-# What an audit looks for in titles: items that a model which answers in titles cannot tell apart.
-#
-# # I items, S cases
 
 
 def plain(title: str) -> str:
@@ -333,9 +326,6 @@ def tied_timestamps(made: Sequences) -> Finding:
     return Finding("tied timestamps", verdict, count, statistics["users"], told, remedy if wrong else "")
 
 
-# Leaks in rendered text: the answer inside its own question, and titles that look like labels.
-
-
 def target_in_prompts(prompts: Sequence[str], shown: Sequence[Sequence[str]], targets: Sequence[str]) -> Finding:
     """Prompts that hold the target's title in another place than the titles they are meant to show.
 
@@ -362,11 +352,6 @@ def label_collisions(
     answers: Sequence[str], titles: Sequence[str], encode: Callable[[str], list[int]] | None = None
 ) -> Finding:
     """Titles that are or begin with a label word, and labels that a tokenizer does not tell apart at once.
-
-    Args:
-        answers: the template's fixed answers; empty where items are answered by title.
-        titles: of the catalogue.
-        encode: a tokenizer, to compare the labels' first tokens.
 
     Example:
         >>> label_collisions(["Yes", "No"], ["Yes Man", "Heat", "Nobody"]).count

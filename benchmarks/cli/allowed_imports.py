@@ -44,9 +44,6 @@ HELP = (
 def take_plugins(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Splits a command line into what the parser reads and the packages that may be imported.
 
-    Raises:
-        InputError: the flag has no package, or one that is no name.
-
     Example:
         >>> take_plugins(["fit", "--allow-import", "my_methods", "--model.r=4", "--allow-import=more"])
         (['fit', '--model.r=4'], ['my_methods', 'more'])
@@ -155,11 +152,7 @@ def _within(module: str, packages: Iterable[str]) -> bool:
 
 
 def refuse_code(config: Namespace) -> None:
-    """Refuses a parsed config that names anything but classes that the command line builds.
-
-    Raises:
-        InputError: a function, an object or a class of another kind is named; with its key.
-    """
+    """Refuses a parsed config that names anything but classes that the command line builds."""
     for key, value in _values(config.as_dict(), ""):
         if key.endswith("class_path"):
             if class_named(str(value)) is None:

@@ -42,8 +42,6 @@ from recmodels.backbones.loading import keep_freed_memory
 from recmodels.base import IdentityError, NonFiniteError, Recommender
 from recmodels.objectives import ObjectiveName, objective_named
 
-# The resolved config, written beside the run and told to loggers.
-
 
 class SaveConfig(SaveConfigCallback):
     """Writes the resolved config into the run's own folder and logs it."""
@@ -79,9 +77,6 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# Values that a config leaves open.
-
-
 def needs_of(model: Namespace | None) -> dict[str, Any]:
     """What a configured model asks of its batches, as `ModelNeeds`; its defaults where no class is named yet."""
     if model is None or not model.get("class_path"):
@@ -96,9 +91,6 @@ def needs_of(model: Namespace | None) -> dict[str, Any]:
     batch_format: Any = getattr(named, "batch_format", "prompt_tree")
     shots = int(options.get("shots") or 0)
     return asdict(ModelNeeds(batch_format, asked.name, asked.task, asked.negatives, shots))
-
-
-# Keeps libraries from talking over a run's own lines.
 
 
 def quieten() -> None:
@@ -234,11 +226,7 @@ class InstructRecCLI(BuildingCLI):
             keep_freed_memory()
 
     def instantiate_classes(self) -> None:
-        """Builds trainer, model and data; here only constructors run, so what they refuse is the user's value.
-
-        Raises:
-            InputError: a constructor refuses its arguments.
-        """
+        """Builds trainer, model and data; here only constructors run, so what they refuse is the user's value."""
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
@@ -365,11 +353,7 @@ def with_one_command(command: str) -> type[InstructRecCLI]:
 
 
 def build(args: list[str] | None = None) -> InstructRecCLI:
-    """Builds trainer, model and data of one command; the result's `run` runs it, its `run_folder` is where it writes.
-
-    Args:
-        args: command line without the program's name; None takes it from `sys.argv`.
-    """
+    """Builds trainer, model and data of one command; the result's `run` runs it, its `run_folder` is where it writes."""
     os.environ.setdefault("WANDB_MODE", "offline")  # no account and no network are needed; `wandb sync` works later
     os.environ.setdefault("WANDB_SILENT", "true")
     arguments, plugins = take_plugins(sys.argv[1:] if args is None else list(args))

@@ -28,13 +28,7 @@ LINKED = {
 
 
 def check_raw_input(arguments: list[str]) -> list[str]:
-    """Reads the config files that a command line names, and refuses values for what follows from another option.
-
-    Args:
-        arguments: command line without the program's name.
-
-    Returns:
-        The same with the path of each config that is named in short, such as `-c lora`.
+    """Returns a command line with the path of each config that it names; refuses what follows from another option.
 
     Raises:
         InputError: a file is missing, unreadable, too large or not plain YAML (named by line), or an option is linked.
@@ -92,8 +86,6 @@ def _keys(node: Any, prefix: str) -> Iterator[str]:
             yield from _keys(value, inner)
 
 
-# What can be known to be wrong of a parsed config before a model or data file is opened.
-
 AT_LEAST_ONE: Sequence[str] = ("accumulate_grad_batches", "log_every_n_steps")
 """Numbers of the trainer that Lightning takes as they are and then divides by."""
 
@@ -118,9 +110,6 @@ def refuse_unusable_values(config: Namespace) -> None:
 def refuse_nulls(built: Any, key: str) -> None:
     """Refuses null for an option of one of our classes that takes none; the parser lets it pass.
 
-    Raises:
-        InputError: with the option's key.
-
     Example:
         >>> refuse_nulls(Namespace(class_path="recmodels.methods.lora.LoRATuning", init_args=Namespace(r=None)), "model")
     """
@@ -141,11 +130,7 @@ def _own(found: type) -> bool:
 
 
 def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
-    """Refuses an output folder, a checkpoint or an earlier run that cannot be used, before anything is loaded.
-
-    Raises:
-        InputError: the checkpoint or the earlier run is not there, or the folder is not writable.
-    """
+    """Refuses an output folder, a checkpoint or an earlier run that cannot be used, before anything is loaded."""
     below = (config.model.get("init_args") or Namespace()).get("stack_on")
     if fitting and below is not None and not Path(os.path.expanduser(below)).exists():
         raise InputError(f"model.stack_on {below}: there is no such run, checkpoint or exported folder")

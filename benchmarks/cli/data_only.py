@@ -16,9 +16,6 @@ def configured_data(
 
     Returns:
         The `InstructionDataModule`, not set up, and the options as a namespace.
-
-    Raises:
-        InputError: the config cannot be built.
     """
     from benchmarks.cli.allowed_imports import HELP, allow_imports, refuse_code, take_plugins
     from benchmarks.cli.app import InstructRecParser, quieten

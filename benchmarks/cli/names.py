@@ -15,9 +15,6 @@ def config_named(name: str) -> Path:
 
     A `configs/` in the current folder is searched beside ours; of two files with the same text it is the one there.
 
-    Raises:
-        InputError: no config has this name, or several have.
-
     Example:
         >>> [config_named(name).relative_to(CONFIGS).as_posix() for name in ("lora", "peft/loha", "data/ml_100k")]
         ['model/lora.yaml', 'model/peft/loha.yaml', 'data/ml_100k.yaml']
@@ -28,9 +25,6 @@ def config_named(name: str) -> Path:
 
 def suite_named(name: str) -> Path:
     """Returns the suite that a name or a path means.
-
-    Raises:
-        InputError: no suite has this name, or several have.
 
     Example:
         >>> suite_named("tallrec_movie").relative_to(SUITES).as_posix()

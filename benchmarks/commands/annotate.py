@@ -45,11 +45,7 @@ REQUESTS: dict[str, dict[Kind, str]] = {
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Runs `annotate`.
-
-    Returns:
-        0 done, 1 the writer failed, 2 the input is wrong.
-    """
+    """Runs `annotate`; returns 0, or 1 where the writer failed."""
     from benchmarks.cli.data_only import configured_data
 
     def add_options(parser: Any) -> None:
@@ -70,9 +66,6 @@ def run_command(arguments: Sequence[str]) -> int:
         made = endpoint_writer(options.url, options.writer, key, options.longest) if options.url else None
         writer = made or local_writer(options.writer, options.longest)
         written, kept = annotate(wanted, writer, options.writer, options.out)
-    except InputError as error:
-        print(f"instructrec: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
     except WriterError as error:
         print(f"instructrec: {error}; the same command goes on from here", file=sys.stderr)
         return 1
@@ -82,13 +75,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def requests_of(data: Any, kinds: Sequence[Kind], limit: int | None) -> Iterator[tuple[str, str, Kind, str]]:
-    """What a writer is asked for each target of every split: user, item, kind, request.
-
-    Args:
-        data: an `InstructionDataModule`; its cases are frozen here.
-        kinds: of texts.
-        limit: targets of each split; None takes all.
-    """
+    """Yields what a writer is asked for up to `limit` targets of every split: user, item, kind, request."""
     tables = data.read()
     data.freeze(tables)
     made, slates = data.sequences, data.slates
@@ -117,16 +104,9 @@ def _described(row: dict[str, Any]) -> str:
 
 
 def annotate(requests: Sequence[tuple[str, str, Kind, str]], writer: Writer, name: str, path: Path) -> tuple[int, int]:
-    """Writes the texts that a file lacks, each as soon as it is made.
+    """Writes the texts that a file lacks, each as soon as it is made; returns how many, and how many were there.
 
-    Args:
-        requests: user, item, kind, request.
-        writer: makes a text of a request.
-        name: of the writer; another one's texts do not count.
-        path: the file. A line that a killed run left unfinished is made anew.
-
-    Returns:
-        Texts written, and texts that were there.
+    Texts of a writer with another name do not count; a line that a killed run left unfinished is made anew.
 
     Example:
         >>> import tempfile
@@ -173,8 +153,6 @@ def _finished(path: Path) -> set[tuple[str, str, str, str]]:
             raise InputError(f"{path}:{number}: not a line of `annotate`; choose another --out") from error
     return found
 
-
-# Language models that write short texts: a local backbone, or one behind an OpenAI-compatible endpoint.
 
 _PATIENCE = 120  # seconds for an answer
 _TRIES = 3
@@ -225,17 +203,7 @@ def local_writer(backbone: str, longest: int) -> Any:
 
 
 def endpoint_writer(url: str, model: str, key: str, longest: int) -> Any:
-    """A writer behind an endpoint that speaks OpenAI's chat completions.
-
-    Args:
-        url: of the interface, ending in `/v1`.
-        model: its name there.
-        key: sent as a bearer token; empty sends none.
-        longest: tokens of a text.
-
-    Raises:
-        InputError: the address is none.
-    """
+    """A writer behind an endpoint that speaks OpenAI's chat completions."""
     if not url.startswith(("http://", "https://")):
         raise InputError(f"--url {url!r} must begin with http:// or https://")
     session = requests.Session()

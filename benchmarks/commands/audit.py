@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.audit.checks import Finding, audit, label_collisions, target_in_prompts
-from datamodules.contract.errors import InputError
 from datamodules.instructions.slates import SlateMaker
 from datamodules.protocol.sequences import Sequences
 from datamodules.sources.pretrained import check_backbone_name
@@ -28,28 +26,20 @@ exit codes: 0 clean, 1 something was found, 2 the input is wrong"""
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Runs `audit`.
+    """Runs `audit`; returns 1 where it finds something."""
+    data, options = _configured(list(arguments))
+    if options.memorisation:
+        check_backbone_name(options.memorisation)
+    findings, made = findings_of(data)
+    if options.memorisation:
+        from benchmarks.audit.probes import memorisation_findings, model_likelihood
 
-    Returns:
-        0 clean, 1 findings, 2 the input is wrong.
-    """
-    try:
-        data, options = _configured(list(arguments))
-        if options.memorisation:
-            check_backbone_name(options.memorisation)
-        findings, made = findings_of(data)
-        if options.memorisation:
-            from benchmarks.audit.probes import memorisation_findings, model_likelihood
-
-            likelihood = model_likelihood(options.memorisation)
-            findings += memorisation_findings(made.titles, likelihood, options.memorisation)
-        print(table(findings, made.description, made.fingerprint))
-        if options.json:
-            write_json(options.json, findings, made.description, made.fingerprint)
-            print(f"findings: {options.json}")
-    except InputError as error:
-        print(f"instructrec: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        likelihood = model_likelihood(options.memorisation)
+        findings += memorisation_findings(made.titles, likelihood, options.memorisation)
+    print(table(findings, made.description, made.fingerprint))
+    if options.json:
+        write_json(options.json, findings, made.description, made.fingerprint)
+        print(f"findings: {options.json}")
     return int(any(finding.alarms for finding in findings))
 
 

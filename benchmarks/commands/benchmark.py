@@ -22,16 +22,9 @@ from benchmarks.launchers.local import Summary
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
-# Runs the studies of a grid, round by round, through the launcher that runs its cells.
-
-__all__ = ["chosen_cells", "print_search", "run_studies"]
-
 
 def run_studies(studies: Sequence[Study], out: Path, launcher: Launcher, *, retry_failed: bool = False) -> Summary:
-    """Run the trials that are not done, the next of every study at a time; a trial is a cell of its own.
-
-    Returns:
-        What the launcher said: with ``stopped_by``, ``interrupted`` or ``changed`` the search has not ended.
+    """Runs the trials that are not done, the next of every study at a time; a trial is a cell of its own.
 
     Raises:
         InputError: The first trials of a study all failed for wrong input, which all its trials share.
@@ -53,11 +46,7 @@ def run_studies(studies: Sequence[Study], out: Path, launcher: Launcher, *, retr
                 print(
                     f"search: trials {first + 1} to {places[-1] + 1} of {trials}, for {len(studies)} rows", flush=True
                 )
-                progress = GridProgress(len(waiting), sys.stderr, processes=launcher.processes or 1)
-                try:
-                    summary = launcher.run(waiting, ledger, retry_failed=retry_failed, on_event=progress)
-                finally:
-                    progress.close()
+                summary = _run_cells(launcher, waiting, ledger, retry_failed)
             if summary.stopped_by is not None or summary.interrupted or summary.changed:
                 return summary
             if first == 0:
@@ -95,6 +84,14 @@ def print_search(studies: Sequence[Study], open_cells: set[str]) -> None:
         print(f"{state:<9} search of {study.title}: {told} of {space}")
 
 
+def _run_cells(launcher: Launcher, cells: Sequence[Cell], ledger: Ledger, retry_failed: bool) -> Summary:
+    progress = GridProgress(len(cells), sys.stderr, processes=launcher.processes or 1)
+    try:
+        return launcher.run(cells, ledger, retry_failed=retry_failed, on_event=progress)
+    finally:
+        progress.close()
+
+
 def _next(study: Study, ledger: Ledger, place: int) -> Cell:
     propose(study, ledger, place)
     return trial_cell(study, place)
@@ -121,19 +118,10 @@ def run_benchmark(
     max_cells: int = MAX_CELLS,
     plugins: Sequence[str] = (),
 ) -> int:
-    r"""Run the cells of a suite that are not done yet, then write and print the leaderboard.
+    r"""Runs the cells of a suite that are not done yet, then writes and prints the leaderboard.
 
-    Args:
-        suite_path: The suite file.
-        out: The results folder; the same folder continues a grid.
-        launcher: Where the cells run, from `choose_launcher`.
-        dry_run: Only print the commands, which cells are done, and what each is expected to take; write nothing.
-        retry_failed: Run the cells that failed before once more.
-        max_cells: Largest number of cells.
-        plugins: Packages that the cells' configs may name beside our own.
-
-    Returns:
-        The exit status: 0, or 1 if a cell failed or the grid was stopped.
+    A dry run only prints the commands, which cells are done, and what each is expected to take. Returns 1 if a cell
+    failed or the grid was stopped.
 
     Raises:
         InputError: The suite, the folder or an option is wrong.
@@ -167,11 +155,7 @@ def run_benchmark(
             if unsearched:
                 return _search_stopped(suite, out, summary)
         _write_cells(suite, cells, ledger)
-        progress = GridProgress(len(cells), sys.stderr, processes=launcher.processes or 1)
-        try:
-            summary = launcher.run(cells, ledger, retry_failed=retry_failed, on_event=progress)
-        finally:
-            progress.close()
+        summary = _run_cells(launcher, cells, ledger, retry_failed)
         return _finish(suite, out, cells, ledger, summary)
 
 
@@ -271,30 +255,22 @@ def _print_report(out: Path, group: str) -> None:
 
 
 def run_command(arguments: list[str]) -> int:
-    """Runs `benchmark`.
-
-    Returns:
-        0 done, 2 the input is wrong, 1 a cell failed or the grid was stopped.
-    """
+    """Runs `benchmark`; returns 1 where a cell failed or the grid was stopped."""
     from benchmarks.launchers import choose_launcher
 
     options = _parser().parse_args(arguments)
-    try:
-        suite = suite_named(options.suite)
-        return run_benchmark(
-            suite,
-            options.out or Path("results", suite.stem),
-            launcher=choose_launcher(
-                options.launcher, processes=options.processes, gpus=options.gpus, options=options.launcher_option
-            ),
-            dry_run=options.dry_run,
-            retry_failed=options.retry_failed,
-            max_cells=options.max_cells,
-            plugins=options.allow_import,
-        )
-    except InputError as error:
-        print(f"instructrec: {error}", file=sys.stderr)
-        return 2
+    suite = suite_named(options.suite)
+    return run_benchmark(
+        suite,
+        options.out or Path("results", suite.stem),
+        launcher=choose_launcher(
+            options.launcher, processes=options.processes, gpus=options.gpus, options=options.launcher_option
+        ),
+        dry_run=options.dry_run,
+        retry_failed=options.retry_failed,
+        max_cells=options.max_cells,
+        plugins=options.allow_import,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from recmodels.backbones.base import Backbone
 
-
-# Folders of adapters and prefixes that plain transformers reads with a few lines, which their cards hold.
 
 ADAPTER = """import json, torch
 from safetensors.torch import load_file
@@ -62,11 +59,7 @@ logits = model(**{{**inputs, "attention_mask": seen}}, past_key_values=cache, po
 def write_own(
     folder: Path, settings: dict[str, Any], state: dict[str, Tensor], backbone: Backbone, base_checksum: str
 ) -> str:
-    """Writes settings and tensors.
-
-    Returns:
-        What the card says of loading them.
-    """
+    """Writes settings and tensors; returns what the card says of loading them."""
     from safetensors.torch import save_file
 
     name = backbone.name
@@ -91,21 +84,9 @@ def loading_lines(settings: dict[str, Any], base: str, encoder_decoder: bool) ->
 
 
 def run_command(arguments: list[str]) -> int:
-    """Runs `export`.
-
-    Args:
-        arguments: command line without the command's name.
-
-    Returns:
-        0 done, 2 the input is wrong.
-    """
+    """Runs `export`."""
     options = _parser().parse_args(arguments)
-    try:
-        said = export(options.checkpoint, options.out, merge=options.merge, plugins=options.allow_import)
-    except InputError as error:
-        print(f"instructrec: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    print(said)
+    print(export(options.checkpoint, options.out, merge=options.merge, plugins=options.allow_import))
     return 0
 
 
@@ -114,12 +95,6 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
 
     Weights that were trained themselves make a whole model; updates beside them make an adapter, or with `merge` a whole
     model too. All in float32, as trained.
-
-    Args:
-        checkpoint: in the `checkpoints` folder of a run.
-        out: a new or empty folder.
-        merge: a whole model in place of an adapter.
-        plugins: packages that the run's config may name.
 
     Returns:
         What was written and how to load it, for people.
@@ -196,11 +171,6 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
 
 def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
     """The README of an exported folder, from the run's record; what was not recorded is left out.
-
-    Args:
-        record: of the run; empty where there is none.
-        backbone: what was tuned.
-        whole: a model, not an adapter.
 
     Example:
         >>> print(model_card({}, "smollm2-135m-instruct", True).splitlines()[1])

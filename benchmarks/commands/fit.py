@@ -52,9 +52,6 @@ def run_command(arguments: list[str]) -> int:
 
     A failure leaves a record with status `failed` in the run's folder, if the config was valid.
 
-    Args:
-        arguments: command line without the program's name.
-
     Returns:
         0 done, 2 the input is wrong, 1 anything else; 130, 143 or 138 after SIGINT, SIGTERM or, in a SLURM job,
         SIGUSR1, which also asks SLURM to run the job again.

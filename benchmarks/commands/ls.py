@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,6 @@ from benchmarks.cli.names import names_of
 from benchmarks.commands import LineParser
 from benchmarks.paths import CONFIGS, PACKAGE, PUBLISHED, SUITES
 from benchmarks.plain_yaml import read_yaml
-from datamodules.contract.errors import InputError
 
 KINDS = {
     "methods": ("model", "what is trained, and what it is compared with: fit -c NAME"),
@@ -36,16 +34,12 @@ def run_command(arguments: list[str]) -> int:
     parser = LineParser(prog="instructrec ls", description="Lists what there is to choose from, a line each.")
     parser.add_argument("kind", nargs="?", choices=KINDS, help="one kind; default: all")
     options: argparse.Namespace = parser.parse_args(arguments)
-    try:
-        for kind in [options.kind] if options.kind else KINDS:
-            lines = list(entries(kind))
-            if options.kind is None and lines:
-                print(f"\n{kind} ({KINDS[kind][1]})")
-            for name, text in lines:
-                print(f"{name:<{max(len(name) for name, _ in lines)}}  {text}")
-    except InputError as error:
-        print(f"instructrec: {error}", file=sys.stderr)
-        return 2
+    for kind in [options.kind] if options.kind else KINDS:
+        lines = list(entries(kind))
+        if options.kind is None and lines:
+            print(f"\n{kind} ({KINDS[kind][1]})")
+        for name, text in lines:
+            print(f"{name:<{max(len(name) for name, _ in lines)}}  {text}")
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -64,22 +63,14 @@ measured by us."""
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Runs `perf`.
-
-    Returns:
-        0 done, 2 the input is wrong, 1 a comparison failed.
-    """
+    """Runs `perf`; returns 1 where a comparison failed."""
     options = _parser().parse_args(arguments)
-    try:
-        names = _checked(options)
-        if names == ["data"]:
-            return _measure_data(options)
-        # Threads are an environment's matter for every library that starts its own.
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)
-        return _measure(names, options)
-    except InputError as error:
-        print(f"instructrec: {error}", file=sys.stderr)
-        return 2
+    names = _checked(options)
+    if names == ["data"]:
+        return _measure_data(options)
+    # Threads are an environment's matter for every library that starts its own.
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    return _measure(names, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -248,16 +239,8 @@ def _pictures(out: Path, page: Path, profile_path: Callable[[Path], Path]) -> st
     )
 
 
-# Every comparison by the name it has on the command line.
-
-
 def comparisons(name: str, setting: Setting) -> list[Comparison]:
-    """The comparisons of a name.
-
-    Args:
-        name: as on the command line, and neither `limit` nor `loading`.
-        setting: of the run; a quick one ranks fewer candidates, because its data are small.
-    """
+    """The comparisons of a name; a quick run ranks fewer candidates, because its data are small."""
     from benchmarks.perf import catalogue
 
     made: dict[str, Callable[[], list[Comparison]]] = {
@@ -278,11 +261,7 @@ def comparisons(name: str, setting: Setting) -> list[Comparison]:
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Refuses what needs packages that are not there, before anything is measured.
-
-    Raises:
-        InputError: TRL is missing.
-    """
+    """Refuses what needs packages that are not there, before anything is measured."""
     if any(name.startswith("train") for name in names):
         require_trl()
 

@@ -4,48 +4,36 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 from benchmarks.commands import LineParser
-from datamodules.contract.errors import InputError
-
-__all__ = ["run_command"]
 
 
 def run_command(arguments: list[str]) -> int:
-    """Runs `report`.
-
-    Returns:
-        0 done, 2 the input is wrong.
-    """
+    """Runs `report`."""
     options = _parser().parse_args(arguments)
     # Imported here because matplotlib costs a second that `--help` need not wait for.
     from benchmarks.report.write import replace_between_markers, write_report
 
-    try:
-        report = write_report(options.directory)
-        print(report.text)
-        if options.wandb:
-            from benchmarks.grid.ledger import Ledger
-            from benchmarks.report.write import log_report, project_of
+    report = write_report(options.directory)
+    print(report.text)
+    if options.wandb:
+        from benchmarks.grid.ledger import Ledger
+        from benchmarks.report.write import log_report, project_of
 
-            project, group = project_of(options.directory) or "instructrec", Ledger(options.directory.absolute()).group
-            print(log_report(options.directory, report, project=project, group=group))
-        if options.readme:
-            # Inside another page the table's headings come one level down from that page's sections.
-            text = re.sub(r"(?m)^#+ ", "### ", report.summary)
-            replace_between_markers(options.readme, "leaderboard", text)
-        if options.publish:
-            from benchmarks.report.publish import publish_runs
+        project, group = project_of(options.directory) or "instructrec", Ledger(options.directory.absolute()).group
+        print(log_report(options.directory, report, project=project, group=group))
+    if options.readme:
+        # Inside another page the table's headings come one level down from that page's sections.
+        text = re.sub(r"(?m)^#+ ", "### ", report.summary)
+        replace_between_markers(options.readme, "leaderboard", text)
+    if options.publish:
+        from benchmarks.report.publish import publish_runs
 
-            published = publish_runs(options.directory, options.publish)
-            count = f"{len(published)} finished runs"
-            print(f"published: {count} in {options.publish}, a grid's folder to report or go on with")
-        print(f"report: {options.directory / 'report.html'}")
-    except InputError as error:
-        print(f"instructrec: {error}", file=sys.stderr)
-        return 2
+        published = publish_runs(options.directory, options.publish)
+        count = f"{len(published)} finished runs"
+        print(f"published: {count} in {options.publish}, a grid's folder to report or go on with")
+    print(f"report: {options.directory / 'report.html'}")
     return 0
 
 

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import math
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,31 +21,21 @@ from benchmarks.reproduce.verdicts import Outcome, compare, deviations, predicte
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
-__all__ = ["render_csv", "render_json", "render_markdown", "render_table", "run_command", "write_reproduction"]
-
 _COSTS = ("trainable_parameters", "train_seconds", "test_seconds", "peak_memory_bytes")
 
 
 def run_command(arguments: list[str]) -> int:
-    """Runs `reproduce`.
-
-    Returns:
-        0 done, 2 the input is wrong, 1 a cell failed or the grid was stopped.
-    """
+    """Runs `reproduce`; returns 1 where a cell failed or the grid was stopped."""
     options = _parser().parse_args(arguments)
     if options.name is None:
         for name in card_names():
             card = load_card(name)
             print(f"{name:<24} {card.title} ({', '.join(card.sizes)})")
         return 0
-    try:
-        card = load_card(options.name)
-        if options.size not in card.sizes:
-            raise InputError(f"--size {options.size}: {card.name} has {', '.join(card.sizes)}")
-        return _run(card, options)
-    except InputError as error:
-        print(f"instructrec: {error}", file=sys.stderr)
-        return 2
+    card = load_card(options.name)
+    if options.size not in card.sizes:
+        raise InputError(f"--size {options.size}: {card.name} has {', '.join(card.sizes)}")
+    return _run(card, options)
 
 
 def _run(card: Card, options: argparse.Namespace) -> int:
@@ -95,9 +84,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def write_reproduction(card: Card, size: str, out: Path) -> str:
     """Writes `reproduction.md`, `.csv` and `.json` into a grid's folder; returns the page.
-
-    Raises:
-        InputError: the folder holds no runs.
 
     Example:
         >>> import tempfile

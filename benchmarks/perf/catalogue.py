@@ -109,12 +109,23 @@ class TrieRanking(OurCatalogueSide):
             ]
 
 
-class PaddedRanking(CatalogueSide):
-    """The usual way: every title a row; some titles are timed, and count as their share of a catalogue."""
+class PlainCatalogueSide(CatalogueSide):
+    """The model as plain transformers loads it."""
 
     def __init__(self, setting: Setting, users: int) -> None:
         super().__init__(setting, users)
         self.model = load_plain(setting).eval()
+
+    def to_float(self) -> None:
+        """Turns the weights into float32."""
+        self.model.float()
+
+
+class PaddedRanking(PlainCatalogueSide):
+    """The usual way: every title a row; some titles are timed, and count as their share of a catalogue."""
+
+    def __init__(self, setting: Setting, users: int) -> None:
+        super().__init__(setting, users)
         self.chosen = compared_items(setting, len(self.answers))
         self.rows = BATCH_SIZES[0]
 
@@ -148,10 +159,6 @@ class PaddedRanking(CatalogueSide):
             rows.append(scores)
         return rows
 
-    def to_float(self) -> None:
-        """Turns the weights into float32."""
-        self.model.float()
-
 
 class TrieBeams(OurCatalogueSide):
     """Ours: all users and beams take a step together over the tree of titles."""
@@ -172,12 +179,11 @@ class TrieBeams(OurCatalogueSide):
         return list(table)
 
 
-class PrefixFunction(CatalogueSide):
+class PrefixFunction(PlainCatalogueSide):
     """The usual way: transformers' `generate` asks a Python function what may come next (as GENRE and others do)."""
 
     def __init__(self, setting: Setting, users: int) -> None:
         super().__init__(setting, users)
-        self.model = load_plain(setting).eval()
         allowed: dict[tuple[int, ...], set[int]] = {}
         for answer in self.answers:
             for length in range(len(answer)):
@@ -238,10 +244,6 @@ class PrefixFunction(CatalogueSide):
             if answer in self.title:  # a beam that no title is left for ends in impossible tokens
                 table[row // BEAMS, self.title[answer]] = score
         return list(table)
-
-    def to_float(self) -> None:
-        """Turns the weights into float32."""
-        self.model.float()
 
 
 def full_ranking() -> Comparison:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
@@ -21,22 +21,7 @@ from benchmarks.perf.setting import Precision, Setting
 from callbacks.cost_meter import peak_memory
 from datamodules.contract.errors import InputError
 
-# Where a side runs: in a process of its own, whose peak memory is its own, or in this one.
-
 MakeSide = Callable[[Setting], Side]
-
-
-class Worker(Protocol):
-    """Runs one side."""
-
-    def prepare(self) -> None:
-        """Lets the side choose its settings."""
-
-    def turn(self, repetition: int) -> Turn:
-        """One repetition."""
-
-    def finish(self) -> tuple[Values, dict[str, int], dict[str, Any]]:
-        """Values in float32 where the run has another precision, memory and configuration; the worker is gone then."""
 
 
 class Inline:
@@ -166,12 +151,6 @@ Say = Callable[[str], None]
 def run_comparison(comparison: Comparison, setting: Setting, say: Say, *, one_process: bool) -> dict[str, Any]:
     """Measures one comparison.
 
-    Args:
-        comparison: the work and its sides.
-        setting: of the run.
-        say: told what happens.
-        one_process: run all sides in this process, so that no memory of a side is known.
-
     Returns:
         What the JSON holds: each side's times, memory and configuration, speed-ups over each peer with their targets,
         and how far the sides' results are apart.
@@ -209,17 +188,7 @@ def judged(
     finished: dict[str, tuple[Values, dict[str, int], dict[str, Any]]],
     precision: Precision = "bfloat16",
 ) -> dict[str, Any]:
-    """Compares what the sides computed, then their times.
-
-    Args:
-        comparison: the work.
-        turns: of each side, the one that warms up first.
-        finished: what each side said at its end: values in float32, memory, configuration.
-        precision: of the turns; those in float32 must agree as closely as float32 does.
-
-    Raises:
-        DisagreementError: a difference exceeds its tolerance.
-    """
+    """Compares what the sides computed in their turns and, `finished`, in float32; then their times."""
     first = {name: made[0].values for name, made in turns.items()}
     measured = agreements(comparison.rules, first, precision, exact=precision == "float32")
     if precision != "float32":

@@ -66,11 +66,7 @@ def write_interactions(path: Path, rows: int, seed: int = 1) -> Path:
 
 
 def ours(path: Path, *, cache: bool = False, compare: bool = True) -> dict[str, Any]:
-    """Reads, filters, splits and draws with this project's own stages.
-
-    Returns:
-        `seconds`, `peak_bytes`, counts, and `targets`, the sum.
-    """
+    """Reads, filters, splits and draws with this project's own stages; returns seconds, peak memory and counts."""
     import polars as pl
 
     from callbacks.cost_meter import peak_memory
@@ -188,11 +184,6 @@ def alone(work: Callable[..., dict[str, Any]], path: Path, **options: bool) -> d
 def run_data(sizes: tuple[int, ...], compared: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Measures our cost at every size, and both sides and a second run at one.
 
-    Args:
-        sizes: interactions.
-        compared: the size at which the other style runs as well; one of `sizes`.
-        say: progress.
-
     Raises:
         RuntimeError: the sides do not agree on what they prepared.
     """
@@ -230,18 +221,8 @@ def _both(path: Path, folder: Path, say: Callable[[str], None]) -> dict[str, Any
     return {"first": first, "again": again, "peer": peer, "speed_up": factor}
 
 
-# The record of `instructrec perf data`: JSON, table and figure; every number comes from the JSON.
-
-
 def measure_data(out: Path, say: Callable[[str], None], *, quick: bool) -> str:
-    """Runs the measurement and writes its files.
-
-    Returns:
-        The table.
-
-    Raises:
-        InputError: pandas is missing.
-    """
+    """Runs the measurement, writes its files and returns the table."""
     if importlib.util.find_spec("pandas") is None:
         raise InputError("perf data compares with pandas, which is not installed; pip install 'instructrec[perf]'")
     environment = {

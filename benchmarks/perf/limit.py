@@ -110,11 +110,7 @@ def counts_of(batches: Sequence[PromptTreeBatch]) -> dict[str, int]:
 
 
 def matrix_rate(setting: Setting, model_shapes: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Best rate of `F.linear` over the model's own shapes, in the run's precision and on its threads.
-
-    Returns:
-        `flops_per_second`, and the shape that reached it.
-    """
+    """Best rate of `F.linear` over the model's own shapes, in the run's precision and on its threads."""
     rows = (256, 1024) if setting.device == "cpu" else (4096, 16384)
     best, where = 0.0, (0, 0, 0)
     for count in rows[:1] if setting.quick else rows:
@@ -134,17 +130,9 @@ def matrix_rate(setting: Setting, model_shapes: Sequence[tuple[int, int]]) -> di
 
 @dataclass(frozen=True)
 class Limit:
-    """One kind of step against the machine's limit.
+    """One kind of step against the machine's limit: `ratio` is the median over turns of seconds to flops / rate.
 
-    Attributes:
-        title: of the work.
-        seconds: of each timed turn.
-        flops: a turn needs at least, each turn's own.
-        rate: of the machine.
-        ratio: median over turns of seconds to flops / rate.
-        target: largest ratio promised; None where none is.
-        counts: of the turns' batches.
-        groups: seconds of one profiled turn by kind of operator.
+    A turn needs at least `flops`; `groups` are the seconds of one profiled turn by kind of operator.
     """
 
     title: str
@@ -213,19 +201,12 @@ def batches_of(side: Side, repetition: int) -> list[PromptTreeBatch]:
     return list(side.loader(repetition))  # type: ignore[attr-defined]
 
 
-# Whether the loader keeps up with the model.
-
 LOADING_TARGET = 0.05
 """Largest share of a step's time that may be spent waiting for data."""
 
 
 class Clocked:
-    """A loader that counts the seconds its user waits for the next batch.
-
-    Args:
-        loader: the data module's own.
-        batches: after which it ends.
-    """
+    """A loader of some batches that counts the seconds its user waits for the next one."""
 
     def __init__(self, loader: Iterable[Any], batches: int) -> None:
         self.loader, self.batches = loader, batches

@@ -56,15 +56,7 @@ class Side(ABC):
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two sides are apart in what they computed.
-
-    Attributes:
-        what: the quantity.
-        precision: in which both computed it.
-        peer: the side ours is compared with.
-        difference: largest over all compared values.
-        tolerance: above which the times must not be compared.
-    """
+    """How far ours and a peer are apart in one quantity at most; beyond the tolerance their times are not compared."""
 
     what: str
     precision: str

@@ -224,10 +224,6 @@ class SFTPeer(PeerTraining):
 
 
 def require_trl() -> None:
-    """Refuses a comparison with TRL where it is not installed.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Refuses a comparison with TRL where it is not installed."""
     if importlib.util.find_spec("trl") is None:
         raise InputError("training is compared with TRL, which is not installed: pip install 'instructrec[perf]'")

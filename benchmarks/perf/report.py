@@ -132,15 +132,7 @@ def cpu_name() -> str:
 
 
 def write_results(out: Path, results: dict[str, Any]) -> list[Path]:
-    """Writes the JSON, and beside it the table and the figures.
-
-    Args:
-        out: the JSON file; the others share its stem.
-        results: of the whole run.
-
-    Returns:
-        The files written.
-    """
+    """Writes the JSON, and beside it, with the same stem, the table and the figures; returns the files written."""
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, json.dumps(results, indent=1))
     table = out.with_suffix(".md")
@@ -292,15 +284,8 @@ def _failures(results: dict[str, Any]) -> Iterator[str]:
         yield f"- `{name}` failed: {error.splitlines()[0]}"
 
 
-# Figures of a perf run: speed-ups over peers, and where our step's time goes.
-
-
 def draw_speed(results: dict[str, Any], path: Path) -> Path | None:
-    """Draws each speed-up as a bar with the range of its turns, and its target as a line.
-
-    Returns:
-        The path, or None where nothing was compared.
-    """
+    """Draws each speed-up as a bar with the range of its turns, and its target as a line; None where there is none."""
     bars = [
         (f"{row['title']}\nagainst {peer}", factor)
         for row in results["comparisons"].values()
@@ -341,11 +326,7 @@ def draw_speed(results: dict[str, Any], path: Path) -> Path | None:
 
 
 def draw_profile(results: dict[str, Any], path: Path) -> Path | None:
-    """Draws each step's time as a multiple of the matrix work it cannot do without, split by kind of operator.
-
-    Returns:
-        The path, or None where the limit was not measured.
-    """
+    """Draws each step's time as a multiple of the matrix work it cannot do without, split by kind of operator."""
     limit = results.get("limit")
     if not limit or "error" in limit:
         path.unlink(missing_ok=True)

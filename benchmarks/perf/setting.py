@@ -171,9 +171,6 @@ def load_plain(setting: Setting) -> Any:
 def shrink_backbone(name: str, folder: Path) -> str:
     """Writes a random model of two small layers with a backbone's architecture and tokenizer, for quick runs.
 
-    Returns:
-        The folder, as a backbone's name.
-
     Raises:
         InputError: the architecture is not built like Llama, so that its sizes have other names.
     """

@@ -44,12 +44,7 @@ WORKLOADS: Mapping[str, Workload] = {
 
 @dataclass(frozen=True)
 class DrawnWindows:
-    """The windows of each optimiser step; step 0 warms up, and one small step more is for float32.
-
-    Attributes:
-        data: where the windows come from.
-        steps: keys of the windows of each step.
-    """
+    """The keys of the windows of each optimiser step; step 0 warms up, and one small step more is for float32."""
 
     data: MovieLens100K
     steps: list[list[tuple[int, int]]]

@@ -39,13 +39,10 @@ _MOST_LINES = 14  # of a rank figure or a curve: more cannot be told apart
 
 
 def draw_axis_curves(tables: Sequence[Table], path: Path) -> Picture | None:
-    """Draws the main metric along each numeric axis of the grid, a line per method.
+    """Draws the main metric along each numeric axis of the grid, a line per method; None where no axis is a number.
 
     Bars are 95 % intervals over users, values averaged over seeds first; small dots are the seeds. Where the points of
     an axis have different protocols, the panel says so.
-
-    Returns:
-        The path, or None where no axis of the grid is a number.
 
     Example:
         >>> draw_axis_curves([], Path("unused.png")) is None
@@ -111,10 +108,7 @@ def _number_axis(panel: Any, values: Sequence[float]) -> None:
 
 
 def draw_template_spread(tables: Sequence[Table], path: Path) -> Picture | None:
-    """Draws each method's mean over wordings, with the worst and the best named.
-
-    Returns:
-        The path, or None where no method has two wordings.
+    """Draws each method's mean over wordings, with the worst and the best named; None where no method has two.
 
     Example:
         >>> draw_template_spread([], Path("unused.png")) is None
@@ -182,8 +176,7 @@ def _draw_spread(panel: Any, place: int, spread: Spread, main: str) -> None:
 def draw_rank_stability(tables: Sequence[Table], path: Path) -> Picture | None:
     """Draws the place of each method under each protocol, and Kendall's tau of neighbouring protocols.
 
-    Returns:
-        The path, or None unless two protocols share three methods.
+    None unless two protocols share three methods.
 
     Example:
         >>> draw_rank_stability([], Path("unused.png")) is None

@@ -47,9 +47,6 @@ def draw_quality_cost(tables: Sequence[Table], path: Path) -> Picture | None:
     Each panel has its Pareto front. Untuned and reference rows are dashed lines across the panels. Bars are 95 %
     intervals.
 
-    Returns:
-        The path, or None where no table has anything to draw.
-
     Example:
         >>> draw_quality_cost([], Path("unused.png")) is None
         True
@@ -85,10 +82,7 @@ def _say_quality_cost(table: Table) -> str:
 
 
 def draw_learning_curves(tables: Sequence[Table], path: Path) -> Picture | None:
-    """Draws the validation metric and the training loss against the step, a line per run.
-
-    Returns:
-        The path, or None where no run left a curve.
+    """Draws validation metric and training loss against the step, a line per run; None where no run left a curve.
 
     Example:
         >>> draw_learning_curves([], Path("unused.png")) is None
@@ -276,14 +270,7 @@ def _curve_panel(axes: Any, rows: Sequence[Row], name: str, title: str, styles: 
 
 
 def draw_reliability(tables: Sequence[Table], path: Path) -> Picture | None:
-    """Draws the share of Yes against its probability, and how the probabilities are spread, by row.
-
-    Args:
-        tables: one pair of panels for each with a yes/no task; the others are left out.
-        path: the PNG file to write.
-
-    Returns:
-        The path, or None where no table has stored probabilities.
+    """Draws the share of Yes against its probability, and how the probabilities are spread, by row; None without any.
 
     Example:
         >>> draw_reliability([], Path("unused.png")) is None

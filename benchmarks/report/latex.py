@@ -9,8 +9,6 @@ from benchmarks.analysis.leaderboard import Table
 from benchmarks.report.sections import cost_section
 from benchmarks.report.tables import TableCell, columns, protocol_lines
 
-__all__ = ["render_latex"]
-
 
 def render_latex(tables: Sequence[Table]) -> str:
     r"""The tables for a paper (package booktabs), one environment per fingerprint.

@@ -22,14 +22,9 @@ from benchmarks.paths import ROOT
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
-__all__ = ["publish_runs", "without_paths"]
-
 
 def publish_runs(directory: Path, target: Path) -> list[Path]:
-    """Writes a grid's finished runs as a grid's folder of its own; others are passed over.
-
-    Returns:
-        The runs' folders.
+    """Writes a grid's finished runs as a grid's folder of its own, passes over others, and returns the runs' folders.
 
     Raises:
         InputError: the grid has no finished run, or `target` cannot be written.

@@ -38,12 +38,7 @@ COST_NOTES = {
 
 @dataclass(frozen=True)
 class Section:
-    """A smaller table below a leaderboard, its rows in the same order.
-
-    Attributes:
-        columns: cells by title.
-        notes: how to read it.
-    """
+    """A smaller table below a leaderboard, its rows in the same order; the notes say how to read it."""
 
     title: str
     columns: dict[str, list[TableCell]]
@@ -58,7 +53,8 @@ def sections(table: Table, found: Beyond) -> list[Section]:
         []
     """
     names = [row.name for row in table.rows]
-    made = [_beyond_section(names, found), _segment_section(table, names, found)]
+    by_segment = _table_of_segments(table, names, found, ("users", "items"), "By segment", {})
+    made = [_beyond_section(names, found), by_segment]
     columns = dict.fromkeys(column for gaps in found.gaps.values() for column in gaps)
     made += [_group_section(table, names, found, column) for column in columns]
     return [section for section in made if section is not None]
@@ -88,10 +84,6 @@ def _number(value: float | None, metric: str) -> TableCell:
     if value is None or value != value:
         return TableCell(EMPTY)
     return TableCell(f"{value:.2f}" if metric == "novelty" else fraction(value), value)
-
-
-def _segment_section(table: Table, names: Sequence[str], found: Beyond) -> Section | None:
-    return _table_of_segments(table, names, found, ("users", "items"), "By segment", {})
 
 
 def _group_section(table: Table, names: Sequence[str], found: Beyond, column: str) -> Section | None:

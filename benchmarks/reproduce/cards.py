@@ -12,8 +12,6 @@ from benchmarks.paths import PUBLISHED, located
 from benchmarks.plain_yaml import nearest_hint, read_yaml
 from datamodules.contract.errors import InputError
 
-__all__ = ["CARDS", "Card", "Cost", "Published", "Size", "card_names", "load_card"]
-
 CARDS = PUBLISHED
 """The folder of the cards; a card's name is its file's stem."""
 

@@ -13,8 +13,6 @@ from benchmarks.analysis.runs import Run
 from benchmarks.option_groups import without_groups
 from benchmarks.reproduce.cards import Card, Cost, Published
 
-__all__ = ["Agreement", "Outcome", "compare", "deviations", "judge", "predicted", "setting"]
-
 Agreement = Literal["match", "within noise", "below", "above", "not comparable"]
 CLOSE = 0.01
 """A number within this share of the published one reproduces it."""
@@ -51,16 +49,7 @@ class Outcome:
 
 
 def judge(expected: float, got: float, *, digits: int, noise: float) -> Agreement:
-    """What a difference says.
-
-    Args:
-        expected: the published number.
-        got: ours.
-        digits: decimals that it was published with.
-        noise: half the width of the 95 % interval of the difference; NaN where it is not known.
-
-    Returns:
-        `match` for equal printed digits or a difference of at most 1 %; `within noise`; else `below` or `above`.
+    """What a difference says; `noise` is half the width of its 95 % interval, NaN where that is not known.
 
     Example:
         >>> judge(0.6663, 0.67, digits=4, noise=0.004), judge(0.6663, 0.68, digits=4, noise=0.02)

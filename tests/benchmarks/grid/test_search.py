@@ -401,9 +401,8 @@ def test_a_search_without_optuna_is_refused_before_anything_runs(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "optuna" else find(name, *rest)
     )
-    from benchmarks.commands.benchmark import run_command
 
-    assert run_command([str(folder / "suite.yaml"), "--out", str(folder / "out")]) == 2
+    assert main(["benchmark", str(folder / "suite.yaml"), "--out", str(folder / "out")]) == 2
     said = capsys.readouterr().err
     assert said == "instructrec: a search needs optuna, which is not installed: pip install 'instructrec[search]'\n"
     assert not (folder / "out").exists()
