@@ -177,10 +177,7 @@ def method_of(run: Run) -> str:
 
 
 def ranks(tables: Sequence[Table]) -> tuple[list[Table], dict[str, list[int]]]:
-    """Places of the methods that several protocols have in common, 1 the best.
-
-    Returns:
-        The tables, and the places by method, one for each table; empty where nothing can be compared.
+    """The tables, and by method its place in each among the methods that all have in common, 1 the best; or nothing.
 
     Example:
         >>> ranks([])

@@ -27,7 +27,7 @@ PROBES: dict[str, Scorer] = {
     "position only": lambda _, offered: -np.arange(len(offered), dtype=np.float64),
 }
 ID_PROBES: dict[str, Scorer] = {
-    "largest id plus one": lambda history, offered: -np.abs(offered - history.max() - 1).astype(np.float64),
+    "largest id plus one": lambda history, offered: -np.abs(offered - history.max() - 1).astype(np.float64)
 }
 """Probes for data whose ids are numbers."""
 LogLikelihood = Callable[[str, Sequence[str]], Sequence[float]]

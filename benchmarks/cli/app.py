@@ -168,12 +168,7 @@ class InstructRecCLI(BuildingCLI):
     def subcommands() -> dict[str, set[str]]:
         """The trainer methods that are commands, with the arguments that are not for the user."""
         skip = {"model", "datamodule", "dataloaders", "weights_only", "return_predictions", "verbose"}
-        return {
-            "fit": skip | {"train_dataloaders", "val_dataloaders"},
-            "validate": skip,
-            "test": skip,
-            "predict": skip,
-        }
+        return {"fit": skip | {"train_dataloaders", "val_dataloaders"}, "validate": skip, "test": skip, "predict": skip}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the run's folder, name and saves, and the values that model and data share."""

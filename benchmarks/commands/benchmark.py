@@ -185,12 +185,7 @@ def _print_cells(cells: Sequence[Cell], states: dict[str, State], ledger: Ledger
 def _write_cells(suite: Suite, cells: Sequence[Cell], ledger: Ledger) -> None:
     """List the grid's cells in ``cells.json``: runs of an earlier version of the suite lie beside them."""
     rows = [
-        {
-            "name": cell.name,
-            "title": cell.title,
-            "labels": dict(cell.labels),
-            "command": shlex.join(cell.command),
-        }
+        {"name": cell.name, "title": cell.title, "labels": dict(cell.labels), "command": shlex.join(cell.command)}
         for cell in cells
     ]
     content = {"format": 1, "suite": suite.name, "cells": rows}

@@ -183,9 +183,7 @@ def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
         record.get("data", {}).get("class", "its data"),
     )
     head = ModelCardData(
-        base_model=backbone,
-        library_name="transformers" if whole else "peft",
-        tags=["recommendation", "instructrec"],
+        base_model=backbone, library_name="transformers" if whole else "peft", tags=["recommendation", "instructrec"]
     )
     lines = ["---", head.to_yaml(), "---", "", f"# {record.get('name') or method}", ""]
     lines += [

@@ -56,12 +56,6 @@ class Cell:
 def expand(suite: Suite, out: Path, *, max_cells: int = MAX_CELLS, plugins: Iterable[str] = ()) -> list[Cell]:
     """Returns the cells of a suite, the last axis fastest.
 
-    Args:
-        suite: From `load_suite`.
-        out: The results folder; a relative one is taken from the current directory.
-        max_cells: Largest number of cells.
-        plugins: Packages that the cells' configs may name; they are part of each command.
-
     Raises:
         InputError: No cells, too many cells, two equal cells, an `include_overrides` that matches no cell,
             or an unreadable config file.

@@ -122,11 +122,7 @@ CLASSICAL = ("BM25", "EASE", "ItemKNN", "Popularity", "Random")
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a cell is expected to take, or why that is not known.
-
-    Attributes:
-        trained: parameters that are trained.
-    """
+    """What a cell is expected to take, or why that is not known."""
 
     memory_bytes: float = 0.0
     seconds: float = 0.0
@@ -214,10 +210,7 @@ def _timed(matrix: Any) -> float:
 
 
 def time_correction(measured: Sequence[tuple[float, float]]) -> float:
-    """How many times longer finished cells took than was predicted; 1 where none has finished.
-
-    Args:
-        measured: predicted and actual seconds.
+    """How many times longer finished cells took than was predicted, of pairs (predicted, actual); 1 without any.
 
     Example:
         >>> time_correction([(10.0, 20.0), (10.0, 40.0), (10.0, 30.0)]), time_correction([])

@@ -34,13 +34,7 @@ _LEASE = re.compile(r"lease(?:\.(\d+))?\.json")
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to run one cell.
-
-    Attributes:
-        cell: Name of the cell.
-        path: The lease file; its modification time is the heartbeat.
-        token: Unique to this acquisition.
-    """
+    """The right to run one cell; the modification time of its file is the heartbeat, the token tells it from others."""
 
     cell: str
     path: Path
@@ -68,15 +62,7 @@ def host_name() -> str:
 
 
 def create_lease(cell: str, folder: Path, *, stale: float) -> Lease | None:
-    """Claims the folder of a cell, which exists, and takes it over if its last runner is dead.
-
-    Args:
-        cell: Name of the cell.
-        folder: Its folder.
-        stale: Seconds without a heartbeat after which a lease is dead.
-
-    Returns:
-        The lease, or None if another runner holds the cell.
+    """Claims the folder of a cell, which exists, or one whose runner has been silent for `stale` seconds; else None.
 
     Example:
         >>> import tempfile
@@ -136,10 +122,6 @@ def has_guard(folder: Path) -> bool:
 
 class Heartbeat:
     """A thread that keeps leases alive and notices when one has been taken over.
-
-    Args:
-        interval: Seconds between two beats.
-        stale: Seconds without one after which others may take over.
 
     Example:
         >>> beat = Heartbeat(10.0, 60.0)

@@ -113,20 +113,12 @@ class Ledger:
         return record if record is not None and record["status"] != "interrupted" else None
 
     def is_interrupted(self, cell: str) -> bool:
-        """Whether the cell's last run ended on a signal, and waits to be continued.
-
-        Raises:
-            InputError: The record is damaged.
-        """
+        """Whether the cell's last run ended on a signal, and waits to be continued."""
         record = self._read(cell)
         return record is not None and record["status"] == "interrupted"
 
     def state(self, cell: str) -> State:
-        """What the files say about a cell; writes nothing.
-
-        Raises:
-            InputError: The record is damaged.
-        """
+        """What the files say about a cell; writes nothing."""
         record = self.record(cell)
         if record is not None:
             return "finished" if record["status"] == "finished" else "failed"
@@ -137,11 +129,7 @@ class Ledger:
         return is_held(self.folder(cell), stale=self._stale)
 
     def stamp(self, cell: str) -> Stamp | None:
-        """The identity of the record of a failed cell, to ask `acquire` for one more try; else None.
-
-        Raises:
-            InputError: The record is damaged.
-        """
+        """The identity of the record of a failed cell, to ask `acquire` for one more try; else None."""
         record = self.record(cell)
         return self._identity(cell) if record is not None and record["status"] == "failed" else None
 
@@ -166,9 +154,6 @@ class Ledger:
 
         Returns:
             The lease, kept alive by a thread until `release`, or None.
-
-        Raises:
-            InputError: The record is damaged.
         """
         if self.is_done(cell, retry=retry):
             return None
@@ -195,12 +180,7 @@ class Ledger:
         return self._heartbeat.lost(lease)
 
     def write_record(self, lease: Lease, record: dict[str, Any]) -> None:
-        """Writes the record of a cell whose run could not, and releases the cell.
-
-        Args:
-            lease: The lease of the cell; if another runner has taken it over, nothing is written.
-            record: At least `format` (1), `status` and `error`.
-        """
+        """Writes the record of a cell whose run could not, and releases it; nothing if another has taken it."""
         if owns(lease):
             text = json.dumps(record, ensure_ascii=False, indent=1) + "\n"
             write_atomic(lease.path.with_name("record.json"), text)
@@ -233,11 +213,7 @@ class Ledger:
             raise InputError(f"{self.root}: holds the suite {other!r}, not {name!r}; choose another --out")
 
     def adopt_suite(self, name: str, text: str) -> None:
-        """Keeps a copy of the suite in the results folder; an edited one of the same name replaces it.
-
-        Raises:
-            InputError: As for `check_suite`, or the folder cannot be written.
-        """
+        """Keeps a copy of the suite in the results folder; an edited one of the same name replaces it."""
         self.check_suite(name)
         digest = hashlib.sha256(text.encode()).hexdigest()
         try:

@@ -31,13 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Running:
-    """A cell that runs now.
-
-    Attributes:
-        cell: The cell.
-        folder: Its folder, with `progress.json`.
-        seconds: How long it has run.
-    """
+    """A cell that runs now, for how long, and its folder, with `progress.json`."""
 
     cell: Cell
     folder: Path
@@ -123,21 +117,12 @@ def clock(seconds: float) -> str:
 def estimate_left(
     measured: Sequence[float], running: Sequence[tuple[float, float | None]], waiting: int, processes: int
 ) -> float | None:
-    """Estimates the seconds until the grid is done.
+    """Estimates the seconds until the grid is done; None before anything is known.
 
     A grid mixes cells of seconds (popularity) with cells of many minutes (a tuned language model), and the
     short ones tend to come first. So a cell yet to run counts as the mean of the *slow* cells measured so
     far, those of at least half the longest time; a running cell's own estimate is a measurement too. The
     result is rather too long than too short, and improves as cells finish.
-
-    Args:
-        measured: Seconds of the finished cells.
-        running: For each running cell its seconds so far, and the seconds left by its own estimate or None.
-        waiting: Number of cells not begun.
-        processes: Number of cells that run at a time.
-
-    Returns:
-        Seconds, or None before anything is known.
 
     Example:
         >>> estimate_left([2.0, 100.0, 120.0], [(30.0, None)], waiting=2, processes=1)
@@ -156,13 +141,6 @@ class GridProgress:
     """Shows the events of a launcher: a line for each finished cell, and below it what runs now.
 
     On a terminal that is drawn in place, with bars; elsewhere it is one line, written again every 20 seconds.
-
-    Args:
-        total: Number of cells.
-        stream: Where to write.
-        processes: Number of cells that run at a time, for the estimate.
-        every: Seconds between two lines where the stream is not a terminal.
-        now: Clock in seconds.
 
     Example:
         >>> import sys
@@ -296,12 +274,6 @@ T = TypeVar("T")
 
 def counted(rows: Iterable[T], total: int, what: str, every: float = 10.0) -> Iterator[T]:
     """The rows, with a line on stderr each time so many seconds have passed.
-
-    Args:
-        rows: to go through.
-        total: how many they are.
-        what: they are, for the line.
-        every: seconds between two lines.
 
     Example:
         >>> list(counted("ab", 2, "letters"))

@@ -51,12 +51,6 @@ def prunes(
 ) -> bool:
     """Whether a trial is given up: its best value so far is worse than the median of its rivals at that step.
 
-    Args:
-        pruner: `median` or `none`.
-        metric: what is measured.
-        rivals: points (step, value) of each completed trial; with fewer than two nothing is given up.
-        measured: the points of this trial so far.
-
     Example:
         >>> rivals = [[(10, 0.5), (20, 0.6)], [(10, 0.4), (20, 0.7)]]
         >>> prunes("median", "val/quality", rivals, [(10, 0.1)]), prunes("median", "val/quality", rivals, [(10, 0.6)])
@@ -75,9 +69,6 @@ def prunes(
 
 def check_installed(search: Search) -> None:
     """Refuses a search that needs Optuna where it is not installed.
-
-    Raises:
-        InputError: with what to install.
 
     Example:
         >>> check_installed(Search(2, {"model.r": Parameter(choices=(4, 8))}, sampler="grid", pruner="none"))

@@ -39,15 +39,7 @@ def matches(rule: Rule, labels: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class Parameter:
-    """Values that one option may take.
-
-    Attributes:
-        choices: the values of a list; empty for a range.
-        low: least value of a range.
-        high: largest value of a range.
-        log: whether a range is searched by its logarithm.
-        whole: whether a range holds whole numbers only.
-    """
+    """Values that one option may take: the choices of a list, or a range, of numbers or of their logarithms."""
 
     choices: tuple[Any, ...] = ()
     low: float = 0.0
@@ -94,11 +86,6 @@ class Search:
 
 def read_search(entry: Any, where: str, rule: Callable[[Any, str], Rule]) -> Search | None:
     """Reads the section.
-
-    Args:
-        entry: its content; None without one.
-        where: file and key, for messages.
-        rule: reads a mapping of axes to labels.
 
     Raises:
         InputError: it says something that has no meaning, with the place and the nearest valid choice.

@@ -33,15 +33,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Study:
-    """The search of one row of a grid: cells that differ in their seed only.
-
-    Attributes:
-        name: readable labels and eight digits of what makes its trials.
-        cells: of the row; trials use the seed of the first.
-        space: what is searched.
-        search: how, and with how many trials.
-        folder: of its files.
-    """
+    """The search of one row of a grid: cells that differ in their seed only; trials use the seed of the first."""
 
     name: str
     cells: tuple[Cell, ...]
@@ -62,11 +54,6 @@ class Study:
 
 def make_studies(search: Search | None, cells: Sequence[Cell], out: Path) -> list[Study]:
     """The studies of a grid, one for each row that has something to search.
-
-    Args:
-        search: of the suite; None searches nothing.
-        cells: of the grid, before any search.
-        out: the results folder.
 
     Raises:
         InputError: a rule matches no cell, no row is left to be searched, or Optuna is needed and not installed.
@@ -111,10 +98,6 @@ def _study(search: Search, row: tuple[Cell, ...], out: Path) -> Study:
 def trial_cell(study: Study, number: int) -> Cell:
     """The run of a trial that has been proposed.
 
-    Args:
-        study: of the trial.
-        number: its number, from 0.
-
     Raises:
         InputError: its file is missing or damaged.
     """
@@ -126,13 +109,7 @@ def trial_cell(study: Study, number: int) -> Cell:
 
 
 def propose(study: Study, ledger: Ledger, number: int) -> None:
-    """Writes what a trial tries, if that is not yet written: proposed from the trials of the rounds before.
-
-    Args:
-        study: of the trial; the rounds before are done.
-        ledger: of the search's runs.
-        number: the trial's, from 0.
-    """
+    """Writes what a trial tries, if that is not yet written: proposed from the trials of the rounds before."""
     path = _trial_path(study, number)
     if path.is_file():
         return
@@ -196,10 +173,6 @@ def searched(study: Study, result: dict[str, Any]) -> list[Cell]:
 
 def read_search_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """Reads the file of a trial or of a result: data, checked for what must be in it.
-
-    Args:
-        path: the file.
-        keys: what it must hold.
 
     Raises:
         InputError: it is missing, is not JSON, or lacks a key.

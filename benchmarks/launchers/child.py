@@ -21,13 +21,7 @@ _OF_THE_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_", "PMI_", "PMIX_")
 
 
 class CellProcess:
-    """A command that can be called, interrupted, and called again.
-
-    Args:
-        command: Program and arguments.
-        folder: Where it runs.
-        patience: Seconds it has to end after SIGTERM, before it is killed.
-        environment: Variables it gets beside the worker's own.
+    """A command that can be called, interrupted (killed where it has not ended in time), and called again.
 
     Example:
         >>> CellProcess(["true"], "/", 1.0)()

@@ -66,18 +66,8 @@ def run_local(
     """Runs every cell that is not done; returns when all are, here or by another runner on the same folder.
 
     A cell that fails does not stop the others. SIGINT and SIGTERM are passed on to the runs; a run that was
-    stopped is continued next time from what it has saved. A second signal kills at once.
-
-    Args:
-        cells: From `expand`.
-        ledger: Of the results folder.
-        processes: Number of cells that run at a time; each gets its share of the cores.
-        gpus: Devices dealt out to the processes through CUDA_VISIBLE_DEVICES; none given, all are visible.
-        prefix: What runs in place of the command's first word, `instructrec`.
-        retry_failed: Run the cells that failed before once more.
-        on_event: Is told what happens, in the calling thread.
-        grace: Seconds a run has to end after a signal.
-        wait_for_others: Wait for cells that other runners hold, and run those that they lose.
+    stopped is continued next time from what it has saved. A second signal kills at once. Each of `processes` cells gets
+    its share of the cores; with `wait_for_others`, cells that other runners hold and then lose are run, too.
 
     Raises:
         InputError: `processes` is not positive, or a record in the folder is damaged.

@@ -32,13 +32,6 @@ NOT_DONE = 75
 def command_for(cell: Cell, root: Path, *, prefix: Sequence[str], retry: Stamp | None, grace: float) -> list[str]:
     """Returns the command that runs one cell; it is to be started in the checkout.
 
-    Args:
-        cell: The cell.
-        root: The results folder, on a file system that the worker shares.
-        prefix: What runs in place of the command's first word, `instructrec`.
-        retry: The record of failure in whose place the cell is to be run once more.
-        grace: Seconds a run has to end after a signal.
-
     Example:
         >>> command = command_for(Cell("a", "a", (), (), ""), Path("out"), prefix=["x"], retry=None, grace=1.0)
         >>> command[1:3], json.loads(command[3])["root"]

@@ -49,12 +49,7 @@ def ray_cluster(options: dict[str, Value], grace: float) -> Iterator[RaySchedule
 
 
 class RayScheduler:
-    """Gives cells to the cluster that this process is connected to.
-
-    Args:
-        needs: What each cell asks for, by Ray's names.
-        grace: Seconds a run has to end after a signal.
-    """
+    """Gives cells to the cluster that this process is connected to."""
 
     jobs_survive = False
     answers_late = False

@@ -76,16 +76,6 @@ def run_remote(
 ) -> Summary:
     """Runs every cell that is not done; returns when all are, here or by another runner on the same folder.
 
-    Args:
-        cells: From `expand`.
-        ledger: Of the results folder, which the workers share.
-        scheduler: Where the cells run.
-        prefix: What runs in place of the command's first word, `instructrec`.
-        processes: Jobs submitted at a time; None for as many as the scheduler takes.
-        retry_failed: Run the cells that failed before once more.
-        on_event: Is told what happens, in the calling thread.
-        grace: Seconds a run has to end after a signal.
-
     Raises:
         InputError: `processes` is not positive, or a record in the folder is damaged.
     """

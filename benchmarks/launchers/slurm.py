@@ -42,12 +42,7 @@ _ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDE
 
 
 class SlurmScheduler:
-    """Submits cells.
-
-    Args:
-        root: The results folder; jobs, their logs and ids go into its `jobs`.
-        options: By the names of `OPTIONS`.
-        grace: Seconds a run has to end after a signal.
+    """Submits cells; jobs, their logs and ids go into `jobs` of the results folder.
 
     Raises:
         InputError: This machine has no SLURM, or an option's value is refused.

@@ -22,13 +22,7 @@ class DisagreementError(AssertionError):
 
 @dataclass(frozen=True)
 class Turn:
-    """One repetition of one side.
-
-    Attributes:
-        seconds: the work took.
-        count: units of work done in them (users, examples).
-        values: what was computed, for the comparison with the other sides.
-    """
+    """One repetition of one side: its seconds, the users or examples done in them, and what was computed."""
 
     seconds: float
     count: float
@@ -143,16 +137,7 @@ def shortfall(ours: np.ndarray[Any, Any], peer: np.ndarray[Any, Any]) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A piece of work and the sides that do it.
-
-    Attributes:
-        name: as asked for on the command line.
-        title: what is done, for people.
-        unit: what `Turn.count` counts.
-        sides: makes each side; the first one is ours.
-        targets: least speed-up over each peer that this project promises.
-        rules: how the sides' results are compared.
-    """
+    """A piece of work, the sides that do it, ours first, and the least speed-up over each peer that is promised."""
 
     name: str
     title: str

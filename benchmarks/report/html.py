@@ -87,12 +87,7 @@ def render_html(
         backbones=sorted({mark["backbone"] for mark in marks}),
         titles=[view.table.title for view in views],
         configs=[
-            {
-                "id": _run_id(row, seed),
-                "name": f"{row.name}, {run.cell}",
-                "row": row_key(row),
-                "config": _settings(run),
-            }
+            {"id": _run_id(row, seed), "name": f"{row.name}, {run.cell}", "row": row_key(row), "config": _settings(run)}
             for _, row in rows
             for seed, run in enumerate(row.runs)
         ],
@@ -229,14 +224,10 @@ def _run_view(run: Run, row: Row, table: Table, seed: int) -> dict[str, Any]:
         ],
         "guards": [(key.replace("_", " "), text, text == "False") for key, text in flatten(run.guards)],
         "environment": list(flatten(run.environment)),
-        "config": _config_text(run.config),
+        "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
         "curves": [curve for curve in curves if curve],
         "samples": [_sample_view(sample) for sample in run.samples],
     }
-
-
-def _config_text(config: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True) if config else ""
 
 
 def _sample_view(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,8 +236,4 @@ def _sample_view(sample: Mapping[str, Any]) -> dict[str, Any]:
         score = answer.get("score")
         text = EMPTY if score is None else f"{score:.4g}" if isinstance(score, float) else str(score)
         answers.append((str(answer.get("title", EMPTY)), text, answer.get("relevant") is True))
-    return {
-        "user": str(sample.get("user", EMPTY)),
-        "prompt": str(sample.get("prompt", "")),
-        "answers": answers,
-    }
+    return {"user": str(sample.get("user", EMPTY)), "prompt": str(sample.get("prompt", "")), "answers": answers}

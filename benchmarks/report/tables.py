@@ -220,18 +220,7 @@ def render_csv(tables: Sequence[Table]) -> str:
         ['fingerprint', 'data']
     """
     lines = [_csv_line(table, row) for table in tables for row in table.rows]
-    leading = [
-        "fingerprint",
-        "data",
-        "task",
-        "num_candidates",
-        "method",
-        "kind",
-        "backbone",
-        "seeds",
-        "users",
-        "best",
-    ]
+    leading = ["fingerprint", "data", "task", "num_candidates", "method", "kind", "backbone", "seeds", "users", "best"]
     rest = sorted({key for line in lines for key in line} - set(leading))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, [*leading, *rest], restval="", lineterminator="\n")

@@ -54,16 +54,9 @@ def passages() -> list[str]:
 
 @torch.no_grad()
 def perplexity(backbone: CausalBackbone, token_ids: Sequence[Sequence[int]]) -> float:
-    """Exponential of the mean negative log-probability of a token, the first of each passage left out.
+    """Exponential of the mean negative log-probability of a token, the first of each passage left out; may be infinite.
 
     The log-probabilities are those that rank items: each passage is a prompt tree without branches.
-
-    Args:
-        backbone: in evaluation mode.
-        token_ids: passages of at least two tokens.
-
-    Returns:
-        The perplexity; infinity where it is larger than a float.
     """
     total, count = 0.0, 0
     for ids in token_ids:

@@ -120,11 +120,7 @@ class RunFolder:
         }
 
     def begin(self, fresh: bool) -> None:
-        """Removes the record of an earlier run in the same folder, so that it never stands for this one.
-
-        Args:
-            fresh: the run begins, and is not continued: earlier checkpoints are not its own either.
-        """
+        """Removes the record of an earlier run here, and where the run is fresh its checkpoints, too."""
         (self.path / "record.json").unlink(missing_ok=True)
         (self.path / "scores.npz").unlink(missing_ok=True)
         if fresh:

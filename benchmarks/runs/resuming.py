@@ -43,13 +43,7 @@ FREE_CALLBACKS = ("ProgressLog", "SampleTable", "PredictionWriter")
 
 @dataclass(frozen=True)
 class Continuation:
-    """Where a fit goes on.
-
-    Attributes:
-        path: the checkpoint.
-        step: its optimiser step.
-        wandb: ids of the W&B runs to go on with.
-    """
+    """Where a fit goes on: the checkpoint, its optimiser step, and the ids of the W&B runs."""
 
     path: Path
     step: int

@@ -20,13 +20,7 @@ __all__ = ["Trial", "result_named", "trial_named"]
 
 
 class Trial(L.Callback):
-    """Notes the metric after every validation, and ends a fit that is behind its rivals.
-
-    Args:
-        metric: of validation.
-        pruner: by which a trial is given up.
-        rivals: what completed trials measured: points (step, value) of each.
-    """
+    """Notes the metric after every validation, and ends a fit that is behind its rivals."""
 
     def __init__(self, metric: str, pruner: str, rivals: list[list[list[float]]]) -> None:
         self.metric, self.pruner, self.rivals = metric, pruner, rivals
@@ -83,9 +77,6 @@ class Trial(L.Callback):
 def trial_named(path: Path | None) -> Trial | None:
     """The trial of a file that a search has written; None without one.
 
-    Raises:
-        InputError: the file is not a trial.
-
     Example:
         >>> trial_named(None) is None
         True
@@ -103,9 +94,6 @@ def trial_named(path: Path | None) -> Trial | None:
 
 def result_named(path: Path | None) -> dict[str, Any]:
     """What a search has chosen, for the record of a run that uses it; empty without one.
-
-    Raises:
-        InputError: the file is not the result of a search.
 
     Example:
         >>> result_named(None)
