@@ -84,7 +84,7 @@ def _lines(runs: Iterable[Run], name: str, main: str) -> dict[str, list[Point]]:
         rest = (f"{key}={label}" for key, label in labels.items() if label not in method and key != "model")
         grouped[(method, *sorted(rest))][value].append(run)
     shared = set.intersection(*(set(key[1:]) for key in grouped)) if grouped else set()
-    made = {}
+    axes = {}
     for key, by_value in sorted(grouped.items()):
         line = [
             Point(value, build_row(key[0], found, (main,)), found[0].fingerprint)
@@ -92,8 +92,8 @@ def _lines(runs: Iterable[Run], name: str, main: str) -> dict[str, list[Point]]:
             if len({run.fingerprint for run in found}) == 1
         ]
         if len(line) > 1:
-            made[", ".join([key[0], *(part for part in key[1:] if part not in shared)])] = line
-    return made
+            axes[", ".join([key[0], *(part for part in key[1:] if part not in shared)])] = line
+    return axes
 
 
 def _without(name: str, axis: str, label: str) -> str:
@@ -117,8 +117,8 @@ def number(label: str) -> float | None:
         >>> number("0.5"), number("16 shots"), number("lora"), number("25%")
         (0.5, 16.0, None, 25.0)
     """
-    found = re.match(r"-?\d+(\.\d+)?(e-?\d+)?(?=$| |%)", label.strip().lower())
-    value = float(found.group()) if found else math.nan
+    match = re.match(r"-?\d+(\.\d+)?(e-?\d+)?(?=$| |%)", label.strip().lower())
+    value = float(match.group()) if match else math.nan
     return value if math.isfinite(value) else None
 
 
@@ -146,8 +146,8 @@ def wording(run: Run) -> str:
     options = without_groups((run.config.get("data") or {}).get("init_args") or {})
     if options.get("template"):
         return str(options["template"])
-    told = [str(options[key]) for key in ("language", "paraphrase") if options.get(key) is not None]
-    return " ".join(told)
+    labels = [str(options[key]) for key in ("language", "paraphrase") if options.get(key) is not None]
+    return " ".join(labels)
 
 
 def template_spreads(table: Table) -> list[Spread]:

@@ -120,18 +120,18 @@ def read_facts(folder: Path) -> tuple[Facts | None, Lists | None]:
     """
     try:
         with (folder / "scores.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            kept = {name: archive[name] for name in archive.files if name in _FACTS or name.startswith("group.")}
-        lists = Lists(kept["item"], kept["score"].astype(np.float64), kept["case_start"])
+            arrays = {name: archive[name] for name in archive.files if name in _FACTS or name.startswith("group.")}
+        lists = Lists(arrays["item"], arrays["score"].astype(np.float64), arrays["case_start"])
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         return None, None
     fits = _is_ragged(lists.start, len(lists.item)) and len(lists.score) == len(lists.item)
     if not fits or not np.isfinite(lists.score).all():
         return None, None
-    groups = {name.removeprefix("group."): names.astype(np.str_) for name, names in kept.items() if "group." in name}
+    groups = {name.removeprefix("group."): names.astype(np.str_) for name, names in arrays.items() if "group." in name}
     named = ("user", "popularity", "history", "target", "feature_start", "feature")
-    if not kept.keys() >= set(named):
+    if not arrays.keys() >= set(named):
         return None, lists
-    user, popularity, history, target, start, feature = (kept[name] for name in named)
+    user, popularity, history, target, start, feature = (arrays[name] for name in named)
     facts = Facts(user.astype(np.str_), popularity, history, target, start, feature, groups)
     # The lists of yes/no and rating tasks hold answers, not items.
     return (facts if _is_whole(facts) else None), lists
@@ -184,7 +184,7 @@ def beyond(table: Table) -> Beyond:
         >>> beyond(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())).cutoff
         5
     """
-    made = Beyond(int(table.main.split("@")[1]) if "@" in table.main else 0)
+    results = Beyond(int(table.main.split("@")[1]) if "@" in table.main else 0)
     metric = table.main if table.task == "ranking" else table.compared
     without, offered, catalogue = [], np.empty(0, dtype=np.int64), 0
     for row in table.rows:
@@ -192,18 +192,20 @@ def beyond(table: Table) -> Beyond:
         facts: Facts | None = None
         for run in row.runs:
             facts, lists = read_facts(run.folder)
-            measured.append(_measured(run, facts, lists, made.cutoff))
+            measured.append(_measured(run, facts, lists, results.cutoff))
             if facts is not None and lists is not None and table.task == "ranking":
                 offered, catalogue = np.union1d(offered, lists.item), len(facts.popularity)
-                made.chosen.update(_chosen(facts))
-        made.values[row.name] = _means(measured)
+                results.chosen.update(_chosen(facts))
+        results.values[row.name] = _means(measured)
         if facts is None or not _aligned(row, facts, table.task):
             without.append(row.name)
         elif metric in row.values:
             ordered = _ordered(facts) if table.task != "binary" else facts
-            made.segments[row.name], made.gaps[row.name] = _by_segment(row.values[metric], ordered)
+            results.segments[row.name], results.gaps[row.name] = _by_segment(row.values[metric], ordered)
     counts = (len(offered), catalogue) if catalogue else None
-    return Beyond(made.cutoff, made.values, made.segments, made.gaps, made.chosen, counts, tuple(without))
+    return Beyond(
+        results.cutoff, results.values, results.segments, results.gaps, results.chosen, counts, tuple(without)
+    )
 
 
 def _measured(run: Run, facts: Facts | None, lists: Lists | None, k: int) -> dict[str, float]:
@@ -246,9 +248,9 @@ def _ordered(facts: Facts) -> Facts:
 def _by_segment(values: Floats, facts: Facts) -> tuple[list[Segment], dict[str, Gap]]:
     parts = [("users", user_segments(facts.history)), ("items", item_segments(facts.target, facts.popularity))]
     groups = group_segments(facts.groups)
-    found = [segment for of, named in (*parts, *groups.items()) for segment in _segments(of, named.items(), values)]
+    segments = [segment for of, named in (*parts, *groups.items()) for segment in _segments(of, named.items(), values)]
     gaps = {column: group_gap(values, members) for column, members in groups.items()}
-    return found, {column: gap for column, gap in gaps.items() if gap}
+    return segments, {column: gap for column, gap in gaps.items() if gap}
 
 
 def _segments(of: str, named: Iterable[tuple[str, NDArray[np.bool_]]], values: Floats) -> Iterator[Segment]:

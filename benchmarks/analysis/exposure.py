@@ -197,15 +197,15 @@ def _similar_pairs(
     count = number[codes]
     where = np.repeat(start[:-1][codes] - np.concatenate(([0], np.cumsum(count)[:-1])), count) + np.arange(count.sum())
     weight = np.repeat(1 / np.sqrt(np.maximum(count, 1)), count)
-    place = np.repeat(own, count) * width + feature[where]
-    vector = np.bincount(place, weights=weight, minlength=lists * width).reshape(lists, width).astype(np.float64)
+    cell = np.repeat(own, count) * width + feature[where]
+    vector = np.bincount(cell, weights=weight, minlength=lists * width).reshape(lists, width).astype(np.float64)
     alone = np.bincount(own, weights=(count > 0).astype(float), minlength=lists)
     return _Sums(vector, ((vector**2).sum(1) - alone) / 2)
 
 
 def _of_split(shown: Chances, rows: NDArray[np.bool_], first: int, lists: int, column: Floats) -> Floats:
     """`[lists]` a column's value in the run that straddles each list's cut-off, 0 where none does."""
-    found = np.zeros(lists)
+    values = np.zeros(lists)
     split = rows & (shown.value > 0) & (shown.value < 1)
-    found[shown.owner[split] - first] = column[split]
-    return found
+    values[shown.owner[split] - first] = column[split]
+    return values

@@ -45,8 +45,8 @@ def search_text(row: Row) -> str:
     trials, chosen = trials_of(row), row.runs[0].search.get("chosen")
     if trials is None:
         return "none" if _has_options(row) else "–"
-    told = chosen.items() if isinstance(chosen, dict) else ()
-    values = ", ".join(f"{str(name).removeprefix('model.')} {value}" for name, value in told)
+    pairs = chosen.items() if isinstance(chosen, dict) else ()
+    values = ", ".join(f"{str(name).removeprefix('model.')} {value}" for name, value in pairs)
     return f"{trials} trials: {values}" if values else f"{trials} trials"
 
 
@@ -57,15 +57,15 @@ def search_notes(rows: Sequence[Row]) -> list[str]:
         >>> search_notes([])
         []
     """
-    found = {row.name: row.runs[0].search for row in rows if trials_of(row) is not None}
-    if not found:
+    searches = {row.name: row.runs[0].search for row in rows if trials_of(row) is not None}
+    if not searches:
         return []
-    how = {f"{said.get('sampler')}, pruner {said.get('pruner')}, by {said.get('metric')}" for said in found.values()}
-    told = [
+    how = {f"{said.get('sampler')}, pruner {said.get('pruner')}, by {said.get('metric')}" for said in searches.values()}
+    counts = [
         f"{name} {said['trials']} trials ({said.get('pruned_trials', 0)} pruned, {said.get('failed_trials', 0)} failed)"
-        for name, said in sorted(found.items())
+        for name, said in sorted(searches.items())
     ]
-    return [f"Searched on validation users before the test ({'; '.join(sorted(how))}): {', '.join(told)}."]
+    return [f"Searched on validation users before the test ({'; '.join(sorted(how))}): {', '.join(counts)}."]
 
 
 def unfair_reasons(rows: Sequence[Row]) -> list[str]:
@@ -84,8 +84,8 @@ def unfair_reasons(rows: Sequence[Row]) -> list[str]:
         reasons.append(f"untuned baselines, no search is recorded for {', '.join(solved)}")
     trials = {row.name: count for row in rows if (count := trials_of(row)) is not None}
     if len(set(trials.values())) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in sorted(trials.items()))
-        reasons.append(f"unequal numbers of trials were searched: {told}")
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(trials.items()))
+        reasons.append(f"unequal numbers of trials were searched: {counts}")
     return reasons
 
 
@@ -112,8 +112,8 @@ def _is_searched(row: Row, rows: Iterable[Row]) -> bool:
 def _learning_rates(config: Any) -> set[str]:
     if not isinstance(config, dict):
         return set()
-    own = {str(value) for key, value in config.items() if key in ("lr", "learning_rate") and value is not None}
-    return own.union(*(_learning_rates(value) for value in config.values()))
+    rates = {str(value) for key, value in config.items() if key in ("lr", "learning_rate") and value is not None}
+    return rates.union(*(_learning_rates(value) for value in config.values()))
 
 
 @dataclass(frozen=True)

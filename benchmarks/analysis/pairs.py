@@ -134,23 +134,23 @@ def _conclude_table(table: Table, pairs: Mapping[tuple[int, int], Pair]) -> str:
         (at for at in measured if is_untuned_base(rows[at]) and rows[at].backbone == rows[tuned].backbone), None
     )
     if base is None:
-        told = f"{_valued(rows[tuned], metric)} is the best tuned row by {metric_label(metric)}, without an untuned row to compare"
+        sentence = f"{_valued(rows[tuned], metric)} is the best tuned row by {metric_label(metric)}, without an untuned row to compare"
     else:
-        told = f"{name} {_against(pairs.get((tuned, base)), 'the untuned model', metric)}"
+        sentence = f"{name} {_against(pairs.get((tuned, base)), 'the untuned model', metric)}"
     if baseline is None:
-        told += "; no baseline stands beside it"
+        sentence += "; no baseline stands beside it"
     else:
         of_tuned = [pairs.get((at, baseline)) for at in measured if rows[at].kind == "tuned"]
         reached = not all(pair is not None and pair.outcome == "lose" for pair in of_tuned)
         value = _valued(rows[baseline], metric)
-        told += (
+        sentence += (
             f"; it {_against(pairs.get((tuned, baseline)), value, metric)}"
             if reached
             else f"; no tuned row reaches {value}"
         )
     seeds = min(len(row.runs) for row in rows)
     users = f"{rows[tuned].users:,} users and " if rows[tuned].users else ""
-    return f"{told}, over {users}{'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    return f"{sentence}, over {users}{'one seed' if seeds == 1 else f'{seeds} seeds'}"
 
 
 def _valued(row: Row, metric: str) -> str:

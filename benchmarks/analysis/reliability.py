@@ -16,9 +16,9 @@ def reliability(probability: Floats, label: Floats, bins: int = BINS) -> tuple[F
         >>> [column.tolist() for column in reliability(np.array([0.25, 0.75, 0.5]), np.array([0.0, 1.0, 1.0]), bins=2)]
         [[2.0, 1.0], [0.375, 0.75], [0.5, 1.0]]
     """
-    place = np.searchsorted(np.arange(1, bins) / bins, probability, side="left")
+    bin_index = np.searchsorted(np.arange(1, bins) / bins, probability, side="left")
     columns = (np.ones(len(label)), probability, label)
-    total, confidence, positives = (_sums(place, column, bins) for column in columns)
+    total, confidence, positives = (_sums(bin_index, column, bins) for column in columns)
     with np.errstate(invalid="ignore"):
         return total, confidence / total, positives / total
 

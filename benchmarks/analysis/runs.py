@@ -127,19 +127,19 @@ def samples(record: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         >>> samples({"samples": [{"user": "7"}]})
         ({'user': '7'},)
     """
-    found = record.get("samples") or []
-    if not isinstance(found, list) or not all(isinstance(sample, dict) for sample in found):
+    entries = record.get("samples") or []
+    if not isinstance(entries, list) or not all(isinstance(sample, dict) for sample in entries):
         raise InputError("record.json: samples must be a list of mappings")
-    for sample in found:
+    for sample in entries:
         ranking = sample.get("ranking") or []
         if not isinstance(ranking, list) or not all(isinstance(answer, dict) for answer in ranking):
             raise InputError("record.json: samples[].ranking must be a list of mappings")
-    return tuple(found)
+    return tuple(entries)
 
 
 def _shown(value: object) -> str:
-    told = repr(value)
-    return told if len(told) <= 60 else f"{told[:57]}..."
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,13 @@ def group_segments(groups: Mapping[str, NDArray[np.str_]]) -> dict[str, dict[str
         >>> list(group_segments({"gender": np.array(["F", "M"] * 5), "age": np.array(["old"] * 10)})["gender"])
         ['F', 'M']
     """
-    made = {}
+    segments = {}
     for column, names in groups.items():
         members = {str(name): names == name for name in np.unique(names) if name}
         members = {name: rows for name, rows in members.items() if rows.sum() >= LEAST}
         if len(members) > 1:
-            made[column] = members
-    return made
+            segments[column] = members
+    return segments
 
 
 @dataclass(frozen=True)

@@ -221,8 +221,8 @@ def paired_randomization(a: ArrayLike, b: ArrayLike, resamples: int = 10_000, se
     bound = abs(difference.sum()) - _ROUNDING * np.abs(difference).max() * len(difference)
     extreme = 0
     for rows in _chunks(resamples, len(difference)):
-        kept = rng.integers(2, size=(rows, len(difference)), dtype=np.int8)
-        extreme += int((np.abs(2 * (kept @ difference) - difference.sum()) >= bound).sum())
+        signs = rng.integers(2, size=(rows, len(difference)), dtype=np.int8)
+        extreme += int((np.abs(2 * (signs @ difference) - difference.sum()) >= bound).sum())
     return (extreme + 1) / (resamples + 1)
 
 

@@ -66,11 +66,11 @@ def plain(title: str) -> str:
         >>> plain("The Matrix (1999)") == plain("Matrix, The"), plain("!!!")
         (True, '!!!')
     """
-    found = words(title)
-    if len(found) > 1 and title.rstrip().endswith(")") and found[-1].isdigit() and len(found[-1]) == 4:
-        found = found[:-1]
-    kept = sorted(word for word in found if word not in ("the", "a", "an")) or found
-    return " ".join(kept) or title.strip()
+    named = words(title)
+    if len(named) > 1 and title.rstrip().endswith(")") and named[-1].isdigit() and len(named[-1]) == 4:
+        named = named[:-1]
+    remaining = sorted(word for word in named if word not in ("the", "a", "an")) or named
+    return " ".join(remaining) or title.strip()
 
 
 def duplicate_titles(made: Sequences) -> Finding:
@@ -88,15 +88,15 @@ def target_title_in_history(made: Sequences) -> Finding:
     places: dict[str, int] = {}
     title = np.array([places.setdefault(each.strip(), len(places)) for each in made.titles], dtype=np.int64)
     test, true = made.test, made.item[made.test.target]
-    found = np.zeros(len(test), dtype=bool)
+    repeated = np.zeros(len(test), dtype=bool)
     for back in range(1, made.history + 1):
-        place = test.shown - back
-        item = made.item[np.maximum(place, 0)]
-        found |= (place >= made.start[test.user]) & (item != true) & (title[item] == title[true])
-    count = int(found.sum())
+        index = test.shown - back
+        item = made.item[np.maximum(index, 0)]
+        repeated |= (index >= made.start[test.user]) & (item != true) & (title[item] == title[true])
+    count = int(repeated.sum())
     verdict, remedy = verdict_of(count, "leak", "merge items of equal titles")
-    told = "test prompts that show the target's title as another item"
-    return Finding("target title in the history", verdict, count, len(made.test), told, remedy)
+    text = "test prompts that show the target's title as another item"
+    return Finding("target title in the history", verdict, count, len(made.test), text, remedy)
 
 
 def near_duplicates(made: Sequences) -> Finding:
@@ -108,8 +108,8 @@ def near_duplicates(made: Sequences) -> Finding:
     targets = made.item[made.test.target].tolist()
     count = sum(bool(trained.get(key[item], set()) - {item}) for item in targets)
     verdict, remedy = verdict_of(count, "warning", "merge editions of one item before the split")
-    told = "test targets with a twin in training (equal but for case, punctuation, articles, year)"
-    return Finding("near-duplicate items across splits", verdict, count, len(targets), told, remedy)
+    text = "test targets with a twin in training (equal but for case, punctuation, articles, year)"
+    return Finding("near-duplicate items across splits", verdict, count, len(targets), text, remedy)
 
 
 Ints = NDArray[np.int64]
@@ -176,13 +176,13 @@ def validation_in_test_history(made: Sequences) -> Finding:
         wrong = int((inside & (_largest(time, made, test) > made.timestamp[test.target])).sum())
     remedy = "show a test prompt only what is earlier than its target"
     verdict: Verdict = "leak" if wrong else "note" if shown else "ok"
-    told = (
+    text = (
         "test cases that may show a validation item from the future"
         if wrong
         else "test cases that may show an earlier validation item (convention)"
     )
     return Finding(
-        "validation items in test history", verdict, wrong or shown, len(made.test), told, remedy if wrong else ""
+        "validation items in test history", verdict, wrong or shown, len(made.test), text, remedy if wrong else ""
     )
 
 
@@ -206,12 +206,12 @@ def training_after_test(made: Sequences, protocol: Protocol) -> Finding:
         return Finding("training after test", "ok", 0, 0, "no timestamps")
     time = made.timestamp[made.trained]
     count = int((time > made.timestamp[made.test.target].min()).sum())
-    told = "training events later than the first test event"
+    text = "training events later than the first test event"
     if protocol.split == "temporal":
         verdict, remedy = verdict_of(count, "leak", "cut all users at one time")
-        return Finding("training after test", verdict, count, len(time), told, remedy)
-    told += f" (inherent to {protocol.split}; protocol.split temporal has none)"
-    return Finding("training after test", "note" if count else "ok", count, len(time), told)
+        return Finding("training after test", verdict, count, len(time), text, remedy)
+    text += f" (inherent to {protocol.split}; protocol.split temporal has none)"
+    return Finding("training after test", "note" if count else "ok", count, len(time), text)
 
 
 def order_in_ids(made: Sequences) -> Finding:
@@ -225,9 +225,9 @@ def order_in_ids(made: Sequences) -> Finding:
     chance = of / len(ids)
     # At least a twentieth: what neighbours in a catalogue (parts of a series) have in common is no leak.
     leak = count > max(0.05 * of, chance + 5 * math.sqrt(chance + 1))
-    told = f"test targets whose id is the history's largest plus one ({chance:.1f} by chance)"
+    text = f"test targets whose id is the history's largest plus one ({chance:.1f} by chance)"
     remedy = "give ids that do not depend on the sequences, or never show ids to a model"
-    return Finding(name, "leak" if leak else "ok", count, of, told, remedy if leak else "")
+    return Finding(name, "leak" if leak else "ok", count, of, text, remedy if leak else "")
 
 
 def numeric_ids(item_ids: Sequence[str]) -> Ints | None:
@@ -250,17 +250,17 @@ def users_in_two_splits(made: Sequences, protocol: Protocol) -> Finding:
     trained = np.flatnonzero(made.train_end > made.start[:-1])
     test = np.unique(made.test.user)
     both = np.isin(test, trained) | np.isin(test, made.validation.user)
-    told = "test users with events in another part"
+    text = "test users with events in another part"
     if protocol.split in ("k_fold", "user_cold_start"):
         verdict, remedy = verdict_of(int(both.sum()), "leak", "deal out users, not events, to the parts")
-        return Finding("users in two splits", verdict, int(both.sum()), len(test), told, remedy)
-    told += f" (as {protocol.split} means it)"
-    return Finding("users in two splits", "note" if both.any() else "ok", int(both.sum()), len(test), told)
+        return Finding("users in two splits", verdict, int(both.sum()), len(test), text, remedy)
+    text += f" (as {protocol.split} means it)"
+    return Finding("users in two splits", "note" if both.any() else "ok", int(both.sum()), len(test), text)
 
 
 def positives_among_negatives(made: Sequences, protocol: Protocol) -> Finding:
     """Candidate lists that lack the true item, hold an item twice, or offer others of the user's own items."""
-    own = np.sort(made.owner * len(made.item_ids) + made.item)
+    chosen = np.sort(made.owner * len(made.item_ids) + made.item)
     kept_apart = protocol.exclude_seen and protocol.candidates != "published"
     count = of = 0
     for cases in (made.validation, made.test):
@@ -275,29 +275,29 @@ def positives_among_negatives(made: Sequences, protocol: Protocol) -> Finding:
             wrong |= (offered == true).sum(axis=1) != 1
             if kept_apart:
                 pair = cases.user[rows][:, None] * len(made.item_ids) + offered
-                mine = own[np.minimum(np.searchsorted(own, pair), len(own) - 1)] == pair
+                mine = chosen[np.minimum(np.searchsorted(chosen, pair), len(chosen) - 1)] == pair
                 wrong |= (mine & (offered != true) & (offered >= 0)).any(axis=1)
             count += int(wrong.sum())
     verdict, remedy = verdict_of(count, "leak", "draw negatives from items that the user never chose, each once")
-    told = "lists without the true item exactly once, with repeats, or with another item of the user"
-    return Finding("positives among negatives", verdict, count, of, told, remedy)
+    text = "lists without the true item exactly once, with repeats, or with another item of the user"
+    return Finding("positives among negatives", verdict, count, of, text, remedy)
 
 
 def position_of_the_positive(made: Sequences) -> Finding:
     """Whether the true item's place in the candidate lists is uniform (chi-square)."""
-    name, told = "position of the positive", "test cases; no candidate lists, or of several lengths"
+    name, text = "position of the positive", "test cases; no candidate lists, or of several lengths"
     candidates = made.test.candidates
     if candidates is None or (candidates < 0).any() or len(made.test) < 5 * candidates.shape[1]:
-        return Finding(name, "ok", 0, len(made.test), told if candidates is None else "too few lists to test")
+        return Finding(name, "ok", 0, len(made.test), text if candidates is None else "too few lists to test")
     places = np.argmax(candidates == made.item[made.test.target][:, None], axis=1)
     counts = np.bincount(places, minlength=candidates.shape[1])
     expected = len(places) / len(counts)
     p = chi_square_tail(float(((counts - expected) ** 2 / expected).sum()), len(counts) - 1)
     most = int(np.argmax(counts))
-    told = f"true items at place {most + 1} of {len(counts)}, the most frequent ({expected:.1f} expected, p = {p:.2g})"
+    text = f"true items at place {most + 1} of {len(counts)}, the most frequent ({expected:.1f} expected, p = {p:.2g})"
     remedy = "shuffle each candidate list by a recorded seed"
     return Finding(
-        name, "leak" if p < ALARM else "ok", int(counts[most]), len(places), told, remedy if p < ALARM else ""
+        name, "leak" if p < ALARM else "ok", int(counts[most]), len(places), text, remedy if p < ALARM else ""
     )
 
 
@@ -316,14 +316,14 @@ def tied_timestamps(made: Sequences) -> Finding:
     """Users whose last item depends on the rule for equal timestamps."""
     statistics = made.description["statistics"]
     count = round(statistics["users_with_ambiguous_last_item"] * statistics["users"])
-    told = (
+    text = (
         f"users with an ambiguous last item ({statistics['users_with_ambiguous_last_item']:.1%};"
         f" {statistics['tied_interactions']:.1%} of interactions share a timestamp; rule: {made.description['timestamp_ties']})"
     )
     remedy = "report the rule (protocol.ties), and the result under another one"
     wrong = count > 0.01 * statistics["users"]
     verdict: Verdict = "warning" if wrong else "note" if count else "ok"
-    return Finding("tied timestamps", verdict, count, statistics["users"], told, remedy if wrong else "")
+    return Finding("tied timestamps", verdict, count, statistics["users"], text, remedy if wrong else "")
 
 
 def target_in_prompts(prompts: Sequence[str], shown: Sequence[Sequence[str]], targets: Sequence[str]) -> Finding:
@@ -342,9 +342,9 @@ def target_in_prompts(prompts: Sequence[str], shown: Sequence[Sequence[str]], ta
             continue
         count += re.search(rf"(?<!\w){re.escape(target)}(?!\w)", rest) is not None
     remedy = "remove the answer from the template's text"
-    told = "rendered prompts that name the answer beside the titles they show"
+    text = "rendered prompts that name the answer beside the titles they show"
     return Finding(
-        "target title inside the prompt", "leak" if count else "ok", count, len(prompts), told, remedy if count else ""
+        "target title inside the prompt", "leak" if count else "ok", count, len(prompts), text, remedy if count else ""
     )
 
 
@@ -362,7 +362,7 @@ def label_collisions(
         any(re.match(rf"{re.escape(label)}(?!\w)", title.strip().lower()) is not None for label in labels)
         for title in titles
     )
-    told = "titles that begin with a label: whoever looks for labels by their tokens takes them for answers"
+    text = "titles that begin with a label: whoever looks for labels by their tokens takes them for answers"
     if encode is not None and answers:
         first = [encode(answer)[:1] for answer in answers]
         if len({tuple(tokens) for tokens in first}) < len(answers):
@@ -377,4 +377,4 @@ def label_collisions(
     same = len(set(labels)) < len(labels)
     verdict: Verdict = "leak" if same else "warning" if count else "ok"
     remedy = "choose other label words, or rename the titles"
-    return Finding("label-token collisions", verdict, count, len(titles), told, "" if verdict == "ok" else remedy)
+    return Finding("label-token collisions", verdict, count, len(titles), text, "" if verdict == "ok" else remedy)

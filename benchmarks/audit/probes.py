@@ -56,14 +56,14 @@ def run_probes(made: Sequences, protocol: Protocol, most: int = 2000) -> list[Fi
 def _against_chance(name: str, hits: list[float], chance: list[float]) -> Finding:
     expected = sum(chance)
     spread = math.sqrt(sum(p * (1 - p) for p in chance))
-    found = sum(hits)
+    hit_count = sum(hits)
     # 4.5 standard errors, and a Poisson's tail where chance is next to nothing.
-    wrong = found > expected + 4.5 * spread + 4 or (
-        name.endswith("constant") and abs(found - expected) > 1e-6 * len(hits)
+    wrong = hit_count > expected + 4.5 * spread + 4 or (
+        name.endswith("constant") and abs(hit_count - expected) > 1e-6 * len(hits)
     )
-    told = f"hit rate at 1 {found / max(1, len(hits)):.4f}, chance {expected / max(1, len(hits)):.4f}"
+    text = f"hit rate at 1 {hit_count / max(1, len(hits)):.4f}, chance {expected / max(1, len(hits)):.4f}"
     remedy = "the cases give their answers away: look at the ids and at the order of candidates"
-    return Finding(name, "leak" if wrong else "ok", round(found), len(hits), told, remedy if wrong else "")
+    return Finding(name, "leak" if wrong else "ok", round(hit_count), len(hits), text, remedy if wrong else "")
 
 
 def memorisation(titles: Sequence[str], likelihood: LogLikelihood, *, seed: int = 0, most: int = 200) -> float:
@@ -128,8 +128,8 @@ def model_likelihood(backbone: str) -> LogLikelihood:
         rows = torch.tensor([[*head, *tail, *[tokenizer.pad_token_id] * (width - len(tail))] for tail in tails])
         with torch.inference_mode():  # padding stands behind everything, where a causal model does not look
             logits = model(input_ids=rows, logits_to_keep=width + 1).logits[:, -width - 1 : -1].log_softmax(-1)
-        told = logits.gather(2, rows[:, len(head) :, None])[:, :, 0]
-        return [float(row[: len(tail)].mean()) for row, tail in zip(told, tails, strict=True)]
+        label_logits = logits.gather(2, rows[:, len(head) :, None])[:, :, 0]
+        return [float(row[: len(tail)].mean()) for row, tail in zip(label_logits, tails, strict=True)]
 
     return likelihood
 
@@ -142,7 +142,7 @@ def memorisation_findings(titles: Sequence[str], likelihood: LogLikelihood, name
     real, control = memorisation(titles, likelihood), memorisation(renamed(titles), likelihood)
     asked = min(200, sum(len(title.split()) > 1 for title in titles))
     wrong = real - control > 0.15
-    told = f"{name} completes {real:.0%} of titles beyond guessing, {control:.0%} of renamed ones"
+    text = f"{name} completes {real:.0%} of titles beyond guessing, {control:.0%} of renamed ones"
     remedy = "report it beside the results, and compare on newer data or renamed titles"
     return [
         Finding(
@@ -150,7 +150,7 @@ def memorisation_findings(titles: Sequence[str], likelihood: LogLikelihood, name
             "warning" if wrong else "ok",
             round(max(0.0, real) * asked),
             asked,
-            told,
+            text,
             remedy if wrong else "",
         )
     ]

@@ -225,8 +225,8 @@ class InstructRecCLI(BuildingCLI):
         try:
             super().instantiate_classes()
         except (MisconfigurationException, ImportError, TypeError, ValueError) as error:
-            told = first_input_error(error)
-            raise told or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
+            wrong = first_input_error(error)
+            raise wrong or InputError(f"the config cannot be built: {one_line(str(error), self.parser)}") from error
 
     def _find_continuation(self, config: Namespace) -> None:
         """Decides where the fit begins, before anything is loaded; the written config does not say it."""
@@ -323,7 +323,7 @@ class InstructRecCLI(BuildingCLI):
         """Ranks items for the users of `data.predict_file`."""
         file = self.datamodule.predict_file
         if file is None or not file.is_file():
-            raise InputError(f"predict needs --data.predict_file, a JSONL of users' histories; {file} is no such file")
+            raise InputError(f"predict needs --data.predict_file, a JSONL of users' histories; {file} does not exist")
         self._load(model, ckpt_path)
         self.trainer.predict(model, return_predictions=False, **kwargs)
         print(f"predictions: {Path(self.trainer.default_root_dir) / 'predictions.jsonl'}")

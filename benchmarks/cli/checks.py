@@ -122,7 +122,7 @@ def refuse_nulls(built: Any, key: str) -> None:
     for name, value in (built.get("init_args") or Namespace()).items(branches=False):
         hint = hints.get(name)
         if value is None and hint not in (None, Any) and type(None) not in get_args(hint):
-            raise InputError(f"{key}.{name} is null, which is no {getattr(hint, '__name__', 'value that it takes')}")
+            raise InputError(f"{key}.{name} is null, must be of type {getattr(hint, '__name__', hint)}")
 
 
 def _own(found: type) -> bool:

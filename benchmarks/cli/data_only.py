@@ -40,8 +40,8 @@ def configured_data(
     config = parser.parse_args(spell_out_words(rest))
     refuse_code(config.data)
     try:
-        made = parser.instantiate(config)
+        objects = parser.instantiate(config)
     except (ImportError, TypeError, ValueError) as error:
-        told = first_input_error(error)
-        raise told or InputError(f"the config cannot be built: {one_line(str(error), parser)}") from error
-    return made.data, config
+        wrong = first_input_error(error)
+        raise wrong or InputError(f"the config cannot be built: {one_line(str(error), parser)}") from error
+    return objects.data, config

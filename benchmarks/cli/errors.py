@@ -142,8 +142,8 @@ def _likeness(one: str, other: str) -> float:
 
 def _near(word: str, choices: Iterable[str]) -> str:
     by_case = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.0)
-    return f"; the nearest is {by_case[found[0]]!r}" if found else ""
+    matches = difflib.get_close_matches(word.lower(), by_case, n=1, cutoff=0.0)
+    return f"; the nearest is {by_case[matches[0]]!r}" if matches else ""
 
 
 def _telling_line(message: str) -> str:

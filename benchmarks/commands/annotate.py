@@ -58,9 +58,9 @@ def run_command(arguments: Sequence[str]) -> int:
         parser.add_argument("--limit", type=int | None, default=None, help="events of each split; null takes all")
         parser.add_argument("--longest", type=int, default=60, help="tokens of a text")
 
-    told = "Has a language model put preferences and intentions in words."
+    description = "Has a language model put preferences and intentions in words."
     try:
-        data, options = configured_data("annotate", told, EPILOG, arguments, add_options)
+        data, options = configured_data("annotate", description, EPILOG, arguments, add_options)
         wanted = list(requests_of(data, options.kinds, options.limit))
         key = os.environ.get("OPENAI_API_KEY", "")
         made = endpoint_writer(options.url, options.writer, key, options.longest) if options.url else None
@@ -99,8 +99,8 @@ def requests_of(data: Any, kinds: Sequence[Kind], limit: int | None) -> Iterator
 
 def _described(row: dict[str, Any]) -> str:
     """An item's title, categories and description, as far as there are any."""
-    told = [str(row["title"]), ", ".join(filter(None, row.get("categories") or ())), str(row.get("description") or "")]
-    return "\n".join(text[:500] for text in told if text)
+    parts = [str(row["title"]), ", ".join(filter(None, row.get("categories") or ())), str(row.get("description") or "")]
+    return "\n".join(text[:500] for text in parts if text)
 
 
 def annotate(requests: Sequence[tuple[str, str, Kind, str]], writer: Writer, name: str, path: Path) -> tuple[int, int]:
@@ -143,15 +143,15 @@ def _finished(path: Path) -> set[tuple[str, str, str, str]]:
     if whole != content:
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    found = set()
+    texts = set()
     for number, line in enumerate(whole.decode("utf-8", "replace").splitlines(), start=1):
         try:
             row = json.loads(line)
             kinds = [kind for kind in ("preference", "intention") if kind in row]
-            found |= {(str(row["user"]), str(row["item"]), kind, str(row["request"])) for kind in kinds}
+            texts |= {(str(row["user"]), str(row["item"]), kind, str(row["request"])) for kind in kinds}
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path}:{number}: not a line of `annotate`; choose another --out") from error
-    return found
+    return texts
 
 
 _PATIENCE = 120  # seconds for an answer
@@ -194,10 +194,10 @@ def local_writer(backbone: str, longest: int) -> Any:
             text = f"{request}\n"
         given = tokenizer(text, return_tensors="pt", add_special_tokens=False)
         with torch.inference_mode():
-            made = model.generate(
+            output = model.generate(
                 input_ids=given.input_ids, attention_mask=given.attention_mask, generation_config=rules
             )
-        return str(tokenizer.decode(made[0, given.input_ids.shape[1] :], skip_special_tokens=True))
+        return str(tokenizer.decode(output[0, given.input_ids.shape[1] :], skip_special_tokens=True))
 
     return write
 
@@ -216,17 +216,17 @@ def endpoint_writer(url: str, model: str, key: str, longest: int) -> Any:
             "temperature": 0,
             "max_tokens": longest,
         }
-        told = ""
+        reason = ""
         for _ in range(_TRIES):
             try:
                 answer = session.post(f"{url.rstrip('/')}/chat/completions", json=asked, timeout=_PATIENCE)
                 if answer.status_code == 200:
                     return str(answer.json()["choices"][0]["message"]["content"])
-                told = f"status {answer.status_code}: {answer.text[:200]}"
+                reason = f"status {answer.status_code}: {answer.text[:200]}"
                 if answer.status_code < 500 and answer.status_code != 429:
                     break
             except (requests.RequestException, ValueError, KeyError, IndexError, TypeError) as error:
-                told = f"{type(error).__name__}: {error}"
-        raise WriterError(f"{url} gave no text ({told})")
+                reason = f"{type(error).__name__}: {error}"
+        raise WriterError(f"{url} gave no text ({reason})")
 
     return write

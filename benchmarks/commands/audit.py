@@ -117,6 +117,6 @@ def _configured(arguments: list[str]) -> tuple[Any, argparse.Namespace]:
             "--memorisation", type=str | None, default=None, help="causal backbone asked for the titles"
         )
 
-    told = "Looks for leaks in a data set and its frozen cases."
-    data, config = configured_data("audit", told, EPILOG, arguments, add_options)
+    description = "Looks for leaks in a data set and its frozen cases."
+    data, config = configured_data("audit", description, EPILOG, arguments, add_options)
     return data, argparse.Namespace(json=config.json, memorisation=config.memorisation)

@@ -80,8 +80,8 @@ def print_search(studies: Sequence[Study], open_cells: set[str]) -> None:
     for study in studies:
         state = "waiting" if study.cells[0].name in open_cells else "finished"
         space = "; ".join(f"{name} in {text}" for name, text in study.described().items())
-        told = f"{study.search.trials} trials ({study.search.sampler}, {study.search.metric})"
-        print(f"{state:<9} search of {study.title}: {told} of {space}")
+        trials = f"{study.search.trials} trials ({study.search.sampler}, {study.search.metric})"
+        print(f"{state:<9} search of {study.title}: {trials} of {space}")
 
 
 def _run_cells(launcher: Launcher, cells: Sequence[Cell], ledger: Ledger, retry_failed: bool) -> Summary:
@@ -174,11 +174,11 @@ def _print_cells(cells: Sequence[Cell], states: dict[str, State], ledger: Ledger
     from benchmarks.grid.forecast import forecasts, rate_note
 
     done = {cell.name: ledger.record(cell.name) or {} for cell in cells if states[cell.name] == "finished"}
-    told = forecasts({cell.name: cell.command for cell in cells}, done)
+    predictions = forecasts({cell.name: cell.command for cell in cells}, done)
     for cell in cells:
         print(f"{states[cell.name]:<9} {shlex.join(cell.command)}")
-        print(f"{'':<9} {told[cell.name]}")
-    if any("trains" in line for line in told.values()):
+        print(f"{'':<9} {predictions[cell.name]}")
+    if any("trains" in line for line in predictions.values()):
         print(rate_note(corrected=bool(done)))
 
 

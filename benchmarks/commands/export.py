@@ -64,8 +64,8 @@ def write_own(
 
     name = backbone.name
     base = str(pretrained_folder(name)) if name in PACKAGED or name.endswith(".gguf") else name
-    told = settings | {"base_model": name, "base_checksum": base_checksum}
-    (folder / SETTINGS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    content = settings | {"base_model": name, "base_checksum": base_checksum}
+    (folder / SETTINGS).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     save_file(state, str(folder / TENSORS), metadata={"format": "pt"})
     lines = loading_lines(settings, base, backbone.model.config.is_encoder_decoder)
     return f"\n## How to load it\n\n```python\n{lines}```\n"
@@ -111,7 +111,7 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
     whole = merge or (model.trains_backbone and not _has_updates(model))
     own = None if whole else own_parts(model.backbone)
     if whole:
-        made = _whole(model)
+        whole_model = _whole(model)
     elif own is None:
         peft_config, state = model.peft_parts()
     from datamodules.sources.pretrained import load_tokenizer
@@ -122,7 +122,7 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
         folder = Path(scratch) / "export"
         folder.mkdir()
         if whole:
-            made.save_pretrained(folder, safe_serialization=True)
+            whole_model.save_pretrained(folder, safe_serialization=True)
         elif own is not None:
             card += write_own(folder, *own, model.backbone, model.base_checksum)
         else:
@@ -157,11 +157,11 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
         allowed = [f"--allow-import={name}" for name in plugins]
         here = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
         quiet = ["--trainer.logger=false", f"--out={scratch}"]
-        made = cli.build(["test", *allowed, "-c", str(config), *here, *quiet])
-        model = made.model
+        built = cli.build(["test", *allowed, "-c", str(config), *here, *quiet])
+        model = built.model
         if not isinstance(model, InstructionRecommender) or not model.trains:
             raise InputError(f"{type(model).__name__} trains no language model, so there is nothing to export")
-        model.trainer = made.trainer
+        model.trainer = built.trainer
         try:
             load_trained(model, checkpoint)
         except InputError as error:
@@ -214,9 +214,9 @@ def _has_updates(model: Any) -> bool:
 def _whole(model: Any) -> Any:
     if _has_updates(model) or not model.trains_backbone:
         return model.merged_model()
-    made = model.network
-    made.set_attn_implementation(default_attention(made))
-    return made
+    network = model.network
+    network.set_attn_implementation(default_attention(network))
+    return network
 
 
 def _config_of(checkpoint: Path) -> Path:
@@ -224,7 +224,9 @@ def _config_of(checkpoint: Path) -> Path:
         raise InputError(f"{checkpoint}: there is no such checkpoint; RUN/checkpoints/best.ckpt is one")
     config = checkpoint.absolute().parent.parent / "config.yaml"
     if checkpoint.suffix != ".ckpt" or not config.is_file():
-        raise InputError(f"{checkpoint} is no checkpoint in a run's folder: it needs {config.name} in {config.parent}")
+        raise InputError(
+            f"{checkpoint} is not a checkpoint in a run's folder: it needs {config.name} in {config.parent}"
+        )
     return config
 
 

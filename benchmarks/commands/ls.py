@@ -55,9 +55,9 @@ def entries(kind: str) -> Iterator[tuple[str, str]]:
             content = _content(path)
             yield str(short), first_sentence(str(content.get("description") or content.get("title") or ""))
         return
-    found = [(str(short), _content(path)) for path, short in names_of(CONFIGS / KINDS[kind][0])]
-    classes = [_class_of(content) for _, content in found]
-    for (name, content), named in zip(found, classes, strict=True):
+    configs = [(str(short), _content(path)) for path, short in names_of(CONFIGS / KINDS[kind][0])]
+    classes = [_class_of(content) for _, content in configs]
+    for (name, content), named in zip(configs, classes, strict=True):
         options = ", ".join(_options(content)) if classes.count(named) > 1 or named not in _docstrings() else ""
         text = first_sentence(_docstrings().get(named, ""))
         yield name, f"{text} [{_shortened(options, 80)}]".strip() if options else text

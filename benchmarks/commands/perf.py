@@ -217,8 +217,8 @@ def _measure_into(results: dict[str, Any], names: Sequence[str], setting: Settin
             results["environment"]["seconds"] = round(before + time.monotonic() - began, 1)
             write_atomic(options.out, json.dumps(results, indent=1))
     every = measures([name for name in NAMES if name != "data"], setting, say, one_process=True)
-    found = results["comparisons"]
-    results["comparisons"] = {name: found[name] for name, _ in every if name in found}
+    comparisons = results["comparisons"]
+    results["comparisons"] = {name: comparisons[name] for name, _ in every if name in comparisons}
 
 
 def _found(measure: Callable[[], dict[str, Any]], name: str, say: Callable[[str], None]) -> dict[str, Any]:

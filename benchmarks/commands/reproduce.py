@@ -112,7 +112,7 @@ def render_markdown(card: Card, size: str, outcomes: Sequence[Outcome], differen
         # InstructRec, Table 6: Amazon Video Games, sequential recommendation <P1,I0,T3>
     """
     counts = Counter(outcome.verdict for outcome in outcomes)
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     lines = [
         f"# {card.title}",
         "",
@@ -120,7 +120,7 @@ def render_markdown(card: Card, size: str, outcomes: Sequence[Outcome], differen
         "",
         f"Size `{size}`: {card.sizes[size].says}",
         "",
-        f"Of {len(outcomes)} numbers: {said or 'none'}.",
+        f"Of {len(outcomes)} numbers: {summary or 'none'}.",
         "",
         render_table(outcomes),
         "",

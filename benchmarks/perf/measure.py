@@ -130,8 +130,8 @@ def shortfall(ours: np.ndarray[Any, Any], peer: np.ndarray[Any, Any]) -> float:
     """
     # NaN sorts last, so the best come first and what was not found becomes -inf.
     best = [np.nan_to_num(-np.sort(-table, axis=1), nan=-np.inf) for table in (ours, peer)]
-    held = best[1] > -np.inf
-    behind = (best[1][held] - best[0][held]).clip(min=0.0)
+    found_by_peer = best[1] > -np.inf
+    behind = (best[1][found_by_peer] - best[0][found_by_peer]).clip(min=0.0)
     return float(behind.mean()) if behind.size else 0.0
 
 

@@ -44,7 +44,7 @@ def read_earlier(path: Path, environment: dict[str, Any]) -> dict[str, Any]:
     """The results of an earlier run, to be added to; nothing yet where there is no file.
 
     Raises:
-        InputError: the file is no such file, or is of another machine, other versions or settings.
+        InputError: the file does not hold results, or those of another machine, other versions or settings.
     """
     if not path.exists():
         return nothing_yet(environment)

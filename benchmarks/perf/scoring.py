@@ -150,8 +150,8 @@ class Padded(Side):
     def __init__(self, setting: Setting, candidates: int) -> None:
         super().__init__(setting)
         data, slates = drawn_users(setting, candidates)
-        made = data.collator.slates.encode(slates)  # type: ignore[union-attr]
-        self.pairs = [(list(m.prompt), list(answer)) for m in made for answer in m.answers]
+        encoded = data.collator.slates.encode(slates)  # type: ignore[union-attr]
+        self.pairs = [(list(m.prompt), list(answer)) for m in encoded for answer in m.answers]
         self.users, self.candidates = len(slates), candidates
         self.model = load_plain(setting).eval()
         self.pad = int(load_tokenizer(setting.backbone).pad_token_id)

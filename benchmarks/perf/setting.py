@@ -151,8 +151,8 @@ def fill_adapters(named: Iterable[tuple[str, nn.Parameter]]) -> None:
 
 def flat_gradient(named: Iterable[tuple[str, nn.Parameter]]) -> np.ndarray[Any, Any]:
     """Gradients of all trained parameters as one vector, in an order that depends on their names alone."""
-    held = {adapter_key(name): value.grad for name, value in named if value.requires_grad}
-    parts: list[Tensor] = [g.detach().float().flatten().cpu() for _, g in sorted(held.items()) if g is not None]
+    gradients = {adapter_key(name): value.grad for name, value in named if value.requires_grad}
+    parts: list[Tensor] = [g.detach().float().flatten().cpu() for _, g in sorted(gradients.items()) if g is not None]
     return torch.cat(parts).numpy()
 
 

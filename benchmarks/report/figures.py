@@ -72,13 +72,13 @@ def draw_quality_cost(tables: Sequence[Table], path: Path) -> Picture | None:
 
 
 def _say_quality_cost(table: Table) -> str:
-    said = []
+    texts = []
     for row in (row for row in table.rows if table.main in row.metrics):
         costs = [cost_text(cost, row.costs[cost]) for cost in COST_TITLES if row.costs.get(cost, 0) > 0]
         known = f" ({', '.join(costs)})" if costs and not is_flat(row) else ""
-        said.append(f"{row.name} {fraction(row.metrics[table.main], 3)}{known}")
+        texts.append(f"{row.name} {fraction(row.metrics[table.main], 3)}{known}")
     chance = f"; chance {fraction(table.chance[table.main], 3)}" if table.main in table.chance else ""
-    return f"{metric_label(table.main)} against {', '.join(COST_TITLES.values())}; {table.title}: {'; '.join(said)}{chance}."
+    return f"{metric_label(table.main)} against {', '.join(COST_TITLES.values())}; {table.title}: {'; '.join(texts)}{chance}."
 
 
 def draw_learning_curves(tables: Sequence[Table], path: Path) -> Picture | None:
@@ -107,13 +107,13 @@ def draw_learning_curves(tables: Sequence[Table], path: Path) -> Picture | None:
 
 
 def _say_curves(row: Row, metric: str | None) -> str:
-    said = []
+    texts = []
     for name in filter(None, [metric, "train/loss"]):
         curves = [sorted(run.curves[name]) for run in row.runs if run.curves.get(name)]
         if curves:
             begin, end = (np.mean([curve[at] for curve in curves], axis=0) for at in (0, -1))
-            said.append(f"{name} {begin[1]:.3g} at step {begin[0]:g}, {end[1]:.3g} at step {end[0]:g}")
-    return f"{row.name} {', '.join(said)}"
+            texts.append(f"{name} {begin[1]:.3g} at step {begin[0]:g}, {end[1]:.3g} at step {end[0]:g}")
+    return f"{row.name} {', '.join(texts)}"
 
 
 def validation_metric(runs: Sequence[Run], main: str) -> str | None:
@@ -306,10 +306,10 @@ def _draw_row(left: Any, right: Any, row: Row, style: Style) -> None:
     color, marker, dash = style
     probability, label = _pooled(row) or (np.empty(0), np.empty(0))
     total, confidence, positives = reliability(probability, label)
-    held = total > 0
-    sizes = 20 + 120 * total[held] / total.max()
-    (line,) = left.plot(confidence[held], positives[held], color=color, linestyle=dash, linewidth=1.2, alpha=0.8)
-    points = left.scatter(confidence[held], positives[held], s=sizes, color=color, marker=marker, zorder=3)
+    filled = total > 0
+    sizes = 20 + 120 * total[filled] / total.max()
+    (line,) = left.plot(confidence[filled], positives[filled], color=color, linestyle=dash, linewidth=1.2, alpha=0.8)
+    points = left.scatter(confidence[filled], positives[filled], s=sizes, color=color, marker=marker, zorder=3)
     edges = np.linspace(0, 1, len(total) + 1)
     mark([row], line, points, right.stairs(total / total.sum(), edges, color=color, linestyle=dash, linewidth=1.6))
 

@@ -29,17 +29,17 @@ def publish_runs(directory: Path, target: Path) -> list[Path]:
     Raises:
         InputError: the grid has no finished run, or `target` cannot be written.
     """
-    made = []
+    folders = []
     try:
         for folder in sorted(path.parent for path in directory.glob("runs/*/record.json")):
             try:
                 read_run(folder)
             except (RunFailed, InputError):  # the report says why
                 continue
-            made.append(_publish(folder, target / "runs" / folder.name))
-        if made and (directory / "suite.yaml").is_file():
+            folders.append(_publish(folder, target / "runs" / folder.name))
+        if folders and (directory / "suite.yaml").is_file():
             write_atomic(target / "suite.yaml", (directory / "suite.yaml").read_text(encoding="utf-8"))
-        if made and (directory / "cells.json").is_file():
+        if folders and (directory / "cells.json").is_file():
             cells = json.loads((directory / "cells.json").read_text(encoding="utf-8"))
             for cell in cells["cells"]:
                 cell.pop("command", None)  # it names places
@@ -47,9 +47,9 @@ def publish_runs(directory: Path, target: Path) -> list[Path]:
             write_atomic(target / "cells.json", json.dumps(cells, ensure_ascii=False, indent=1) + "\n")
     except OSError as error:
         raise InputError(f"--publish {target}: cannot write ({error.strerror})") from error
-    if not made:
+    if not folders:
         raise InputError(f"--publish: {directory} has no finished run")
-    return made
+    return folders
 
 
 def _publish(folder: Path, target: Path) -> Path:

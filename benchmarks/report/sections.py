@@ -54,10 +54,10 @@ def sections(table: Table, found: Beyond) -> list[Section]:
     """
     names = [row.name for row in table.rows]
     by_segment = _table_of_segments(table, names, found, ("users", "items"), "By segment", {})
-    made = [_beyond_section(names, found), by_segment]
+    parts = [_beyond_section(names, found), by_segment]
     columns = dict.fromkeys(column for gaps in found.gaps.values() for column in gaps)
-    made += [_group_section(table, names, found, column) for column in columns]
-    return [section for section in made if section is not None]
+    parts += [_group_section(table, names, found, column) for column in columns]
+    return [section for section in parts if section is not None]
 
 
 def _beyond_section(names: Sequence[str], found: Beyond) -> Section | None:

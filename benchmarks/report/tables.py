@@ -105,11 +105,11 @@ def cost_text(name: str, value: float | None) -> str:
 
 
 def _scaled(value: float, step: int, units: Sequence[str]) -> str:
-    place = 0
+    unit = 0
     # 999.96 K would print as 1000.0 K.
-    while round(value, 1) >= step and place < len(units) - 1:
-        value, place = value / step, place + 1
-    return f"{value:.1f} {units[place]}" if place else f"{value:.0f} {units[0]}".strip()
+    while round(value, 1) >= step and unit < len(units) - 1:
+        value, unit = value / step, unit + 1
+    return f"{value:.1f} {units[unit]}" if unit else f"{value:.0f} {units[0]}".strip()
 
 
 def render_markdown(
@@ -250,14 +250,14 @@ def _csv_line(table: Table, row: Row) -> dict[str, str]:
     for name, (low, high) in row.intervals.items():
         known |= {f"{name}_low": low, f"{name}_high": high}
     if row.difference:
-        found = row.difference
+        difference = row.difference
         known |= {
             "difference_metric": table.compared,
-            "difference": found.value,
-            "difference_low": found.low,
-            "difference_high": found.high,
-            "difference_p_holm": found.p,
-            "difference_to": found.base,
+            "difference": difference.value,
+            "difference_low": difference.low,
+            "difference_high": difference.high,
+            "difference_p_holm": difference.p,
+            "difference_to": difference.base,
         }
     return {
         key: f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -73,7 +73,7 @@ def compare(card: Card, size: str, runs: Sequence[Run]) -> list[Outcome]:
         >>> {outcome.verdict for outcome in found}
         {'not comparable'}
     """
-    found = []
+    outcomes = []
     for number in card.numbers:
         beside = matching(number, runs)
         row = build_row(number.method, beside, list(number.metrics)) if beside else None
@@ -87,7 +87,7 @@ def compare(card: Card, size: str, runs: Sequence[Run]) -> list[Outcome]:
                 own = published_noise(metric, expected, number.cases)
                 noise = math.hypot((high - low) / 2, 1.96 * (spread or 0.0), own)
                 verdict = judge(expected, got, digits=number.digits[metric], noise=noise)
-            found.append(
+            outcomes.append(
                 Outcome(
                     number.method,
                     metric,
@@ -104,7 +104,7 @@ def compare(card: Card, size: str, runs: Sequence[Run]) -> list[Outcome]:
                     number.certainty,
                 )
             )
-    return found
+    return outcomes
 
 
 def matching(number: Published, runs: Sequence[Run]) -> list[Run]:
@@ -142,9 +142,9 @@ def published_noise(metric: str, value: float, cases: int | None) -> float:
 
 
 def _reason(number: Published, size: str, expected: float | None, got: float | None) -> str:
-    told = number.not_comparable.get(size) or number.not_comparable.get("all")
-    if told:
-        return str(told)
+    reason = number.not_comparable.get(size) or number.not_comparable.get("all")
+    if reason:
+        return str(reason)
     if got is None:
         return "no finished run stands beside it" if number.cells else "not run here"
     return "" if expected is not None else "nothing was published"

@@ -75,7 +75,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (run.parent / "config.yaml").write_text("model: {}\n")
     for checkpoint, out, expected in (
         (tmp_path / "none.ckpt", tmp_path / "new", "there is no such checkpoint"),
-        (stray, tmp_path / "new", "is no checkpoint in a run's folder"),
+        (stray, tmp_path / "new", "is not a checkpoint in a run's folder"),
         (run / "best.ckpt", tmp_path / "full", "is not an empty folder"),
     ):
         assert main(["export", str(checkpoint), "--out", str(out)]) == 2
