@@ -76,7 +76,7 @@ def chosen_cells(cells: Sequence[Cell], studies: Sequence[Study], out: Path) -> 
 
 
 def print_search(studies: Sequence[Study], open_cells: set[str]) -> None:
-    """Say what is searched, a line for each study."""
+    """Says what is searched, a line for each study."""
     for study in studies:
         state = "waiting" if study.cells[0].name in open_cells else "finished"
         space = "; ".join(f"{name} in {text}" for name, text in study.described().items())
@@ -183,7 +183,7 @@ def _print_cells(cells: Sequence[Cell], states: dict[str, State], ledger: Ledger
 
 
 def _write_cells(suite: Suite, cells: Sequence[Cell], ledger: Ledger) -> None:
-    """List the grid's cells in ``cells.json``: runs of an earlier version of the suite lie beside them."""
+    """Lists the grid's cells in `cells.json`: runs of an earlier version of the suite lie beside them."""
     rows = [
         {"name": cell.name, "title": cell.title, "labels": dict(cell.labels), "command": shlex.join(cell.command)}
         for cell in cells

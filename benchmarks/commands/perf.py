@@ -164,7 +164,8 @@ def _measure(names: Sequence[str], options: Any) -> int:
     from datamodules.sources.pretrained import check_backbone_name
 
     check_backbone_name(options.backbone)
-    check_installed(names)
+    if any(name.startswith("train") for name in names):
+        require_trl()
     named = Setting(
         backbone=options.backbone,
         device=options.device,
@@ -213,7 +214,7 @@ def _measure_into(results: dict[str, Any], names: Sequence[str], setting: Settin
     before = results["environment"].get("seconds", 0.0)
     for name, measure in measures(names, setting, say, one_process=options.one_process):
         if options.names or not holds(results, name):
-            add(results, name, _found(measure, name, say))
+            add(results, name, _measured(measure, name, say))
             results["environment"]["seconds"] = round(before + time.monotonic() - began, 1)
             write_atomic(options.out, json.dumps(results, indent=1))
     every = measures([name for name in NAMES if name != "data"], setting, say, one_process=True)
@@ -221,7 +222,7 @@ def _measure_into(results: dict[str, Any], names: Sequence[str], setting: Settin
     results["comparisons"] = {name: comparisons[name] for name, _ in every if name in comparisons}
 
 
-def _found(measure: Callable[[], dict[str, Any]], name: str, say: Callable[[str], None]) -> dict[str, Any]:
+def _measured(measure: Callable[[], dict[str, Any]], name: str, say: Callable[[str], None]) -> dict[str, Any]:
     try:
         return measure()
     except InputError:
@@ -258,12 +259,6 @@ def comparisons(name: str, setting: Setting) -> list[Comparison]:
         "beam": lambda: [catalogue.beams()],
     }
     return made[name]()
-
-
-def check_installed(names: Sequence[str]) -> None:
-    """Refuses what needs packages that are not there, before anything is measured."""
-    if any(name.startswith("train") for name in names):
-        require_trl()
 
 
 def measures(

@@ -171,8 +171,9 @@ def _number(value: float | None, digits: int) -> str:
 def render_csv(outcomes: Sequence[Outcome]) -> str:
     """One line a number.
 
-    >>> render_csv([]).strip().split(",")[:3]
-    ['method', 'metric', 'expected']
+    Example:
+        >>> render_csv([]).strip().split(",")[:3]
+        ['method', 'metric', 'expected']
     """
     names = list(Outcome.__dataclass_fields__)
     text = io.StringIO()
@@ -189,9 +190,10 @@ def render_json(
 ) -> str:
     """All of it for programs, with the runs behind: their metrics and costs, no user's data.
 
-    >>> made = render_json(load_card("instructrec_games"), "small", [], [], [])
-    >>> sorted(json.loads(made))
-    ['card', 'deviations', 'format', 'numbers', 'protocol', 'runs', 'size', 'source', 'title']
+    Example:
+        >>> made = render_json(load_card("instructrec_games"), "small", [], [], [])
+        >>> sorted(json.loads(made))
+        ['card', 'deviations', 'format', 'numbers', 'protocol', 'runs', 'size', 'source', 'title']
     """
     content = {
         "format": 1,
@@ -204,12 +206,12 @@ def render_json(
             {name: _plain(getattr(outcome, name)) for name in Outcome.__dataclass_fields__} for outcome in outcomes
         ],
         "deviations": list(different),
-        "runs": [_told(run) for run in sorted(runs, key=lambda run: run.cell)],
+        "runs": [_run_summary(run) for run in sorted(runs, key=lambda run: run.cell)],
     }
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _run_summary(run: Run) -> dict[str, Any]:
     return {
         "cell": run.cell,
         "name": run.name,
