@@ -135,7 +135,7 @@ def _tuned(model: Any, backbone: Any) -> int:
 
     tuning = model._tuning.module if hasattr(model, "_tuning") else model
     tuning.apply_to(backbone)
-    model.network, model.waiting = backbone.model, tuning.waiting
+    model.network, model.frozen_blocks = backbone.model, tuning.frozen_blocks
     if tuning is not model:  # a tagger's head is new and always trains
         model.tagger = nn.Linear(backbone.model.config.hidden_size, 2)
     return sum(value.numel() for value in model.trained().values())
