@@ -37,11 +37,7 @@ class CaseScores(Columns):
     A model that retrieves lists what it found, in place of all candidates; what it did not find counts as a miss.
 
     Attributes:
-        case: `[U]`.
-        branch_case: `[B]`.
-        branch_item: `[B]`.
         score: `[B]` float32, higher is better.
-        relevance: `[B]`.
         candidates: `[U]` number of candidates that were ranked or searched.
         total_relevant: `[U]` number of relevant ones among them.
         answers: `candidates`, `fixed` or `ratings`.
@@ -255,10 +251,7 @@ class Recommender(L.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips by norm; the trainer's own setting, where given, goes first.
 
@@ -287,6 +280,11 @@ class Recommender(L.LightningModule, ABC):
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         """Logs the learning rate of the step."""
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"])
+
+    def on_train_end(self) -> None:
+        """Leaves all that trains unfrozen."""
+        for value in self.trained().values():
+            value.requires_grad_(True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what was trained, and the checksum of what it was trained on; no hyper-parameters, no code."""

@@ -13,12 +13,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 def learning_rate_factor(schedule: Schedule, warmup: float, steps: int) -> Callable[[int], float]:
-    """Factor on the learning rate by step.
-
-    Args:
-        schedule: shape after the warm-up: `constant`, or `linear` or `cosine` to zero.
-        warmup: share of the steps over which the rate rises linearly.
-        steps: of the whole training.
+    """Returns the factor on the learning rate by step; the arguments are those of `Recommender`, and all steps.
 
     Example:
         >>> factor = learning_rate_factor("linear", 0.2, 10)

@@ -87,9 +87,7 @@ class TextEncoder(Backbone):
 def load_encoder(name: str, dropout: float | None = None) -> TextEncoder:
     """Loads an encoder in float32; one that does not honour packed rows reads padded ones, and the log says so.
 
-    Args:
-        name: packaged name, folder or hub id.
-        dropout: probability for every dropout of the architecture; None leaves its own.
+    The arguments are those of `load_model`.
 
     Raises:
         InputError: the folder holds no encoder, or its weights are unreadable.

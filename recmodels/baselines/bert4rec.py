@@ -68,15 +68,9 @@ class BERT4Rec(SequenceRecommender):
 
 
 def hide_items(real: Tensor, share: float, last_only: float) -> Tensor:
-    """Draws what to hide.
+    """Draws which of the `real` items `[W, H]` to hide, at least one in every row; padding is on the left.
 
-    Args:
-        real: `[W, H]` false at the padding, which is on the left.
-        share: probability of each item.
-        last_only: share of rows in which only the last item is hidden.
-
-    Returns:
-        `[W, H]`, at least one true in every row.
+    An item is hidden with probability `share`; in a share `last_only` of the rows only the last one is.
 
     Example:
         >>> hide_items(torch.tensor([[False, True, True]]), 0.5, 1.0).tolist()

@@ -75,11 +75,6 @@ def terms(text: str) -> list[str]:
 def index_titles(titles: Sequence[str], k1: float = 1.2, b: float = 0.75) -> tuple[Tensor, Tensor, Tensor]:
     """Terms of each title with their BM25 weights.
 
-    Args:
-        titles: `[I]`.
-        k1: saturation.
-        b: length normalisation.
-
     Returns:
         `[I, K]` numbers of terms, `[I, K]` how often the title holds each, and `[I, K]` weights, both 0 at padding.
 
@@ -89,7 +84,7 @@ def index_titles(titles: Sequence[str], k1: float = 1.2, b: float = 0.75) -> tup
         ([[0, 0], [0, 1]], [[1.0, 0.0], [2.0, 1.0]])
     """
     documents = [Counter(terms(title)) for title in titles]
-    number = {term: place for place, term in enumerate(dict.fromkeys(t for document in documents for t in document))}
+    number = {term: index for index, term in enumerate(dict.fromkeys(t for document in documents for t in document))}
     width = max(1, *(len(document) for document in documents), 1)
     term = torch.zeros(len(documents), width, dtype=torch.long)
     count = torch.zeros(len(documents), width)

@@ -77,14 +77,7 @@ class ClosedForm(Recommender):
 
 
 def history_counts(history: Tensor, items: int) -> Tensor:
-    """Which items a history holds.
-
-    Args:
-        history: `[U, H]` item codes, -1 at padding.
-        items: size of the catalogue I.
-
-    Returns:
-        `[U, I]` 1 where the item occurs, else 0; float32.
+    """Returns `[U, I]`: 1 where a history `[U, H]` of item codes, -1 at padding, holds the item, else 0; float32.
 
     Example:
         >>> history_counts(torch.tensor([[-1, 2, 2], [0, 1, 2]]), 4).tolist()
@@ -95,17 +88,9 @@ def history_counts(history: Tensor, items: int) -> Tensor:
 
 
 def sparse_scores(column: Tensor, weight: Tensor, query: Tensor, case: Tensor, item: Tensor) -> Tensor:
-    """Products of sparse rows of items with dense rows of cases, some branches at a time.
+    """Returns `[B]`: products of sparse rows of items with dense rows of cases, some branches at a time.
 
-    Args:
-        column: `[I, K]` columns of each item's entries.
-        weight: `[I, K]` their values; 0 at padding.
-        query: `[U, D]` one row per case.
-        case: `[B]` row of `query`.
-        item: `[B]` row of `column`.
-
-    Returns:
-        `[B]`.
+    An item's row has values `weight` in columns `column`, both `[I, K]`, 0 at padding; a case's is in `query` `[U, D]`.
 
     Example:
         >>> column, weight = torch.tensor([[0, 2], [1, 0]]), torch.tensor([[1.0, 3.0], [2.0, 0.0]])
@@ -130,6 +115,6 @@ def user_item_matrix(events: EventBatch) -> Tensor:
     """
     pairs = torch.unique(events.user * events.items + events.item)
     index = torch.stack((pairs // events.items, pairs % events.items))
-    one = torch.ones(len(pairs), device=pairs.device)
+    ones = torch.ones(len(pairs), device=pairs.device)
     shape = (events.users, events.items)
-    return torch.sparse_coo_tensor(index, one, shape, is_coalesced=True, check_invariants=False)
+    return torch.sparse_coo_tensor(index, ones, shape, is_coalesced=True, check_invariants=False)

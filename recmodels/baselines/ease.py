@@ -60,11 +60,7 @@ class EASE(ClosedForm):
 
 
 def check_square(items: int, free: int) -> None:
-    """Refuses a catalogue whose item-item matrices are larger than the memory.
-
-    Args:
-        items: size of the catalogue.
-        free: bytes that may be used.
+    """Refuses a catalogue whose item-item matrices are larger than the `free` bytes of memory.
 
     Raises:
         InputError: they are.
@@ -84,17 +80,9 @@ def check_square(items: int, free: int) -> None:
 
 
 def ease_weights(counts: Tensor, regularization: float, most_double: int = MOST_DOUBLE) -> Tensor:
-    """Item-item weights with a zero diagonal.
+    """Returns item-item weights `[I, I]` with a zero diagonal, in float32, from the users that two items share.
 
     The precision depends on the size alone, so that the same data give the same weights whatever memory is free.
-
-    Args:
-        counts: `[I, I]` users that two items share.
-        regularization: lambda.
-        most_double: items up to which float64 is used.
-
-    Returns:
-        `[I, I]` float32.
 
     Example:
         >>> ease_weights(torch.tensor([[1.0, 1.0], [1.0, 2.0]]), 1.0).tolist()

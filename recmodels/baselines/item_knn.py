@@ -76,19 +76,19 @@ def nearest_items(matrix: Tensor, neighbours: int, shrink: float = 0.0) -> tuple
     count = torch.bincount(item, minlength=items)
     begin = torch.cat((count.new_zeros(1), count.cumsum(0))).tolist()
     norm = count.double().sqrt()
-    kept = min(neighbours, max(1, items - 1))
-    found: list[tuple[Tensor, Tensor]] = []
+    width = min(neighbours, max(1, items - 1))
+    nearest: list[tuple[Tensor, Tensor]] = []
     rows = max(1, _CELLS // items)
     for first in range(0, items, rows):
         last = min(first + rows, items)
         here = slice(begin[first], begin[last])
         index = torch.stack((item[here] - first, user[here]))
-        one, shape = torch.ones_like(user[here], dtype=torch.float32), (last - first, users)
-        stripe = torch.sparse_coo_tensor(index, one, shape, check_invariants=False)
+        ones, shape = torch.ones_like(user[here], dtype=torch.float32), (last - first, users)
+        stripe = torch.sparse_coo_tensor(index, ones, shape, check_invariants=False)
         common = torch.sparse.mm(stripe, matrix).to_dense().double()  # [stripe, I], whole numbers
-        place = torch.arange(first, last, device=common.device)
-        common[place - first, place] = 0.0  # no item is its own neighbour
+        row = torch.arange(first, last, device=common.device)
+        common[row - first, row] = 0.0  # no item is its own neighbour
         cosine = (common / (norm[first:last, None] * norm + shrink).clamp(min=1e-12)).float()
         value, column = cosine.sort(dim=1, descending=True, stable=True)
-        found.append((column[:, :kept].clone(), value[:, :kept].clone()))
-    return torch.cat([column for column, _ in found]), torch.cat([value for _, value in found])
+        nearest.append((column[:, :width].clone(), value[:, :width].clone()))
+    return torch.cat([column for column, _ in nearest]), torch.cat([value for _, value in nearest])

@@ -46,26 +46,19 @@ class SASRec(SequenceRecommender):
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Mean over the targets that the windows own; every target is predicted from all events before it."""
         begin = max(0, batch.item.shape[1] - 1 - self.max_length)
-        item, own = batch.item[:, begin:], batch.own[:, begin + 1 :]
-        own = own & (item[:, :-1] >= 0)  # a user's first event has nothing before it
-        state = self.network(item[:, :-1])[own]  # [T, D]
-        target, negative = item[:, 1:][own], batch.negative[:, begin + 1 :][own]
+        item, owned = batch.item[:, begin:], batch.own[:, begin + 1 :]
+        owned = owned & (item[:, :-1] >= 0)  # a user's first event has nothing before it
+        state = self.network(item[:, :-1])[owned]  # [T, D]
+        target, negative = item[:, 1:][owned], batch.negative[:, begin + 1 :][owned]
         if self.loss_name == "softmax":
             return nn.functional.cross_entropy(state @ self.item_vectors().T, target)
         return sampled_loss(state, self.item_vectors(), target, negative)
 
 
 def sampled_loss(state: Tensor, vectors: Tensor, target: Tensor, negative: Tensor) -> Tensor:
-    """Binary cross-entropy of targets (true) and the mean over their negatives (false).
+    """Returns the binary cross-entropy of targets (true) and the mean over their negatives (false).
 
-    Args:
-        state: `[T, D]`.
-        vectors: `[I, D]`.
-        target: `[T]`.
-        negative: `[T, N]`.
-
-    Returns:
-        A scalar.
+    States `[T, D]` meet the vectors `[I, D]` of targets `[T]` and of negatives `[T, N]`.
 
     Example:
         >>> zero = torch.zeros(1, 2)

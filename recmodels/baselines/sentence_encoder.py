@@ -32,7 +32,7 @@ class SentenceEncoder(ClosedForm):
         cutoffs: the k of HR@k and NDCG@k.
 
     Raises:
-        InputError: the backbone's name is none, or a number is out of its range.
+        InputError: there is no such backbone, or a number is out of its range.
     """
 
     solved: ClassVar[tuple[str, ...]] = ("embedding",)
@@ -79,21 +79,13 @@ class SentenceEncoder(ClosedForm):
 
 @torch.no_grad()
 def embed(encoder: TextEncoder, name: str, titles: Sequence[str], at_once: int, device: torch.device) -> Tensor:
-    """Embeddings `[I, D]` of titles, of length one, in float32.
-
-    Args:
-        encoder: the encoder.
-        name: what it was loaded from, for its tokenizer.
-        titles: `[I]`.
-        at_once: titles in a batch.
-        device: of the encoder.
-    """
+    """Returns embeddings `[I, D]` of titles, of length one, in float32, by an encoder and the tokenizer of its name."""
     tokenizer, longest, pooling = load_tokenizer(name), context_length(name), pooling_of(name)
     order = sorted(range(len(titles)), key=lambda item: len(titles[item]))  # like lengths share a batch
     parts: list[Tensor] = []
     for begin in range(0, len(order), at_once):
         texts = [titles[item] for item in order[begin : begin + at_once]]
-        read = tokenizer(
+        encoded = tokenizer(
             texts,
             padding=True,
             truncation=True,
@@ -101,7 +93,8 @@ def embed(encoder: TextEncoder, name: str, titles: Sequence[str], at_once: int, 
             return_tensors="pt",
             split_special_tokens=True,  # a title is data: what looks like a control token is text
         ).to(device)
-        states = encoder.model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state
-        parts.append(nn.functional.normalize(pooled(states.float(), read["attention_mask"], pooling), dim=1))
-    place = torch.tensor(order, device=device).argsort()
-    return torch.cat(parts)[place]
+        states = encoder.model(
+            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
+        ).last_hidden_state
+        parts.append(nn.functional.normalize(pooled(states.float(), encoded["attention_mask"], pooling), dim=1))
+    return torch.cat(parts)[torch.tensor(order, device=device).argsort()]

@@ -142,17 +142,9 @@ class SequenceRecommender(ItemEmbeddingRecommender):
 
 
 def pair_scores(state: Tensor, vectors: Tensor, case: Tensor, item: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Products of cases' states and items' vectors; over a whole catalogue as one matrix product.
+    """Returns `[B]`: products of states `[U, D]` of cases and vectors `[I, D]` of items, with their bias `[I]`.
 
-    Args:
-        state: `[U, D]`.
-        vectors: `[I, D]`.
-        case: `[B]`.
-        item: `[B]`.
-        bias: `[I]`, or None.
-
-    Returns:
-        `[B]`.
+    Over a whole catalogue as one matrix product.
 
     Example:
         >>> state, vectors = torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -170,15 +162,7 @@ def pair_scores(state: Tensor, vectors: Tensor, case: Tensor, item: Tensor, bias
 class ItemTransformer(nn.Module):
     """Post-norm transformer blocks over item vectors and learned positions, counted from the end of a sequence.
 
-    Args:
-        tokens: item codes and special ones.
-        longest: positions.
-        dimensions: D.
-        layers: blocks.
-        heads: attention heads.
-        inner: width of the feed-forward layers.
-        dropout: probability.
-        causal: whether a position sees only earlier ones.
+    There are `tokens` item codes and special ones, and `longest` positions; if `causal`, each sees only earlier ones.
     """
 
     def __init__(
@@ -204,8 +188,8 @@ class ItemTransformer(nn.Module):
     def forward(self, sequence: Tensor) -> Tensor:
         """States `[U, H, D]` of sequences `[U, H]` of codes, -1 at padding, H at most `longest`."""
         real, length = sequence >= 0, sequence.shape[1]
-        place = torch.arange(self.longest - length, self.longest, device=sequence.device)
-        state = self.dropout(self.norm(self.item(sequence.clamp(min=0)) + self.position(place)))
+        index = torch.arange(self.longest - length, self.longest, device=sequence.device)
+        state = self.dropout(self.norm(self.item(sequence.clamp(min=0)) + self.position(index)))
         itself = torch.eye(length, dtype=torch.bool, device=sequence.device)  # padding sees itself, so no row is empty
         seen = real[:, None, :].expand(-1, length, -1)
         seen = (seen.tril() if self.causal else seen) | itself

@@ -77,23 +77,13 @@ class Popularity(ClosedForm):
 
 
 def item_counts(item: Tensor, items: int) -> Tensor:
-    """Number of events of each item.
-
-    Args:
-        item: `[E]` item codes.
-        items: size of the catalogue I.
-
-    Returns:
-        `[I]` counts in float32 (exact below 2^24).
+    """Returns `[I]`: the number of events of each item, in float32 (exact below 2^24).
 
     Example:
         >>> item_counts(torch.tensor([2, 0, 2]), 4).tolist()
         [1.0, 0.0, 2.0, 0.0]
     """
     return torch.bincount(item, minlength=items).float()
-
-
-# Random scores: the row that shows what chance gives.
 
 
 class Random(Recommender):
@@ -118,15 +108,7 @@ class Random(Recommender):
 
 
 def hash_uniform(first: Tensor, second: Tensor, seed: int) -> Tensor:
-    """Uniform numbers that depend on two integers and a seed alone (the mixing steps of SplitMix64).
-
-    Args:
-        first: `[B]` integers.
-        second: `[B]` integers.
-        seed: any integer.
-
-    Returns:
-        `[B]` in [0, 1), float64.
+    """Returns `[B]` uniform numbers in [0, 1) that depend on two integers and a seed alone (the mixing of SplitMix64).
 
     Example:
         >>> import torch

@@ -16,14 +16,9 @@ from recmodels.engine.tree_attention import behind, prefix_of
 
 
 def segment_mask(query: Tensor, key: Tensor) -> Tensor:
-    """The attention rule of packed texts as a boolean mask: a token sees the tokens of its own text.
+    """The attention rule of packed texts as a boolean mask `[R, 1, N, S]`: a token sees the tokens of its own text.
 
-    Args:
-        query: `[R, N]` number of each attending token's text.
-        key: `[R, S]` number of each attended token's text.
-
-    Returns:
-        `[R, 1, N, S]`, true where row i may attend to column j.
+    `query` `[R, N]` and `key` `[R, S]` hold the number of each token's text.
 
     Example:
         >>> segment = torch.tensor([[2, 2, 3]])

@@ -128,16 +128,7 @@ class _PickedLogProbability(torch.autograd.Function):
 
 
 def branch_scores(log_probability: Tensor, branch: Tensor, branches: int, *, mean: bool) -> Tensor:
-    """Log-likelihood of each branch.
-
-    Args:
-        log_probability: `[L]` of the labels.
-        branch: `[L]` branch of each label.
-        branches: number of branches B.
-        mean: divide by the number of labels of the branch.
-
-    Returns:
-        `[B]` scores; higher is likelier.
+    """Returns the log-likelihood `[B]` of each branch, or its mean a label: labels `[L]` are added up by their `branch` `[L]`.
 
     Example:
         >>> branch_scores(torch.tensor([-1.0, -3.0, -5.0]), torch.tensor([0, 0, 1]), 2, mean=True).tolist()

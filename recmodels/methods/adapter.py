@@ -12,19 +12,8 @@ from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.base import OWN_CONFIG
 from recmodels.layers.bottleneck import Activation, Adapted
-from recmodels.methods.adapter_stack import (
-    KEY,
-    Stack,
-    check_backbone,
-    levels_below,
-    levels_of,
-    plain_level,
-    put_level,
-    read_stack,
-)
+from recmodels.methods.adapter_stack import KEY, Stack, levels_below, levels_of, plain_level, put_stack, read_stack
 from recmodels.methods.base import InstructionRecommender
-
-# Adapters of a new run that stand on those of earlier ones.
 
 
 class StackedTuning(InstructionRecommender):
@@ -43,17 +32,12 @@ class StackedTuning(InstructionRecommender):
         self.stack_on = stack_on
         self._stack: Stack | None = None
         if stack_on is not None and os.path.exists(os.path.expanduser(stack_on)):
-            self._stack = self._read(stack_on)  # one that is gone may come with a checkpoint
+            self._stack = read_stack(stack_on, self.backbone_name)  # one that is gone may come with a checkpoint
 
     @property
     def level(self) -> int:
         """How many levels of adapters stand below the new ones."""
         return len(self._stack.levels) if self._stack is not None else 0
-
-    def _read(self, source: str) -> Stack:
-        stack = read_stack(source)
-        check_backbone(stack, source, self.backbone_name)
-        return stack
 
     def configure_model(self) -> None:
         """Reads what the new adapters stand on, and then loads the backbone.
@@ -62,7 +46,7 @@ class StackedTuning(InstructionRecommender):
             InputError: there is nothing to stand on.
         """
         if self.stack_on is not None and self._stack is None:
-            self._stack = self._read(self.stack_on)
+            self._stack = read_stack(self.stack_on, self.backbone_name)
         super().configure_model()
 
     def prepare_backbone(self, backbone: Backbone) -> None:
@@ -71,27 +55,15 @@ class StackedTuning(InstructionRecommender):
         Raises:
             InputError: they do not belong to these weights.
         """
-        if self._stack is None:
-            return
-        if self._stack.base_checksum != self.base_checksum:
-            raise InputError(
-                f"model.stack_on {self.stack_on}: its adapters were trained on backbone weights"
-                f" {self._stack.base_checksum[:12]}, the configured ones are {self.base_checksum[:12]}; use its run's"
-                " model.backbone, model.quantization and trainer.precision"
-            )
-        for number, level in enumerate(self._stack.levels):
-            try:
-                put_level(backbone, level, number)
-            except InputError as error:
-                raise InputError(f"model.stack_on {self.stack_on}: {error}") from error
-        frozen = sum(value.numel() for level in self._stack.levels for value in level.state.values())
-        self.findings |= {"stack_levels": self.level, "stack_parameters": frozen}
+        if self._stack is not None:
+            frozen = put_stack(backbone, self._stack, self.base_checksum, str(self.stack_on))
+            self.findings |= {"stack_levels": self.level, "stack_parameters": frozen}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the form of what was trained, and all that it stands on."""
         super().on_save_checkpoint(checkpoint)
-        *below, own = levels_of(self.backbone)
-        checkpoint["instructrec"] |= {"backbone": self.backbone_name, "adapters": own.settings()}
+        *below, top = levels_of(self.backbone)
+        checkpoint["instructrec"] |= {"backbone": self.backbone_name, "adapters": top.settings()}
         if below:
             checkpoint[KEY] = [plain_level(level) for level in below]
 
@@ -104,18 +76,18 @@ class StackedTuning(InstructionRecommender):
         """
         levels = levels_below(checkpoint)
         if self.network is None and self.stack_on is not None and levels:
-            made = checkpoint.get("instructrec") or {}
-            self._stack = Stack(levels, self.backbone_name, str(made.get("base_checksum")))
+            origin = checkpoint.get("instructrec") or {}
+            self._stack = Stack(levels, self.backbone_name, str(origin.get("base_checksum")))
         super().on_load_checkpoint(checkpoint)
-        there = levels_of(self.backbone)[:-1]
-        if [level.form() for level in there] != [level.form() for level in levels]:
+        below = levels_of(self.backbone)[:-1]
+        if [level.form() for level in below] != [level.form() for level in levels]:
             raise InputError(
-                f"the checkpoint stands on {len(levels)} levels of adapters, the model on {len(there)} or on others:"
-                f" {OWN_CONFIG}"
+                f"the checkpoint is stacked on {len(levels)} levels of adapters, the model on {len(below)} or on"
+                f" others: {OWN_CONFIG}"
             )
-        for mine, kept in zip(there, levels, strict=True):
-            for name, value in mine.state.items():
-                value.copy_(kept.state[name])
+        for level, saved in zip(below, levels, strict=True):
+            for name, value in level.state.items():
+                value.copy_(saved.state[name])
 
 
 class AdapterTuning(StackedTuning):
@@ -172,7 +144,7 @@ class AdapterTuning(StackedTuning):
                 parent, name = backbone.output_layer(layer, block)
                 inner = cast(nn.Module, getattr(parent, name))
                 first = backbone.input_layer(layer) if self.placement == "parallel" else None
-                made = Adapted(
+                adapted = Adapted(
                     inner,
                     width,
                     bottleneck,
@@ -182,4 +154,4 @@ class AdapterTuning(StackedTuning):
                     first=first,
                     level=self.level,
                 )
-                setattr(parent, name, made.to(next(inner.parameters()).device))
+                setattr(parent, name, adapted.to(next(inner.parameters()).device))

@@ -49,11 +49,11 @@ class Level:
 
     def layers(self) -> dict[str, dict[str, Tensor]]:
         """The tensors of each adapter by part, by layer."""
-        found: dict[str, dict[str, Tensor]] = {}
+        layers: dict[str, dict[str, Tensor]] = {}
         for name, value in self.state.items():
             part = next((part for part in PARTS if name.endswith(f".{part}")), "")
-            found.setdefault(name.removesuffix(f".{part}"), {})[part] = value
-        return found
+            layers.setdefault(name.removesuffix(f".{part}"), {})[part] = value
+        return layers
 
     def form(self) -> dict[str, Any]:
         """Settings and shapes: what two levels must share for one to take the other's tensors."""
@@ -72,64 +72,58 @@ def read_level(settings: Any, state: Any) -> Level:
         ['out']
     """
     try:
-        made = Level(settings["activation"], settings["scaling"], dict(settings["reads"]), dict(state))
+        level = Level(settings["activation"], settings["scaling"], dict(settings["reads"]), dict(state))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"it holds no adapters as this version writes them ({error!r})") from error
-    scaled = made.scaling is None or (isinstance(made.scaling, (int, float)) and math.isfinite(made.scaling))
-    known = isinstance(made.activation, str) and made.activation in ACTIVATIONS
-    if not known or not scaled or not made.state:
-        raise InputError(f"it holds no adapters as this version writes them ({made.settings()})")
-    for name, value in made.state.items():
+    scaled = level.scaling is None or (isinstance(level.scaling, (int, float)) and math.isfinite(level.scaling))
+    known = isinstance(level.activation, str) and level.activation in ACTIVATIONS
+    if not known or not scaled or not level.state:
+        raise InputError(f"it holds no adapters as this version writes them ({level.settings()})")
+    for name, value in level.state.items():
         if not isinstance(value, Tensor) or not value.is_floating_point() or not bool(torch.isfinite(value).all()):
             raise InputError(f"its {name} is no tensor of finite numbers")
-    return made
+    return level
 
 
 def levels_of(backbone: Backbone) -> list[Level]:
     """The levels that stand in a backbone, the lowest first; tensors are shared with it."""
-    found = {name: one for name, one in backbone.model.named_modules() if isinstance(one, Adapted)}
+    adapters = {name: module for name, module in backbone.model.named_modules() if isinstance(module, Adapted)}
     levels: dict[int, dict[str, Adapted]] = {}
-    for name, one in found.items():
-        while name.removesuffix(".layer") in found and name.endswith(".layer"):
+    for name, adapter in adapters.items():
+        while name.removesuffix(".layer") in adapters and name.endswith(".layer"):
             name = name.removesuffix(".layer")  # it stands inside the adapter of a higher level
-        levels.setdefault(one.level, {})[name] = one
+        levels.setdefault(adapter.level, {})[name] = adapter
     return [_level(backbone, levels[number]) for number in sorted(levels)]
 
 
 def _level(backbone: Backbone, adapters: dict[str, Adapted]) -> Level:
     names = {module: name for name, module in backbone.model.named_modules()}
     reads: dict[str, str] = {}
-    for name, one in adapters.items():
-        if one.beside:
-            block: nn.Module = next(layer for layer in backbone.layers() if one in layer.modules())
+    for name, adapter in adapters.items():
+        if adapter.beside:
+            block: nn.Module = next(layer for layer in backbone.layers() if adapter in layer.modules())
             reads[name] = names[backbone.input_layer(block)]
     first = next(iter(adapters.values()))
     activation = next(name for name, kind in ACTIVATIONS.items() if isinstance(first.activation, kind))
     scaling = None if isinstance(first.scaling, Tensor) else first.scaling
-    state = {f"{name}.{part}": value.detach() for name, one in adapters.items() for part, value in one.parts().items()}
+    state = {f"{name}.{part}": value.detach() for name, a in adapters.items() for part, value in a.parts().items()}
     return Level(activation, scaling, reads, state)
 
 
 def put_level(backbone: Backbone, level: Level, number: int) -> None:
-    """Puts the adapters of a level behind their layers, without dropout.
-
-    Args:
-        backbone: changed; what stands behind the layers already stays, below.
-        level: its settings and tensors.
-        number: of the level, from 0.
+    """Puts the adapters of a level behind their layers, above what stands there already, without dropout.
 
     Raises:
         InputError: the backbone has no such layers, or the tensors do not fit them.
     """
     for name, parts in level.layers().items():
         try:
-            inner, first = (
-                None if one is None else cast(nn.Module, backbone.model.get_submodule(one))
-                for one in (name, level.reads.get(name))
-            )
-            made = Adapted(
-                cast(nn.Module, inner),
-                widths(cast(nn.Module, inner))[1],
+            inner: nn.Module = backbone.model.get_submodule(name)
+            reads = level.reads.get(name)
+            first = None if reads is None else cast(nn.Module, backbone.model.get_submodule(reads))
+            adapted = Adapted(
+                inner,
+                widths(inner)[1],
                 len(parts["down.weight"]),
                 cast(Activation, level.activation),
                 dropout=0.0,
@@ -137,19 +131,16 @@ def put_level(backbone: Backbone, level: Level, number: int) -> None:
                 first=first,
                 level=number,
             )
-            if {part: value.shape for part, value in parts.items()} != {k: v.shape for k, v in made.parts().items()}:
+            if {part: value.shape for part, value in parts.items()} != {k: v.shape for k, v in adapted.parts().items()}:
                 raise ValueError("other shapes")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"its adapter behind {name!r} fits no layer of backbone {backbone.name!r} ({error})"
             ) from error
-        made.load_parts(parts)
+        adapted.load_parts(parts)
         parent, _, leaf = name.rpartition(".")
-        device = next(cast(nn.Module, inner).parameters()).device
-        setattr(backbone.model.get_submodule(parent), leaf, made.to(device))
+        setattr(backbone.model.get_submodule(parent), leaf, adapted.to(next(inner.parameters()).device))
 
-
-# The files that bottleneck adapters of an earlier run are read from: a run's folder, a checkpoint, or an export.
 
 KEY = "stack"
 """Of a checkpoint: the levels below its own."""
@@ -170,12 +161,42 @@ class Stack:
     base_checksum: str
 
 
-def read_stack(source: str) -> Stack:
+def read_stack(source: str, backbone: str) -> Stack:
     """Reads the adapters of an earlier run; no model is loaded, and no code from the files is run.
 
+    Args:
+        source: its folder, a checkpoint, or the folder of an export.
+        backbone: name of the backbone that they must belong to.
+
     Raises:
-        InputError: there is no such thing, it is damaged, or it holds no bottleneck adapters.
+        InputError: there is no such thing, it is damaged, it holds no bottleneck adapters, or those of another backbone.
     """
+    stack = _find_stack(source)
+    check_backbone(stack, source, backbone)
+    return stack
+
+
+def put_stack(backbone: Backbone, stack: Stack, base_checksum: str, source: str) -> int:
+    """Puts the adapters of an earlier run into a backbone; returns how many numbers they hold.
+
+    Raises:
+        InputError: they do not belong to these weights.
+    """
+    if stack.base_checksum != base_checksum:
+        raise InputError(
+            f"model.stack_on {source}: its adapters were trained on backbone weights {stack.base_checksum[:12]}, the"
+            f" configured ones are {base_checksum[:12]}; use its run's model.backbone, model.quantization and"
+            " trainer.precision"
+        )
+    for number, level in enumerate(stack.levels):
+        try:
+            put_level(backbone, level, number)
+        except InputError as error:
+            raise InputError(f"model.stack_on {source}: {error}") from error
+    return sum(value.numel() for level in stack.levels for value in level.state.values())
+
+
+def _find_stack(source: str) -> Stack:
     path = Path(os.path.expanduser(source))
     try:
         if path.is_file():
@@ -200,10 +221,10 @@ def levels_below(checkpoint: dict[str, Any]) -> list[Level]:
     Raises:
         InputError: they are not as this version writes them.
     """
-    kept = checkpoint.get(KEY, [])
-    if not isinstance(kept, list) or not all(isinstance(each, dict) for each in kept):
+    levels = checkpoint.get(KEY, [])
+    if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
         raise InputError("it holds no adapters as this version writes them")
-    return [read_level(each, each.get("state")) for each in kept]
+    return [read_level(level, level.get("state")) for level in levels]
 
 
 def plain_level(level: Level) -> dict[str, Any]:
@@ -214,26 +235,26 @@ def plain_level(level: Level) -> dict[str, Any]:
 def _from_checkpoint(path: Path) -> Stack:
     content = read_checkpoint(path, mmap=True)
     try:
-        made, state = content["instructrec"], content["state_dict"]
-        method = str(made["model"])
+        origin, state = content["instructrec"], content["state_dict"]
+        method = str(origin["model"])
     except (KeyError, TypeError) as error:
         raise InputError(f"it cannot be read as a checkpoint of instructrec: {error} is missing") from error
     if method != "AdapterTuning":
         raise InputError(f"it is of {method}; adapters stand on adapters only, which AdapterTuning trains")
-    if "adapters" not in made:
+    if "adapters" not in origin:
         raise InputError("it was written before adapters were stacked; `instructrec export` it, and stand on that")
-    own = {name.removeprefix("network."): value for name, value in state.items()}
-    levels = [*levels_below(content), read_level(made["adapters"], own)]
-    return Stack(levels, str(made.get("backbone")), str(made.get("base_checksum")))
+    top = {name.removeprefix("network."): value for name, value in state.items()}
+    levels = [*levels_below(content), read_level(origin["adapters"], top)]
+    return Stack(levels, str(origin.get("backbone")), str(origin.get("base_checksum")))
 
 
 def _from_export(folder: Path) -> Stack:
     from safetensors.torch import load_file
 
     try:
-        told = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         state = load_file(folder / TENSORS)
-        method, levels = str(told["method"]), told.get("levels")
+        method, levels = str(settings["method"]), settings.get("levels")
     except Exception as error:  # of several libraries; each means that the files are not what they should be
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(f"{SETTINGS} and {TENSORS} cannot be read: {reason}") from error
@@ -247,8 +268,8 @@ def _from_export(folder: Path) -> Stack:
         if not number.isdecimal() or int(number) >= len(levels):
             raise InputError(f"{TENSORS} holds {name!r}, which belongs to no level")
         parts[int(number)][rest] = value
-    made = [read_level(level, part) for level, part in zip(levels, parts, strict=True)]
-    return Stack(made, str(told.get("base_model")), str(told.get("base_checksum")))
+    read = [read_level(level, part) for level, part in zip(levels, parts, strict=True)]
+    return Stack(read, str(settings.get("base_model")), str(settings.get("base_checksum")))
 
 
 def check_backbone(stack: Stack, source: str, name: str) -> None:
@@ -261,9 +282,9 @@ def check_backbone(stack: Stack, source: str, name: str) -> None:
     """
     if stack.backbone == name:
         return
-    one, other = (Path(os.path.expanduser(each)) for each in (stack.backbone, name))
-    moved = one.is_absolute() and not one.exists()
-    if moved or (one.exists() and other.exists() and one.samefile(other)):
+    recorded, configured = (Path(os.path.expanduser(folder)) for folder in (stack.backbone, name))
+    moved = recorded.is_absolute() and not recorded.exists()
+    if moved or (recorded.exists() and configured.exists() and recorded.samefile(configured)):
         return
     raise InputError(
         f"model.stack_on {source}: its adapters belong to backbone {stack.backbone!r}, and model.backbone is {name!r};"

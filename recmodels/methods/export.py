@@ -1,4 +1,4 @@
-"""What PEFT's own tools make of a tuned backbone: a merged model, or the contents of an adapter folder."""
+"""What is exported of a tuned backbone: a merged model, PEFT's adapter folder, or our own for what PEFT has no form for."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 
 class _Wrapped(nn.Module):
-    """A tuner in the place where `PeftModel` has it, which PEFT's functions look for."""
+    """A tuner where `PeftModel` has it and PEFT's functions look for it."""
 
     def __init__(self, tuner: Any) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
             " it beside"
         )
     expected = backbone.probe()
-    model, own = copy.deepcopy((backbone.model, tuner))  # together, so that both hold the same copy
+    model, copied = copy.deepcopy((backbone.model, tuner))  # together, so that both hold the same copy
     model.requires_grad_(False)
     try:
         # Autocast is for forward passes: within it some updates come out in another precision than their weights.
         with warnings.catch_warnings(), torch.autocast(model.device.type, enabled=False):
             warnings.simplefilter("ignore")
-            own.merge_and_unload(safe_merge=True)
+            copied.merge_and_unload(safe_merge=True)
     except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{kind} cannot be merged into the backbone: {reason}; keep it beside") from error
@@ -88,8 +88,8 @@ def adapter_parts(backbone: Backbone, tuner: Any) -> tuple[PeftConfig, dict[str,
 
 def prompt_parts(backbone: Backbone, config: Any) -> tuple[PeftConfig, dict[str, Tensor]]:
     """The same for virtual tokens: what their encoder makes, so that it need not be kept."""
-    made = getattr(backbone.body, "virtual_tokens", None)
-    encoder: Any = made.encoder if isinstance(made, VirtualTokens) else backbone.body.prefix_encoder
+    tokens = getattr(backbone.body, "virtual_tokens", None)
+    encoder: Any = tokens.encoder if isinstance(tokens, VirtualTokens) else backbone.body.prefix_encoder
     if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING:
         state = {name: getattr(encoder, name) for name in ("prefix_task_cols", "prefix_task_rows")}
         state["prompt_embeddings"] = encoder.embedding.weight
@@ -112,9 +112,6 @@ def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
-# What an exported folder holds of bottleneck adapters and prefixes, which PEFT has no form for.
-
-
 def own_parts(backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Settings and tensors of adapters or prefixes; None where a backbone has neither.
 
@@ -126,7 +123,7 @@ def own_parts(backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]] | 
     """
     if levels := levels_of(backbone):
         return _adapters(levels)
-    prefixes = [one for one in backbone.model.modules() if isinstance(one, Prefix)]
+    prefixes = [module for module in backbone.model.modules() if isinstance(module, Prefix)]
     return _prefixes(backbone, prefixes) if prefixes else None
 
 
@@ -142,8 +139,8 @@ def _prefixes(backbone: Backbone, prefixes: list[Prefix]) -> tuple[dict[str, Any
             f"the prefix over backbone {backbone.name!r} ({backbone.family}) lies in an encoder, too, and transformers'"
             " cache has no place for that; keep the checkpoint, or tune a causal backbone"
         )
-    places = (backbone.model.config.get_text_config(), *backbone.model.modules())
-    if any(vars(place).get("sliding_window") for place in places):
+    parts = (backbone.model.config.get_text_config(), *backbone.model.modules())
+    if any(vars(part).get("sliding_window") for part in parts):
         raise InputError(
             f"the prefix over backbone {backbone.name!r} ({backbone.family}) stays in sight of every token, and in"
             " transformers it would slide out of the window; keep the checkpoint"

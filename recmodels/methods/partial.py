@@ -11,8 +11,6 @@ from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.methods.base import InstructionRecommender
 
-# Parts of a pretrained network, by their parameters.
-
 Part = Literal["top_layers", "head", "embeddings", "bias", "norms", "gradual"]
 
 log = logging.getLogger(__name__)
@@ -39,16 +37,16 @@ def parameters_of(backbone: Backbone, part: Part, layers: int) -> list[nn.Parame
             log.info("the head of backbone %r is its embeddings: both train", backbone.name)
         return [words]
     if part == "bias":
-        found = [value for name, value in backbone.model.named_parameters() if name.endswith(".bias")]
+        values = [value for name, value in backbone.model.named_parameters() if name.endswith(".bias")]
         advice = "norms"
     else:
-        found = [value for module in backbone.model.modules() if _is_norm(module) for value in module.parameters()]
+        values = [value for module in backbone.model.modules() if _is_norm(module) for value in module.parameters()]
         advice = "bias"
-    if not found:
+    if not values:
         raise InputError(
             f"model.part is {part!r}, and backbone {backbone.name!r} ({backbone.family}) has none; use {advice!r}"
         )
-    return found
+    return values
 
 
 def unfreezing_order(backbone: Backbone) -> list[list[nn.Parameter]]:
@@ -78,12 +76,12 @@ def _head(backbone: Backbone) -> list[nn.Parameter]:
             # Whether the states are scaled before the head hung on the tie; it stays as it is.
             scaled = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
             config.scale_decoder_outputs = scaled
-        made = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
-        made.load_state_dict(head.state_dict())
-        model.set_output_embeddings(made.requires_grad_(False).to(head.weight.dtype))
+        copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
+        copy.load_state_dict(head.state_dict())
+        model.set_output_embeddings(copy.requires_grad_(False).to(head.weight.dtype))
         config.tie_word_embeddings = model.config.tie_word_embeddings = False
         log.info("the head of backbone %r is its embeddings: a copy trains, the embeddings stay", backbone.name)
-        head = made
+        head = copy
     return list(cast(nn.Module, head).parameters())
 
 
@@ -143,13 +141,8 @@ class PartialTuning(InstructionRecommender):
         """Freezes the blocks whose turn has not come."""
         self.update_frozen(self.trainer)
 
-    def on_train_end(self) -> None:
-        """Leaves all that trains unfrozen."""
-        for value in self.trained().values():
-            value.requires_grad_(True)
-
     def update_frozen(self, trainer: Any) -> None:
-        """Freezes what waits, at this point of a training: a block without a gradient is left alone by optimisers."""
+        """Freezes the blocks whose turn has not come: optimisers leave what has no gradient alone."""
         if not self.frozen_blocks:
             return
         if self.pace == "epoch":

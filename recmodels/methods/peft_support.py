@@ -163,7 +163,7 @@ def fitting(method: str, backbone: Backbone) -> Iterator[None]:
     """
     what = f"{method} does not fit backbone {backbone.name!r} ({backbone.family})"
     otherwise = "LoraConfig with target_modules=all-linear fits every family"
-    with torch.random.fork_rng(devices=()), warnings.catch_warnings(record=True) as told:
+    with torch.random.fork_rng(devices=()), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.default_generator.manual_seed(torch.initial_seed() % 2**63)
         try:
@@ -172,7 +172,7 @@ def fitting(method: str, backbone: Backbone) -> Iterator[None]:
             raise InputError(f"{what}: {why_not(error)}; {otherwise}") from error
     if not any(value.requires_grad for value in backbone.model.parameters()):
         raise InputError(f"{what}: it finds no layer that it could train; {otherwise}")
-    for warning in told:
+    for warning in caught:
         log.info("%s: %s", method, warning.message)
 
 
@@ -190,12 +190,12 @@ def attention_inputs(backbone: Backbone) -> set[str]:
     Raises:
         InputError: the architecture names its layers otherwise.
     """
-    found = set()
+    inputs = set()
     for layer in backbone.layers():
         last = backbone.output_layer(layer, "attention")[1]
         names = [n.rpartition(".") for n, module in layer.named_modules() if widths(module)[0] == backbone.width]
-        found |= {name for parent, _, name in names if "att" in parent.lower() and name != last}
-    return found
+        inputs |= {name for parent, _, name in names if "att" in parent.lower() and name != last}
+    return inputs
 
 
 def check_layers(config: Any, backbone: Backbone) -> None:
@@ -274,8 +274,6 @@ def check_targets(
         )
 
 
-# The option of each PEFT method that sets how much it trains, for a budget of parameters.
-
 RANKED = (
     *(PeftType.LORA, PeftType.LOHA, PeftType.LOKR, PeftType.DELORA, PeftType.DEFT, PeftType.HIRA, PeftType.HRA),
     *(PeftType.GLORA, PeftType.GRALORA, PeftType.MISS, PeftType.PEANUT, PeftType.PSOFT, PeftType.PVERA),
@@ -295,7 +293,7 @@ SIZES = dict.fromkeys(RANKED, "r") | {
     PeftType.VBLORA: "num_vectors",
     PeftType.WAVEFT: "n_frequency",
 }
-"""Options that raise the number of trained parameters."""
+"""Options that raise the number of trained parameters, which a budget sets."""
 POWERS = (PeftType.BOFT, PeftType.OFT)
 """Methods whose blocks must divide the layers' widths: powers of two are tried."""
 UNSUITED = {

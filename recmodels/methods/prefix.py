@@ -50,8 +50,8 @@ class PrefixTuning(InstructionRecommender):
             before = None if backbone.model.device.type == "meta" else backbone.probe()
             backbone.model.set_attn_implementation(ATTENTION)  # which looks for prefixes
         for attention in backbone.attention_layers():
-            made = Prefix(*key_shape(attention, config), self.length, self.reparameterisation)
-            attention.add_module("prefix", made.to(next(attention.parameters()).device))
+            prefix = Prefix(*key_shape(attention, config), self.length, self.reparameterisation)
+            attention.add_module("prefix", prefix.to(next(attention.parameters()).device))
         if before is not None and torch.equal(before, backbone.probe()):
             raise InputError(
                 f"backbone {backbone.name!r} ({backbone.family}) takes no prefix: it attends in a way of its own; use"

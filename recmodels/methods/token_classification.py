@@ -77,11 +77,6 @@ class TunedEncoder(Recommender):
         if isinstance(self._tuning.module, PartialTuning):
             self._tuning.module.update_frozen(self.trainer)
 
-    def on_train_end(self) -> None:
-        """Leaves all that trains unfrozen."""
-        for value in self.trained().values():
-            value.requires_grad_(True)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the sum of what the tuning method drew and does not train, too."""
         super().on_save_checkpoint(checkpoint)
@@ -190,17 +185,16 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
         raise InputError(
             "model.tuning.stack_on is set, and a tagger's adapters stand on its encoder only; leave it out"
         )
-    own = [each for each in ("training_step", "optimizer_step") if each in vars(type(tuning))]
-    if own:
-        raise InputError(f"model.tuning is {name}, which has a {own[0]} of its own; use LoRATuning, or it as the model")
+    steps = [step for step in ("training_step", "optimizer_step") if step in vars(type(tuning))]
+    if steps:
+        raise InputError(
+            f"model.tuning is {name}, which has a {steps[0]} of its own; use LoRATuning, or it as the model"
+        )
     return tuning
 
 
 def classification_report(confusion: Tensor) -> dict[str, float]:
-    """Precision, recall, F1 and support of each tag.
-
-    Returns:
-        Values by `<tag>_<measure>` in lower case; 0 where a denominator is 0, as in scikit-learn.
+    """Returns precision, recall, F1 and support by `<tag>_<measure>`; 0 where a denominator is 0, as in scikit-learn.
 
     Example:
         >>> classification_report(torch.tensor([[90, 2], [6, 2]]))["recommend_recall"]

@@ -22,13 +22,7 @@ VIRTUAL = (PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.MULTITASK_PROMPT_
 
 
 class VirtualTokens(nn.Module):
-    """Embeddings `[P, D]` that a PEFT encoder makes.
-
-    Args:
-        encoder: PEFT's prompt encoder.
-        count: virtual tokens P.
-        task: number of the task, where the encoder has several.
-    """
+    """Embeddings `[P, D]` that a PEFT encoder makes, of one task where it has several."""
 
     def __init__(self, encoder: nn.Module, count: int, task: int | None) -> None:
         super().__init__()
@@ -44,13 +38,7 @@ class VirtualTokens(nn.Module):
 
 
 class PrefixOfLayer(nn.Module):
-    """One layer's keys and values `[1, G, P, K]` out of PEFT's prefix encoder.
-
-    Args:
-        encoder: of all layers; held by the model's body, not here.
-        layer: number of the layer.
-        shape: P, G and K.
-    """
+    """One layer's keys and values `[1, G, P, K]` out of PEFT's prefix encoder, which the model's body holds."""
 
     def __init__(self, encoder: nn.Module, layer: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -88,7 +76,7 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     """
     if not isinstance(backbone, CausalBackbone):
         raise InputError(
-            f"{type(config).__name__} needs a causal backbone, and {backbone.name!r} ({backbone.family}) is none; use"
+            f"{type(config).__name__} needs a causal backbone, and {backbone.name!r} ({backbone.family}) is not one; use"
             " PrefixTuning, which reaches encoders and decoders"
         )
     text = backbone.model.config.get_text_config()
@@ -105,9 +93,10 @@ def add_virtual_tokens(backbone: Backbone, config: Any) -> Any:
     if config.peft_type != PeftType.PREFIX_TUNING and config.token_dim is None:
         config.token_dim = embedding.weight.shape[1]  # which OPT may project to another width
     config = completed_for(config, text)
-    made: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    encoder_class: Any = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
     takes_words = config.peft_type in (PeftType.PROMPT_TUNING, PeftType.MULTITASK_PROMPT_TUNING)
-    encoder = (made(config, embedding) if takes_words else made(config)).to(embedding.weight.device)
+    encoder = encoder_class(config, embedding) if takes_words else encoder_class(config)
+    encoder = encoder.to(embedding.weight.device)
     if config.peft_type != PeftType.PREFIX_TUNING:
         task = 0 if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING else None
         backbone.body.add_module("virtual_tokens", VirtualTokens(encoder, config.num_virtual_tokens, task))

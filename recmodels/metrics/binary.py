@@ -12,16 +12,6 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-__all__ = [
-    "BinaryMetrics",
-    "auc",
-    "brier_score",
-    "expected_calibration_error",
-    "log_loss",
-    "reliability_bins",
-    "user_auc",
-]
-
 _CLIP = 1e-15  # probabilities of 0 and 1 are moved by this much before a logarithm
 
 
@@ -171,9 +161,9 @@ def reliability_bins(probability: Tensor, label: Tensor, bins: int = 10) -> tupl
         raise ValueError(f"bins is {bins}, must be at least 1")
     p = _probabilities(probability)
     hit = _positives(label, p).double()
-    place = torch.bucketize(p, torch.arange(1, bins, device=p.device, dtype=torch.float64) / bins)
+    number = torch.bucketize(p, torch.arange(1, bins, device=p.device, dtype=torch.float64) / bins)
     total, confidence, positives = (
-        torch.zeros(bins, dtype=torch.float64, device=p.device).index_add(0, place, value)
+        torch.zeros(bins, dtype=torch.float64, device=p.device).index_add(0, number, value)
         for value in (torch.ones_like(p), p, hit)
     )
     return total, confidence / total, positives / total
@@ -198,9 +188,6 @@ class BinaryMetrics(Metric):
 
     `auc` and `accuracy` are better when higher, the others when lower. A case counts as answered yes above
     probability one half. AUC compares all cases, so all are kept: two numbers each.
-
-    Args:
-        kwargs: those of `torchmetrics.Metric`.
 
     Example:
         >>> metric = BinaryMetrics()

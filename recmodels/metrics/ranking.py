@@ -34,24 +34,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities.prints import rank_zero_only
 
 from datamodules.contract.errors import InputError
-from recmodels.metrics.binary import BinaryMetrics
 from recmodels.metrics.ties import MaybeTensor, Ranking, per_user
 
 log = logging.getLogger(__name__)
-
-__all__ = [
-    "BinaryMetrics",
-    "RankingMetrics",
-    "average_precision",
-    "hit_rate",
-    "informative_cutoffs",
-    "ndcg",
-    "precision",
-    "recall",
-    "reciprocal_rank",
-    "tie_rate",
-    "user_values",
-]
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
@@ -114,15 +99,15 @@ def precision(
 
 
 def _reciprocal_rank(ranking: Ranking, k: int | None) -> Tensor:
-    found = ranking.held[:, 0]
+    held = ranking.held[:, 0]
     first, n, r = (value[:, :1] for value in (ranking.first, ranking.size, ranking.relevant))
-    width = int(n[found].max()) if bool(found.any()) else 0
+    width = int(n[held].max()) if bool(held.any()) else 0
     offset = torch.arange(width, device=n.device)  # [W] of the first relevant item in its run
     chance = (_log_choose(n - 1 - offset, r - 1) - _log_choose(n, r)).exp()
     chance = torch.where(r == 1, (offset < n) / n, chance)  # one relevant item: exact, without logarithms
     rank = first + offset + 1
     within = chance if k is None else chance.masked_fill(rank > k, 0.0)
-    return ranking.where_relevant((within / rank).sum(1).masked_fill(~found, 0.0))
+    return ranking.where_relevant((within / rank).sum(1).masked_fill(~held, 0.0))
 
 
 def reciprocal_rank(
@@ -312,21 +297,15 @@ class RankingMetrics(Metric):
         seen = bool(users + skipped > 0)
         reached = [k for k, lists in zip(self.cutoffs, self.longer, strict=True) if seen and not bool(lists)]
         if reached:
-            told = "cut-offs %s are left out: no list has more candidates, so HR@k is 1 anyhow"
-            rank_zero_only(log.warning)(told, reached)
+            message = "cut-offs %s are left out: no list has more candidates, so HR@k is 1 anyhow"
+            rank_zero_only(log.warning)(message, reached)
         left_out = {f"{name}@{k}" for name in ("hr", "ndcg") for k in reached}
         means = {name: total / users for name, total in sums.items() if name not in left_out}
         return means | {"users": users, "skipped_users": skipped}
 
 
 def pad_branches(value: Tensor, branch_case: Tensor, cases: int, fill: float) -> tuple[Tensor, Tensor]:
-    """Lays flat branches out as a table.
-
-    Args:
-        value: `[B]`.
-        branch_case: `[B]` case of each branch, sorted.
-        cases: number of cases U.
-        fill: value of cells without a branch.
+    """Lays flat branches `[B]`, sorted by case, out as a table.
 
     Returns:
         `[U, C]` values and `[U, C]` mask of real cells, C being the longest list.

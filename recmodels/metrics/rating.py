@@ -27,9 +27,6 @@ class RatingMetrics(Metric):
 
     All states are sums, so processes and objects merge by adding.
 
-    Args:
-        kwargs: those of `torchmetrics.Metric`.
-
     Example:
         >>> metric = RatingMetrics()
         >>> metric.update(torch.tensor([3.0, 5.0]), torch.tensor([3.0, 1.0]))

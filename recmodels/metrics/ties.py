@@ -22,7 +22,7 @@ class Ranking:
 
     held: Tensor  # [U, P] a relevant item, not padding
     gain: Tensor  # [U, P] its gain, 0 at padding
-    first: Tensor  # [U, P] place, from 0, at which its run begins
+    first: Tensor  # [U, P] rank, from 0, at which its run begins
     size: Tensor  # [U, P] items in its run
     relevant: Tensor  # [U, P] relevant items in its run
     before: Tensor  # [U, P] relevant items in earlier runs
@@ -35,7 +35,7 @@ class Ranking:
 
     def sum_over_run(self, weight: Callable[[Tensor], Tensor], k: int) -> Tensor:
         """Sum of a weight of the rank, over those ranks of each run that are within k: `[U, P]`."""
-        first, end = (place.clamp(max=k).long() for place in (self.first, self.first + self.size))
+        first, end = (rank.clamp(max=k).long() for rank in (self.first, self.first + self.size))
         depth = int(end.max()) if end.numel() else 0
         # On the CPU, because a cumsum of floats has no deterministic CUDA kernel.
         table = weight(torch.arange(1.0, depth + 1, dtype=torch.float64))
@@ -53,7 +53,7 @@ class Ranking:
 
 
 def _stand(ordered: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Place at which each value begins in ascending rows, and how often it occurs; in float64."""
+    """Returns the rank at which each value begins in ascending rows, and how often it occurs; in float64."""
     first, end = (torch.searchsorted(ordered, value, right=right).double() for right in (False, True))
     return first, end - first
 
@@ -65,9 +65,9 @@ def _rank(scores: Tensor, gains: Tensor, real: Tensor, total: Tensor) -> Ranking
     ordered = cost.sort(dim=1).values
     width = int((gains > 0).sum(1).max()) if len(gains) else 0
     gain, item = gains.topk(max(width, 1), dim=1)
-    own, order = cost.gather(1, item).masked_fill(gain == 0, torch.inf).sort(dim=1)
+    relevant_cost, order = cost.gather(1, item).masked_fill(gain == 0, torch.inf).sort(dim=1)
     gain = gain.gather(1, order)
-    (first, size), (before, relevant) = _stand(ordered, own), _stand(own, own)
+    (first, size), (before, relevant) = _stand(ordered, relevant_cost), _stand(relevant_cost, relevant_cost)
     tied = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] < torch.inf)
     return Ranking(gain > 0, gain, first, size, relevant, before, tied.any(1), total)
 
@@ -85,18 +85,9 @@ def per_user(
     total_relevant: MaybeTensor,
     k: int | None = None,
 ) -> Tensor:
-    """Checks the input, ranks it, some users at a time, and measures each ranking.
+    """Checks the input, ranks it, some users at a time, and returns what is measured of each ranking, `[U, ...]`.
 
-    Args:
-        measure: what to compute of a ranking.
-        scores: `[U, C]`.
-        relevance: `[U, C]` gains.
-        mask: `[U, C]` true at real candidates, or None.
-        total_relevant: `[U]`, or None.
-        k: cut-off to check, or None.
-
-    Returns:
-        `[U, ...]`.
+    The arguments are those of the functions of `recmodels.metrics.ranking`; a cut-off is only checked.
 
     Raises:
         ValueError: as the functions of `recmodels.metrics.ranking`.
@@ -107,8 +98,8 @@ def per_user(
     given = {"relevance": (relevance, scores.shape), "mask": (mask, scores.shape)}
     for name, (value, shape) in (given | {"total_relevant": (total_relevant, users)}).items():
         if scores.ndim != 2 or (value is not None and value.shape != shape):
-            found = None if value is None else tuple(value.shape)
-            raise ValueError(f"scores {tuple(scores.shape)} must be [U, C], {name} {found} must fit it")
+            actual = None if value is None else tuple(value.shape)
+            raise ValueError(f"scores {tuple(scores.shape)} must be [U, C], {name} {actual} must fit it")
     scores, relevance = scores.detach(), relevance.detach()
     real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask.bool()
     _refuse((real & ~torch.isfinite(scores)).any(1), "NaN or infinite score among the candidates")

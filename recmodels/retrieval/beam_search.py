@@ -82,28 +82,28 @@ def beam_search(
     count = _candidates_before(trie, candidate, users)
     step = _Step.first(encoded.state)
     known, tokens = prompt_length.new_empty(users, 0), int(prompt_length.sum())
-    best, found = step.score[:, :0], step.last[:, :0]  # finished answers so far and where they end
+    best, best_node = step.score[:, :0], step.last[:, :0]  # finished answers so far and where they end
     while True:
         parent, child, value = step.children(backbone, trie, count)
         column = _by_user(parent // step.last.shape[1], users)  # [U, C] into the L children, -1 at padding
         child, value = child[column], value[column].masked_fill(column < 0, -torch.inf)
 
         ended = value.masked_fill(~_any(count, trie.item_start[child], trie.item_start[child + 1]), -torch.inf)
-        best, place = torch.cat([best, ended / (trie.depth[child] + 1) if length_normalised else ended], 1).topk(
+        best, index = torch.cat([best, ended / (trie.depth[child] + 1) if length_normalised else ended], 1).topk(
             min(beams, best.shape[1] + ended.shape[1])
         )
-        found = torch.cat([found, child], 1).gather(1, place)
+        best_node = torch.cat([best_node, child], 1).gather(1, index)
 
         below = _any(count, trie.item_start[child + 1], trie.item_start[trie.end[child]])
-        score, place = value.masked_fill(~below, -torch.inf).topk(min(beams, value.shape[1]))
+        score, index = value.masked_fill(~below, -torch.inf).topk(min(beams, value.shape[1]))
         if best.shape[1] == beams:  # a log-likelihood only falls, its mean at most towards that of the longest answer
             bound = score / trie.height if length_normalised else score
             score = score.masked_fill(bound <= best[:, -1:], -torch.inf)
         going = score > -torch.inf
         if not bool(going.any()):
-            return _items(trie, best, found, candidate, tokens)
+            return _items(trie, best, best_node, candidate, tokens)
         width = int(going.sum(1).max())
-        step, known = _advance(backbone, encoded, trie, known, child.gather(1, place[:, :width]), score[:, :width])
+        step, known = _advance(backbone, encoded, trie, known, child.gather(1, index[:, :width]), score[:, :width])
         tokens += step.tokens
 
 
@@ -114,16 +114,16 @@ class _Step:
     Attributes:
         state: `[N, D]` last hidden states of the step's nodes, user by user.
         last: `[U, B]` node that each beginning has reached, -1 before the first.
-        place: `[U, B]` its place among these nodes.
+        index: `[U, B]` its index among these nodes.
         score: `[U, B]` log-likelihood up to the first node of the step; minus infinity where there is no beginning.
-        inner: nodes `[K]` that follow in the runs, each with its beginning in the flattened `[U * B]`, and the place of
+        inner: nodes `[K]` that follow in the runs, each with its beginning in the flattened `[U * B]`, and the index of
             its predecessor.
         tokens: nodes that went through the network.
     """
 
     state: Tensor
     last: Tensor
-    place: Tensor
+    index: Tensor
     score: Tensor
     inner: tuple[Tensor, Tensor, Tensor]
     tokens: int
@@ -131,22 +131,22 @@ class _Step:
     @classmethod
     def first(cls, state: Tensor) -> _Step:
         """The prompts' states `[U, D]`: one empty beginning each."""
-        place = torch.arange(len(state), device=state.device)[:, None]
-        none = place[:0, 0]
-        return cls(state, torch.full_like(place, -1), place, torch.zeros_like(place).float(), (none,) * 3, 0)
+        index = torch.arange(len(state), device=state.device)[:, None]
+        none = index[:0, 0]
+        return cls(state, torch.full_like(index, -1), index, torch.zeros_like(index).float(), (none,) * 3, 0)
 
     def children(self, backbone: CausalBackbone, trie: CatalogueTrie, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Children `[L]` that lead to candidates, with their beginnings in `[U * B]` and their log-likelihoods."""
         start, open_ = trie.child_start[self.last + 1].flatten(), (self.score > -torch.inf).flatten()
-        parent, place = _runs(start, (trie.child_start[self.last + 2].flatten() - start) * open_)
-        child, user = trie.child[place], parent // self.last.shape[1]
+        parent, index = _runs(start, (trie.child_start[self.last + 2].flatten() - start) * open_)
+        child, user = trie.child[index], parent // self.last.shape[1]
         alive = count[user, trie.item_start[trie.end[child]]] > count[user, trie.item_start[child]]
         parent, child = parent[alive], child[alive]
         node, beginning, before = self.inner
         logp = label_log_probabilities(
             self.state,
             backbone.head,
-            torch.cat([before, self.place.flatten()[parent]]),
+            torch.cat([before, self.index.flatten()[parent]]),
             trie.token[torch.cat([node, child])],
         )
         reached = self.score.flatten().index_add(0, beginning, logp[: len(node)])
@@ -173,7 +173,7 @@ def _advance(
     step = _Step(
         state=state[0],
         last=trie.stop[node],
-        place=final.view(users, width),
+        index=final.view(users, width),
         score=score,
         inner=(fed[inside], owner[inside], inside.nonzero().flatten() - 1),
         tokens=len(fed),
@@ -206,11 +206,11 @@ def _by_user(user: Tensor, users: int) -> Tensor:
     return torch.where(column < size[:, None], (size.cumsum(0) - size)[:, None] + column, -1)
 
 
-def _items(trie: CatalogueTrie, best: Tensor, found: Tensor, candidate: Tensor | None, tokens: int) -> Retrieved:
-    """The candidates that end at the nodes found."""
-    user, place = (best > -torch.inf).nonzero(as_tuple=True)
-    start = trie.item_start[found[user, place]]
-    run, index = _runs(start, trie.item_start[found[user, place] + 1] - start)
-    user, item, score = user[run], trie.item[index], best[user, place][run]
-    kept = torch.ones_like(user, dtype=torch.bool) if candidate is None else candidate[user, item]
-    return Retrieved(user=user[kept], item=item[kept], score=score[kept], tokens=tokens)
+def _items(trie: CatalogueTrie, best: Tensor, node: Tensor, candidate: Tensor | None, tokens: int) -> Retrieved:
+    """The candidates that end at the best nodes."""
+    user, column = (best > -torch.inf).nonzero(as_tuple=True)
+    start = trie.item_start[node[user, column]]
+    run, index = _runs(start, trie.item_start[node[user, column] + 1] - start)
+    item, score, user = trie.item[index], best[user, column][run], user[run]
+    allowed = torch.ones_like(user, dtype=torch.bool) if candidate is None else candidate[user, item]
+    return Retrieved(user=user[allowed], item=item[allowed], score=score[allowed], tokens=tokens)

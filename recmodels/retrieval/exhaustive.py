@@ -59,20 +59,14 @@ def catalogue_scores(
     width = max(row_tokens, trie.height)
     for rows in _cut(trie, width, max(1, chunk_tokens // (users * width))):
         hidden = _row_states(backbone, encoded, trie, rows)
-        value[:, rows.label] = _predicted(backbone, hidden, rows.place(trie), trie.token[rows.label])
+        value[:, rows.label] = _predicted(backbone, hidden, rows.parents(trie), trie.token[rows.label])
     return path_sums(value, trie.parent, trie.height)[:, trie.last]
 
 
 def path_sums(value: Tensor, parent: Tensor, height: int) -> Tensor:
-    """Sums of values on the way to each node, by doubling the way that is summed.
+    """Returns sums `[U, T + 1]` of values on the way to each node, by doubling the way that is summed.
 
-    Args:
-        value: `[U, T + 1]`, zero in the last column.
-        parent: `[T]` index of each node's parent, -1 for none.
-        height: nodes of the longest way.
-
-    Returns:
-        `[U, T + 1]`.
+    `value` is zero in its last column; `parent` `[T]` is -1 for none; the longest way has `height` nodes.
 
     Example:
         >>> path_sums(torch.tensor([[1.0, 2, 4, 8, 0]]), torch.tensor([-1, 0, 1, -1]), 3).tolist()
@@ -101,8 +95,8 @@ class _Rows:
     label: Tensor
     rank: Tensor
 
-    def place(self, trie: CatalogueTrie) -> Tensor:
-        """Place `[L]` of each label's parent in the flattened rows."""
+    def parents(self, trie: CatalogueTrie) -> Tensor:
+        """Returns the index `[L]` of each label's parent in the flattened rows."""
         node, row = trie.parent[self.label], torch.searchsorted(self.begin, self.label, right=True) - 1
         begin = self.begin[row]
         inside = trie.depth[begin] + self.rank[node] - self.rank[begin]
@@ -114,19 +108,19 @@ def _cut(trie: CatalogueTrie, width: int, rows: int) -> Iterator[_Rows]:
     feeds = trie.child_start[1:].diff() > 0
     fed = feeds.nonzero().flatten()
     rank = feeds.cumsum(0) - feeds.long()
-    places, ranks, depths = fed.tolist(), rank.tolist(), trie.depth.tolist()
+    nodes, ranks, depths = fed.tolist(), rank.tolist(), trie.depth.tolist()
     begins = [0]
-    while (after := ranks[begins[-1]] + width - depths[begins[-1]]) < len(places):
-        begins.append(places[after])  # a run ends before the first node that finds no room
+    while (after := ranks[begins[-1]] + width - depths[begins[-1]]) < len(nodes):
+        begins.append(nodes[after])  # a run ends before the first node that finds no room
     bounds = torch.tensor([*begins, len(trie.token)], device=fed.device)
     for low in range(0, len(begins), rows):
         begin, end = bounds[:-1][low : low + rows], bounds[1:][low : low + rows]
         label = torch.arange(int(begin[0]), int(end[-1]), device=fed.device)
         label = label[trie.parent[label] >= 0]
         if len(label):
-            own = rank[begin][:, None] + torch.arange(width, device=fed.device) - trie.depth[begin][:, None]
-            run = fed[own.clamp(0, len(fed) - 1)]
-            inside = (own >= rank[begin][:, None]) & (own < len(fed)) & (run < end[:, None])
+            index = rank[begin][:, None] + torch.arange(width, device=fed.device) - trie.depth[begin][:, None]
+            run = fed[index.clamp(0, len(fed) - 1)]
+            inside = (index >= rank[begin][:, None]) & (index < len(fed)) & (run < end[:, None])
             node = torch.where(inside, run, _ancestors(trie, begin, width))
             used = int((node >= 0).sum(1).max())
             yield _Rows(begin, node[:, :used], label, rank)
@@ -156,9 +150,9 @@ def _row_states(backbone: CausalBackbone, encoded: EncodedPrompts, trie: Catalog
     return hidden.reshape(users, -1, hidden.shape[-1])
 
 
-def _predicted(backbone: CausalBackbone, hidden: Tensor, place: Tensor, token: Tensor) -> Tensor:
-    """Log-probabilities `[U, L]` of tokens `[L]` at places `[L]` of `[U, N, D]` hidden states."""
+def _predicted(backbone: CausalBackbone, hidden: Tensor, position: Tensor, token: Tensor) -> Tensor:
+    """Log-probabilities `[U, L]` of tokens `[L]` at positions `[L]` of `[U, N, D]` hidden states."""
     users = len(hidden)
-    offset = torch.arange(users, device=place.device)[:, None] * hidden.shape[1]
-    flat = (offset + place).flatten()
+    offset = torch.arange(users, device=position.device)[:, None] * hidden.shape[1]
+    flat = (offset + position).flatten()
     return label_log_probabilities(hidden, backbone.head, flat, token.repeat(users)).view(users, -1)

@@ -37,22 +37,22 @@ class PromptCache(DynamicCache):
             key_states, value_states = spread(key_states, self.table), spread(value_states, self.table)
         if not self.closed:
             return cast("tuple[Tensor, Tensor]", super().update(key_states, value_states, layer_idx, *args, **kwargs))
-        kept = self.layers[layer_idx]
-        return _behind(kept.keys, key_states), _behind(kept.values, value_states)
+        prompt = self.layers[layer_idx]
+        return _behind(prompt.keys, key_states), _behind(prompt.values, value_states)
 
-    def lay_out(self, place: Tensor) -> None:
-        """Gives each user a row: its keys and values stand at `[U, S]` places of the one row there is."""
+    def lay_out(self, index: Tensor) -> None:
+        """Gives each user a row: its keys and values stand at indices `[U, S]` of the one row there is."""
         for layer in self.layers:
             layer.keys, layer.values = (
-                part[0].index_select(1, place.flatten()).unflatten(1, place.shape).transpose(0, 1)
+                part[0].index_select(1, index.flatten()).unflatten(1, index.shape).transpose(0, 1)
                 for part in (layer.keys, layer.values)
             )
 
 
-def _behind(prompt: Tensor, own: Tensor) -> Tensor:
-    rows = own.shape[0] // prompt.shape[0]
+def _behind(prompt: Tensor, states: Tensor) -> Tensor:
+    rows = states.shape[0] // prompt.shape[0]
     shown = prompt[:, None].expand(-1, rows, -1, -1, -1)  # [U, R, G, S, K], not a copy
-    return torch.cat([shown, own.unflatten(0, (-1, rows))], dim=3).flatten(0, 1)
+    return torch.cat([shown, states.unflatten(0, (-1, rows))], dim=3).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -83,45 +83,41 @@ class EncodedPrompts:
             token: `[U * R, n]` ids, R rows for each user.
             depth: `[U * R, m]` tokens between the prompt and each key behind it, the n tokens last.
             seen: `[U * R, n, m]` which of these keys a token attends to, besides its prompt.
-            table: `[U, n]` places of the tokens in one row `[1, L]`, which `token` is then; -1 at padding.
+            table: `[U, n]` indices of the tokens in one row `[1, L]`, which `token` is then; -1 at padding.
 
         Returns:
             `[U * R, n, D]`, or `[1, L, D]`.
         """
-        rows, own = len(seen) // len(self.real), seen.shape[1]
+        rows, tokens = len(seen) // len(self.real), seen.shape[1]
         real, before = (part.repeat_interleave(rows, 0) for part in (self.real, self.position))
-        mask = torch.cat([real[:, None].expand(-1, own, -1), seen], -1)
+        mask = torch.cat([real[:, None].expand(-1, tokens, -1), seen], -1)
         key = torch.cat([before, self.length.repeat_interleave(rows)[:, None] + depth], 1)
         self.cache.table = table
-        return forward_cached(backbone, self.cache, token, mask[:, None], (key[:, -own:], key), table=table)
+        return forward_cached(backbone, self.cache, token, mask[:, None], (key[:, -tokens:], key), table=table)
 
 
 def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, closed: bool) -> EncodedPrompts:
     """Encodes prompts once: side by side in one row, behind what all of them begin with, so that nothing is padded.
 
-    Args:
-        backbone: the model.
-        prompt: `[U, S]` ids, padded on the left.
-        length: `[U]` real tokens.
-        closed: whether the cache forgets what follows the prompts; else it grows.
+    Prompts `[U, S]` are padded on the left; a `closed` cache forgets what follows them, and another grows.
     """
     ahead = backbone.virtual_tokens()
     virtual = 0 if ahead is None else len(ahead)
     width = prompt.shape[1] + virtual
-    place = torch.arange(width, device=prompt.device)
-    real = (place >= width - length[:, None]) | (place < virtual)  # virtual tokens stand before the padding
+    column = torch.arange(width, device=prompt.device)
+    real = (column >= width - length[:, None]) | (column < virtual)  # virtual tokens stand before the padding
     length = length + virtual
-    position = torch.where(place < virtual, place, (place - (width - length[:, None])).clamp(min=0))
+    position = torch.where(column < virtual, column, (column - (width - length[:, None])).clamp(min=0))
 
     token = nn.functional.pad(prompt, (virtual, 0))
     trunk = max(virtual, _shared_beginning(token, length, virtual))
-    own = length - trunk  # what a prompt has for itself
-    bound = trunk + nn.functional.pad(own.cumsum(0), (1, 0))  # where each prompt's own part begins, and where all end
-    packed = torch.where(position < trunk, position, bound[:-1, None] + position - trunk)  # [U, S] places in the row
-    kept = real & ((position >= trunk) | (torch.arange(len(token), device=token.device) == 0)[:, None])
+    rest = length - trunk  # what a prompt has for itself
+    bound = trunk + nn.functional.pad(rest.cumsum(0), (1, 0))  # where each prompt's own part begins, and where all end
+    packed = torch.where(position < trunk, position, bound[:-1, None] + position - trunk)  # [U, S] indices in the row
+    laid = real & ((position >= trunk) | (torch.arange(len(token), device=token.device) == 0)[:, None])
     size = int(bound[-1])
-    row, depth = (part.new_empty(size).index_put((packed[kept],), part[kept]) for part in (token, position))
-    end = torch.cat([bound[-1:].expand(trunk), bound[1:].repeat_interleave(own)])
+    row, depth = (part.new_empty(size).index_put((packed[laid],), part[laid]) for part in (token, position))
+    end = torch.cat([bound[-1:].expand(trunk), bound[1:].repeat_interleave(rest)])
     cache = PromptCache()
     forest = AttentionForest(end, depth, trunk, bound.tolist(), flex=False)
     last = bound[1:] - 1
@@ -139,10 +135,10 @@ def _shared_beginning(token: Tensor, length: Tensor, virtual: int) -> int:
     if len(token) == 1:
         return 0
     width = token.shape[1]
-    place = torch.arange(width, device=token.device)
-    column = torch.where(place < virtual, place, width - length[:, None] + place)  # padding moves to the end
+    index = torch.arange(width, device=token.device)
+    column = torch.where(index < virtual, index, width - length[:, None] + index)  # padding moves to the end
     left = token.gather(1, column.clamp(max=width - 1))
-    same = (left == left[0]).all(0) & (place < length.min() - 1)
+    same = (left == left[0]).all(0) & (index < length.min() - 1)
     return int(same.cumprod(0).sum())
 
 
@@ -164,15 +160,15 @@ def forward_cached(
         token: `[R, n]` ids.
         mask: `[R, 1, n, M]`, true where a token may attend; layers with a window see less of it.
         positions: `[R, n]` of the tokens, and `[R, M]` of all keys.
-        ahead: embeddings `[P, D]` in the places of the first P tokens.
+        ahead: embeddings `[P, D]` in place of the first P tokens.
         table: where the tokens of R rows stand in the one row that `token` is.
         **options: for every layer's attention.
     """
-    place = positions[0] if table is None else positions[0][table >= 0][None]
+    position = positions[0] if table is None else positions[0][table >= 0][None]
     output = backbone.body(
         **backbone.inputs(token, ahead),
         attention_mask=mask,
-        position_ids=place + backbone.first_position,
+        position_ids=position + backbone.first_position,
         positions=positions,
         table=table,
         **{cache_argument(backbone.body): cache},

@@ -189,10 +189,10 @@ def test_a_stack_on_other_weights_or_layers_or_another_stack_is_refused(tmp_path
 
     save(loaded(make("llama", tmp_path / "good.ckpt", bottleneck=2)), tmp_path / "second.ckpt")
     with pytest.raises(
-        InputError, match="stands on 1 levels of adapters, the model on 0 or on others: use its run's own"
+        InputError, match="stacked on 1 levels of adapters, the model on 0 or on others: use its run's own"
     ):
         load_trained(loaded(make("llama", bottleneck=2)), tmp_path / "second.ckpt")
-    with pytest.raises(InputError, match="stands on 0 levels of adapters, the model on 1"):
+    with pytest.raises(InputError, match="stacked on 0 levels of adapters, the model on 1"):
         load_trained(loaded(make("llama", tmp_path / "good.ckpt", bottleneck=2)), tmp_path / "good.ckpt")
 
 
