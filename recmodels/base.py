@@ -113,7 +113,7 @@ class Recommender(L.LightningModule, ABC):
 
     @abstractmethod
     def forward(self, batch: Any) -> Tensor:
-        """Scores `[B]` of a batch's branches, higher is better."""
+        """Returns scores `[B]` of a batch's branches, higher is better."""
 
     @property
     def attached_trainer(self) -> L.Trainer | None:
@@ -124,16 +124,16 @@ class Recommender(L.LightningModule, ABC):
             return None
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Trained parameters by name."""
+        """Returns trained parameters by name."""
         frozen = {id(value) for block in self.frozen_blocks for value in block}
         return {name: v for name, v in self.named_parameters() if v.requires_grad or id(v) in frozen}
 
     def checkpoint_keys(self) -> set[str]:
-        """Names in the state dict that a checkpoint keeps: what is trained, and nothing else."""
+        """Returns the names in the state dict that a checkpoint keeps: what is trained, and nothing else."""
         return set(self.trained())
 
     def score(self, batch: Batch) -> Tensor:
-        """Scores in float32, checked.
+        """Returns scores in float32, checked.
 
         Raises:
             NonFiniteError: a score is NaN or infinite.
@@ -141,7 +141,7 @@ class Recommender(L.LightningModule, ABC):
         return self.check_scores(self(batch))
 
     def score_cases(self, batch: Batch) -> CaseScores:
-        """Scores of all candidates of a batch's cases; a model that retrieves gives those it found."""
+        """Returns scores of all candidates of a batch's cases; a model that retrieves gives those it found."""
         score = self.score(batch).detach()
         return CaseScores(
             case=batch.case,
@@ -154,7 +154,7 @@ class Recommender(L.LightningModule, ABC):
 
     @staticmethod
     def case_totals(batch: Batch) -> dict[str, Any]:
-        """What `CaseScores` says of whole cases, whatever was scored of them."""
+        """Returns what `CaseScores` says of whole cases, whatever was scored of them."""
         cases = len(batch.case)
         return {
             "candidates": torch.bincount(batch.branch_case, minlength=cases),
@@ -243,7 +243,7 @@ class Recommender(L.LightningModule, ABC):
         return {}
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over what trains, and its schedule by steps."""
+        """Returns the optimiser over what trains, and its schedule by steps."""
         optimizer = grouped_optimizer(self.optimizer, self.trained(), self.rates())
         steps = int(self.trainer.estimated_stepping_batches)
         factor = learning_rate_factor(self.schedule, self.warmup, steps)

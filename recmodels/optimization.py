@@ -38,7 +38,7 @@ def learning_rate_factor(schedule: Schedule, warmup: float, steps: int) -> Calla
 def grouped_optimizer(
     make: Callable[[Any], torch.optim.Optimizer], trained: Mapping[str, nn.Parameter], rates: Mapping[str, float]
 ) -> torch.optim.Optimizer:
-    """An optimiser with one group of parameters for each learning rate.
+    """Returns an optimiser with one group of parameters for each learning rate.
 
     Args:
         make: the optimiser of parameters or groups, with the learning rate of those that have none of their own.

@@ -43,7 +43,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def stacks(self) -> list[list[nn.Module]]:
-        """The transformer blocks, first to last, of the one stack, or of the encoder and then of the decoder.
+        """Returns the transformer blocks, first to last, of the one stack, or of the encoder and then of the decoder.
 
         Raises:
             InputError: the architecture keeps its blocks where none of the known families does.
@@ -54,7 +54,7 @@ class Backbone(ABC):
         """What it makes of a small fixed input, without gradient or dropout: enough to tell two models apart."""
 
     def layers(self) -> list[nn.Module]:
-        """The transformer blocks of all stacks, first to last."""
+        """Returns the transformer blocks of all stacks, first to last."""
         return [layer for stack in self.stacks() for layer in stack]
 
     def attention_layers(self) -> list[nn.Module]:
@@ -84,7 +84,7 @@ class Backbone(ABC):
         return self.model.get_output_embeddings()
 
     def linear_layers(self) -> dict[str, Any]:
-        """The body's linear layers by name, the head not among them."""
+        """Returns the body's linear layers by name, the head not among them."""
         head = self.output_embeddings
         return {
             name: module
@@ -98,7 +98,7 @@ class Backbone(ABC):
         return int(self.model.config.get_text_config().hidden_size)
 
     def input_layer(self, layer: nn.Module) -> nn.Module:
-        """The first linear layer of a transformer layer's feed-forward.
+        """Returns the first linear layer of a transformer layer's feed-forward.
 
         Raises:
             InputError: there is none.
@@ -126,7 +126,7 @@ class Backbone(ABC):
 
 
 def widths(module: nn.Module) -> tuple[int, int]:
-    """Width of what a linear layer reads and of what it makes; zeros for any other module.
+    """Returns the width of what a linear layer reads and of what it makes; zeros for any other module.
 
     Example:
         >>> widths(nn.Linear(3, 4)), widths(nn.ReLU())
@@ -144,7 +144,7 @@ def widths(module: nn.Module) -> tuple[int, int]:
 
 
 def block_list(backbone: Backbone, stack: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of a stack, first to last.
+    """Returns the transformer blocks of a stack, first to last.
 
     Raises:
         InputError: the architecture keeps its blocks where none of the known families does.

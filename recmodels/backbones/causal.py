@@ -32,7 +32,7 @@ class CausalBackbone(Backbone):
         return (lambda states: cap * torch.tanh(project(states) / cap)) if cap else project
 
     def stacks(self) -> list[list[nn.Module]]:
-        """The transformer blocks of the one stack."""
+        """Returns the transformer blocks of the one stack."""
         return [block_list(self, self.body)]
 
     @property
@@ -41,13 +41,13 @@ class CausalBackbone(Backbone):
         return int(getattr(self.body, "first_position", 0))
 
     def virtual_tokens(self) -> Tensor | None:
-        """Trained embeddings `[P, D]` that every prompt begins with; None where there are none."""
+        """Returns trained embeddings `[P, D]` that every prompt begins with; None where there are none."""
         embeddings = getattr(self.body, "virtual_tokens", None)
         return None if embeddings is None else embeddings().to(self.model.get_input_embeddings().weight.dtype)
 
     @torch.no_grad()
     def probe(self) -> Tensor:
-        """Scores `[2]` of two branches of a small forest."""
+        """Returns scores `[2]` of two branches of a small forest."""
         token = PROBE % self.model.config.get_text_config().vocab_size
         end = torch.tensor([9, 9, 3, 9, 9, 7, 7, 9, 9])
         depth = torch.tensor([0, 1, 2, 2, 3, 4, 5, 4, 5])
@@ -58,7 +58,7 @@ class CausalBackbone(Backbone):
         return branch_scores(log_probability, branch, 2, mean=False)
 
     def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
-        """Summed log-probability `[B]` of each branch's tokens."""
+        """Returns the summed log-probability `[B]` of each branch's tokens."""
         forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
         hidden = self.hidden_states(*forest, read=batch.label_place.unique())
         log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)

@@ -38,19 +38,19 @@ class TextEncoder(Backbone):
         """None: an encoder makes no logits."""
 
     def stacks(self) -> list[list[nn.Module]]:
-        """The transformer blocks of the one stack."""
+        """Returns the transformer blocks of the one stack."""
         return [block_list(self, self.body)]
 
     @torch.no_grad()
     def probe(self) -> Tensor:
-        """Hidden states `[5 * D]` of two packed texts."""
+        """Returns hidden states `[5 * D]` of two packed texts."""
         segment, position = torch.tensor([[0, 0, 0, 1, 1]]), torch.tensor([[0, 1, 2, 0, 1]])
         token = torch.tensor([[3, 5, 7, 4, 6]]) % self.model.config.vocab_size
         with evaluating(self.model):
             return self.hidden_states(token, segment, position, torch.ones_like(segment).bool()).flatten()
 
     def hidden_states(self, token: Tensor, segment: Tensor, position: Tensor, attention: Tensor) -> Tensor:
-        """Last hidden states `[R, N, D]`; those of padding mean nothing.
+        """Returns the last hidden states `[R, N, D]`; those of padding mean nothing.
 
         Args:
             token: `[R, N]` input ids.

@@ -51,11 +51,11 @@ class EncoderDecoderBackbone(Backbone):
         return cast("Callable[[Tensor], Tensor]", project)
 
     def stacks(self) -> list[list[nn.Module]]:
-        """The transformer blocks of the encoder and those of the decoder."""
+        """Returns the transformer blocks of the encoder and those of the decoder."""
         return [block_list(self, stack) for stack in (self.model.get_encoder(), self.model.get_decoder())]
 
     def encode(self, batch: EncoderDecoderBatch) -> Tensor:
-        """The encoder's last hidden states `[E, S, D]`."""
+        """Returns the encoder's last hidden states `[E, S, D]`."""
         encoder = self.model.get_encoder()
         with embedded_at(encoder, batch.prompt_position):
             output = encoder(
@@ -66,7 +66,7 @@ class EncoderDecoderBackbone(Backbone):
         return cast(Tensor, output.last_hidden_state)
 
     def decode(self, batch: EncoderDecoderBatch, encoded: Tensor, rows: slice) -> Tensor:
-        """The decoder's last hidden states `[R', N, D]` of some rows."""
+        """Returns the decoder's last hidden states `[R', N, D]` of some rows."""
         decoder, depth, read = self.model.get_decoder(), batch.depth[rows], batch.prompt_row[rows]
         start = self.model.config.decoder_start_token_id
         with embedded_at(decoder, depth):
@@ -83,12 +83,12 @@ class EncoderDecoderBackbone(Backbone):
 
     @torch.no_grad()
     def probe(self) -> Tensor:
-        """Scores `[3]` of three branches under two packed prompts."""
+        """Returns scores `[3]` of three branches under two packed prompts."""
         with evaluating(self.model):
             return self.log_likelihood(probe_batch())
 
     def log_likelihood(self, batch: EncoderDecoderBatch) -> Tensor:
-        """Summed log-probability `[B]` of each branch's tokens."""
+        """Returns the summed log-probability `[B]` of each branch's tokens."""
         encoded = self.encode(batch)
         rows, width = batch.token.shape
         some = max(1, self.decoded_tokens // width)
@@ -131,7 +131,7 @@ PROMPTS, ANSWERS = ([3, 5, 7, 4], [9, 8, 6]), ([6, 8, 9], [6, 4, 2], [4, 7, 5])
 
 
 def probe_batch() -> EncoderDecoderBatch:
-    """Three branches under two packed prompts."""
+    """Returns three branches under two packed prompts."""
     none = torch.empty(0)
     return EncoderDecoderBatch(
         case=none,

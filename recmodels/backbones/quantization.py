@@ -88,7 +88,7 @@ def release_file(model: nn.Module) -> None:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether a layer holds its weight in four bits.
+    """Returns whether a layer holds its weight in four bits.
 
     Example:
         >>> is_quantised(nn.Linear(2, 2))
@@ -98,7 +98,7 @@ def is_quantised(module: nn.Module) -> bool:
 
 
 def holds_four_bits(model: nn.Module) -> bool:
-    """Whether any layer of a model holds its weight in four bits.
+    """Returns whether any layer of a model holds its weight in four bits.
 
     Example:
         >>> holds_four_bits(nn.Sequential(nn.Linear(2, 2)))

@@ -46,21 +46,21 @@ class BERT4Rec(SequenceRecommender):
         self.bias = nn.Parameter(torch.zeros(items))
 
     def states_after(self, history: Tensor) -> Tensor:
-        """States `[U, D]` at a mask after the history."""
+        """Returns states `[U, D]` at a mask after the history."""
         history = history[:, -self.max_length :]
         masked = torch.cat((history, history.new_full((len(history), 1), self.mask)), dim=1)
         return cast(Tensor, self.network(masked)[:, -1])
 
     def item_vectors(self) -> Tensor:
-        """The input's item table, without the mask."""
+        """Returns the input's item table, without the mask."""
         return self.network.item.weight[:-1]
 
     def item_bias(self) -> Tensor:
-        """Bias `[I]`."""
+        """Returns the bias `[I]`."""
         return self.bias
 
     def loss(self, batch: SequenceBatch) -> Tensor:
-        """Mean cross-entropy over the catalogue of the hidden items."""
+        """Returns the mean cross-entropy over the catalogue of the hidden items."""
         item = batch.item[:, -(self.max_length + 1) :]
         hidden = hide_items(item >= 0, self.mask_share, self.last_only)
         state = self.network(item.masked_fill(hidden, self.mask))[hidden]  # [T, D]

@@ -54,7 +54,7 @@ class BM25(ClosedForm):
         return {"term": term, "count": count, "weight": weight}
 
     def score_branches(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`: weights of an item's terms, times how often the history's titles hold them."""
+        """Returns scores `[B]`: weights of an item's terms, times how often the history's titles hold them."""
         real = (batch.history >= 0)[..., None]
         item = batch.history.clamp(min=0)
         query = self.weight.new_zeros(len(item), int(self.term.max()) + 1)
@@ -63,7 +63,7 @@ class BM25(ClosedForm):
 
 
 def terms(text: str) -> list[str]:
-    """Words in lower case; of Chinese text single characters.
+    """Returns the words in lower case; of Chinese text single characters.
 
     Example:
         >>> terms("L.A. Confidential 2: 红楼")
@@ -73,7 +73,7 @@ def terms(text: str) -> list[str]:
 
 
 def index_titles(titles: Sequence[str], k1: float = 1.2, b: float = 0.75) -> tuple[Tensor, Tensor, Tensor]:
-    """Terms of each title with their BM25 weights.
+    """Returns the terms of each title with their BM25 weights.
 
     Returns:
         `[I, K]` numbers of terms, `[I, K]` how often the title holds each, and `[I, K]` weights, both 0 at padding.

@@ -45,7 +45,7 @@ class BPR(ItemEmbeddingRecommender):
             nn.init.xavier_normal_(table.weight)
 
     def forward(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`: product of the user's and the item's vector.
+        """Returns scores `[B]`: product of the user's and the item's vector.
 
         Raises:
             InputError: the model has not been fitted, or a user was not there in training.
@@ -56,7 +56,7 @@ class BPR(ItemEmbeddingRecommender):
         return pair_scores(self.user(batch.user), self.item.weight, batch.branch_case, batch.branch_item)
 
     def loss(self, batch: SequenceBatch) -> Tensor:
-        """Mean over events and their negatives of -log sigmoid of the difference of scores."""
+        """Returns the mean over events and their negatives of -log sigmoid of the difference of scores."""
         owner = self.user(batch.user)[:, None].expand(-1, batch.item.shape[1], -1)[batch.own]  # [T, D]
         chosen, other = self.item(batch.item[batch.own]), self.item(batch.negative[batch.own])
         difference = (owner * chosen).sum(-1, keepdim=True) - torch.einsum("td,tnd->tn", owner, other)

@@ -39,14 +39,14 @@ class ClosedForm(Recommender):
 
     @abstractmethod
     def solve(self, events: EventBatch) -> dict[str, Tensor]:
-        """The tensors that scores are computed from, by the names in `solved`."""
+        """Returns the tensors that scores are computed from, by the names in `solved`."""
 
     @abstractmethod
     def score_branches(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`, after `solve`."""
+        """Returns scores `[B]`, after `solve`."""
 
     def checkpoint_keys(self) -> set[str]:
-        """What was solved for."""
+        """Returns what was solved for."""
         return set(self.solved)
 
     def configure_optimizers(self) -> None:
@@ -66,7 +66,7 @@ class ClosedForm(Recommender):
         super().on_load_checkpoint(checkpoint)
 
     def forward(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`.
+        """Returns scores `[B]`.
 
         Raises:
             InputError: the model has not been fitted.
@@ -106,7 +106,7 @@ def sparse_scores(column: Tensor, weight: Tensor, query: Tensor, case: Tensor, i
 
 
 def user_item_matrix(events: EventBatch) -> Tensor:
-    """The training events as a sparse `[users, items]` matrix of ones; repeated events count once.
+    """Returns the training events as a sparse `[users, items]` matrix of ones; repeated events count once.
 
     Example:
         >>> events = EventBatch(torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0]), users=2, items=3)

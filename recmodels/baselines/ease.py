@@ -54,7 +54,7 @@ class EASE(ClosedForm):
         return {"weight": ease_weights(counts, self.regularization)}
 
     def score_branches(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`: weights from the history's items, added up."""
+        """Returns scores `[B]`: weights from the history's items, added up."""
         seen = history_counts(batch.history, len(self.weight))
         return (seen @ self.weight)[batch.branch_case, batch.branch_item]
 

@@ -51,13 +51,13 @@ class ItemKNN(ClosedForm):
         return {"neighbour": neighbour, "similarity": similarity}
 
     def score_branches(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`: similarities of an item's neighbours that are in the history, added up."""
+        """Returns scores `[B]`: similarities of an item's neighbours that are in the history, added up."""
         seen = history_counts(batch.history, len(self.neighbour))
         return sparse_scores(self.neighbour, self.similarity, seen, batch.branch_case, batch.branch_item)
 
 
 def nearest_items(matrix: Tensor, neighbours: int, shrink: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Each item's nearest items by cosine over users; a stripe of the similarities is held at a time.
+    """Returns each item's nearest items by cosine over users; a stripe of the similarities is held at a time.
 
     Returns:
         `[I, K]` item codes, nearest first, and `[I, K]` similarities in float32; 0 where no user is shared.

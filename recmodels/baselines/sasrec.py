@@ -36,11 +36,11 @@ class SASRec(SequenceRecommender):
         self.network = ItemTransformer(items, self.max_length, *sizes, causal=True)
 
     def states_after(self, history: Tensor) -> Tensor:
-        """States `[U, D]` at the last item."""
+        """Returns states `[U, D]` at the last item."""
         return cast(Tensor, self.network(history[:, -self.max_length :])[:, -1])
 
     def item_vectors(self) -> Tensor:
-        """The input's item table."""
+        """Returns the input's item table."""
         return self.network.item.weight
 
     def loss(self, batch: SequenceBatch) -> Tensor:

@@ -68,7 +68,7 @@ class SentenceEncoder(ClosedForm):
         return {"embedding": embed(self.encoder, self.backbone_name, events.titles, self.titles_at_once, device)}
 
     def score_branches(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`: cosine of an item and the weighted mean of the history."""
+        """Returns scores `[B]`: cosine of an item and the weighted mean of the history."""
         width = batch.history.shape[1]
         age = torch.arange(width - 1, -1, -1, device=batch.history.device)
         weight = (batch.history >= 0) * torch.tensor(self.recency, device=age.device) ** age  # [U, H]

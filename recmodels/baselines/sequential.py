@@ -38,7 +38,7 @@ class ItemEmbeddingRecommender(Recommender):
 
     @abstractmethod
     def loss(self, batch: SequenceBatch) -> Tensor:
-        """Mean loss of a batch of windows."""
+        """Returns the mean loss of a batch of windows."""
 
     def setup(self, stage: str) -> None:
         """Takes the sizes of the data, which the trainer has set up by now."""
@@ -76,7 +76,7 @@ class ItemEmbeddingRecommender(Recommender):
         super().on_load_checkpoint(checkpoint)
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Returns the loss of a batch."""
         return self.check_loss(self.loss(batch))
 
 
@@ -120,18 +120,18 @@ class SequenceRecommender(ItemEmbeddingRecommender):
 
     @abstractmethod
     def states_after(self, history: Tensor) -> Tensor:
-        """States `[U, D]` that say what comes after histories `[U, H]`."""
+        """Returns states `[U, D]` that say what comes after histories `[U, H]`."""
 
     @abstractmethod
     def item_vectors(self) -> Tensor:
-        """Vectors `[I, D]` that states are multiplied with."""
+        """Returns vectors `[I, D]` that states are multiplied with."""
 
     def item_bias(self) -> Tensor | None:
-        """Bias `[I]` of the scores, or None."""
+        """Returns the bias `[I]` of the scores, or None."""
         return None
 
     def forward(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`.
+        """Returns scores `[B]`.
 
         Raises:
             InputError: the model has not been fitted.
@@ -186,7 +186,7 @@ class ItemTransformer(nn.Module):
         self.apply(_initialise)
 
     def forward(self, sequence: Tensor) -> Tensor:
-        """States `[U, H, D]` of sequences `[U, H]` of codes, -1 at padding, H at most `longest`."""
+        """Returns states `[U, H, D]` of sequences `[U, H]` of codes, -1 at padding, H at most `longest`."""
         real, length = sequence >= 0, sequence.shape[1]
         index = torch.arange(self.longest - length, self.longest, device=sequence.device)
         state = self.dropout(self.norm(self.item(sequence.clamp(min=0)) + self.position(index)))

@@ -30,7 +30,7 @@ class NextId(Recommender):
         super().__init__(cutoffs=cutoffs)
 
     def forward(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`."""
+        """Returns scores `[B]`."""
         return next_id_scores(batch.history, batch.branch_case, batch.branch_item)
 
 
@@ -72,7 +72,7 @@ class Popularity(ClosedForm):
         return {"counts": item_counts(events.item, events.items)}
 
     def score_branches(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`: training events of each branch's item."""
+        """Returns scores `[B]`: training events of each branch's item."""
         return self.counts[batch.branch_item]
 
 
@@ -103,7 +103,7 @@ class Random(Recommender):
         self.seed = seed
 
     def forward(self, batch: InteractionBatch) -> Tensor:
-        """Scores `[B]`, uniform on [0, 1)."""
+        """Returns scores `[B]`, uniform on [0, 1)."""
         return hash_uniform(batch.case[batch.branch_case], batch.branch_item, self.seed)
 
 

@@ -33,7 +33,7 @@ ATTENTION = "answer_tree"
 
 
 def bias_at(bias: Tensor, depth: Tensor) -> Tensor:
-    """A causal relative position bias, made for positions 0, 1, 2, ..., read at the depths of a tree.
+    """Returns a causal relative position bias, made for positions 0, 1, 2, ..., read at the depths of a tree.
 
     Args:
         bias: `[1, H, N, N]` by query and key position; it depends on their distance alone.

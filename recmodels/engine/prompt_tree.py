@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def tree_mask(end: Tensor, depth: Tensor | None = None, window: int | None = None) -> Tensor:
-    """The attention rule as a boolean mask.
+    """Returns the attention rule as a boolean mask.
 
     Args:
         end: `[R, N]` index after the last descendant of each token.
@@ -44,10 +44,10 @@ def tree_mask(end: Tensor, depth: Tensor | None = None, window: int | None = Non
 def label_log_probabilities(
     hidden: Tensor, head: Callable[[Tensor], Tensor], position: Tensor, token: Tensor, chunk: int | None = None
 ) -> Tensor:
-    """Log-probabilities of labels, computing logits once per predicting token and nowhere else.
+    """Returns the log-probabilities of labels, computing logits once per predicting token and nowhere else.
 
-    All candidates of a case predict their first token from the same position, so positions are fewer than labels. Logits
-    exist for one chunk at a time; under autograd each chunk is recomputed in the backward pass.
+    All candidates of a case predict their first token from the same position, so positions are fewer than labels.
+    Logits exist for one chunk at a time; under autograd each chunk is recomputed in the backward pass.
 
     Args:
         hidden: `[R, N, D]` last hidden states.
@@ -128,7 +128,7 @@ class _PickedLogProbability(torch.autograd.Function):
 
 
 def branch_scores(log_probability: Tensor, branch: Tensor, branches: int, *, mean: bool) -> Tensor:
-    """Returns the log-likelihood `[B]` of each branch, or its mean a label: labels `[L]` are added up by their `branch` `[L]`.
+    """Returns the log-likelihood `[B]` of each branch, or its mean a label, from `[L]` labels and the branch of each.
 
     Example:
         >>> branch_scores(torch.tensor([-1.0, -3.0, -5.0]), torch.tensor([0, 0, 1]), 2, mean=True).tolist()

@@ -77,7 +77,7 @@ class AttentionForest:
         return nn.functional.pad(penalty, (prefix, 0))
 
     def block_mask(self, window: int | None) -> BlockMask:
-        """The rule over the whole row as FlexAttention takes it."""
+        """Returns the rule over the whole row as FlexAttention takes it."""
         if window not in self._block:
             size, end, depth = len(self.end), self.end, self.depth
 
@@ -270,7 +270,7 @@ def compiled_flex() -> Any:
 
 
 def bucket(tokens: int) -> int:
-    """The length a row is padded to on a GPU: a multiple of 128, eight sizes to each power of two.
+    """Returns the length a row is padded to on a GPU: a multiple of 128, eight sizes to each power of two.
 
     Example:
         >>> [bucket(n) for n in (1, 128, 129, 1025, 5000)]

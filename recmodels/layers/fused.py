@@ -32,7 +32,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = weight, eps
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """States `[..., D]` in the type they came in; computed in float32 but for the weight's product."""
+        """Returns states `[..., D]` in the type they came in; computed in float32 but for the weight's product."""
         if not has_fused_norm(hidden_states, self.weight):
             return cast(Tensor, _Normalised.apply(hidden_states, self.weight, self.eps))
         with torch.autocast(hidden_states.device.type, enabled=False):
@@ -71,7 +71,7 @@ class _Normalised(torch.autograd.Function):
 
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Products of vectors `[..., D]` in the type they have, which autocast would narrow."""
+    """Returns products of vectors `[..., D]` in the type they have, which autocast would narrow."""
     with torch.autocast(left.device.type, enabled=False):
         return cast(Tensor, torch.linalg.vecdot(left, right))
 
@@ -100,7 +100,7 @@ class LowRankLinear(Linear):
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The layer's output with its update."""
+        """Returns the layer's output with its update."""
         base = self.get_base_layer()
         if self._is_plain(base) and not args and not kwargs and x.dtype == base.weight.dtype:
             name = self.active_adapters[0]

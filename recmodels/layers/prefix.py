@@ -29,7 +29,7 @@ class Prefix(nn.Module):
         self.hidden = hidden
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Keys and values to prepend."""
+        """Returns keys and values to prepend."""
         if self.hidden:
             _, _, heads, length, size = self.shape
             states = self.expand(self.seed).view(length, 2, heads, size).permute(1, 2, 0, 3).unsqueeze(1)

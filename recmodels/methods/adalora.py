@@ -77,7 +77,7 @@ class AdaLoRATuning(InstructionRecommender):
         config.tfinal = min(int(self.settle * steps), steps - config.tinit - 1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The objective's loss, and the penalty on P and Q."""
+        """Returns the objective's loss, and the penalty on P and Q."""
         loss = super().training_step(batch, batch_idx)
         return loss + self.orthogonal * mean_distance(self.trained())
 

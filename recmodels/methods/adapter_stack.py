@@ -48,7 +48,7 @@ class Level:
         return {"activation": self.activation, "scaling": self.scaling, "reads": self.reads}
 
     def layers(self) -> dict[str, dict[str, Tensor]]:
-        """The tensors of each adapter by part, by layer."""
+        """Returns the tensors of each adapter by part, by layer."""
         layers: dict[str, dict[str, Tensor]] = {}
         for name, value in self.state.items():
             part = next((part for part in PARTS if name.endswith(f".{part}")), "")
@@ -56,12 +56,12 @@ class Level:
         return layers
 
     def form(self) -> dict[str, Any]:
-        """Settings and shapes: what two levels must share for one to take the other's tensors."""
+        """Returns settings and shapes: what two levels must share for one to take the other's tensors."""
         return self.settings() | {"shapes": {name: tuple(value.shape) for name, value in self.state.items()}}
 
 
 def read_level(settings: Any, state: Any) -> Level:
-    """A level from what a file holds.
+    """Returns a level from what a file holds.
 
     Raises:
         InputError: it is none.
@@ -86,7 +86,7 @@ def read_level(settings: Any, state: Any) -> Level:
 
 
 def levels_of(backbone: Backbone) -> list[Level]:
-    """The levels that stand in a backbone, the lowest first; tensors are shared with it."""
+    """Returns the levels that stand in a backbone, the lowest first; tensors are shared with it."""
     adapters = {name: module for name, module in backbone.model.named_modules() if isinstance(module, Adapted)}
     levels: dict[int, dict[str, Adapted]] = {}
     for name, adapter in adapters.items():
@@ -169,7 +169,7 @@ def read_stack(source: str, backbone: str) -> Stack:
         backbone: name of the backbone that they must belong to.
 
     Raises:
-        InputError: there is no such thing, it is damaged, it holds no bottleneck adapters, or those of another backbone.
+        InputError: it does not exist, is damaged, holds no bottleneck adapters, or those of another backbone.
     """
     stack = _find_stack(source)
     check_backbone(stack, source, backbone)
@@ -216,7 +216,7 @@ def _find_stack(source: str) -> Stack:
 
 
 def levels_below(checkpoint: dict[str, Any]) -> list[Level]:
-    """The levels below a checkpoint's own.
+    """Returns the levels below a checkpoint's own.
 
     Raises:
         InputError: they are not as this version writes them.
@@ -228,7 +228,7 @@ def levels_below(checkpoint: dict[str, Any]) -> list[Level]:
 
 
 def plain_level(level: Level) -> dict[str, Any]:
-    """A level as a checkpoint keeps it."""
+    """Returns a level as a checkpoint keeps it."""
     return level.settings() | {"state": level.state}
 
 

@@ -100,7 +100,7 @@ class InstructionRecommender(Recommender):
         """Puts in what the method stands on, and does not train; most stand on the backbone alone."""
 
     def size(self, given: int | None, default: int) -> int:
-        """The method's size where no budget sets it.
+        """Returns the method's size where no budget sets it.
 
         Raises:
             InputError: both are given, or the size is below 1.
@@ -161,7 +161,7 @@ class InstructionRecommender(Recommender):
             self.check_identity(self._probe(), untuned)
 
     def merged_model(self, tolerance: float = TOLERANCE) -> Any:
-        """A transformers model of the backbone's own layout that scores as this one does.
+        """Returns a transformers model of the backbone's own layout that scores as this one does.
 
         Args:
             tolerance: how far scores may move, relative to the largest; weights in bfloat16 are rounded when merged.
@@ -173,7 +173,7 @@ class InstructionRecommender(Recommender):
         return merged(self.backbone, tuner, tolerance)
 
     def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
-        """What a PEFT adapter folder holds: the configuration, and the tensors by name.
+        """Returns what a PEFT adapter folder holds: the configuration, and the tensors by name.
 
         Raises:
             InputError: the method is none of PEFT's.
@@ -214,7 +214,7 @@ class InstructionRecommender(Recommender):
         return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
 
     def score_cases(self, batch: Batch) -> CaseScores:
-        """Scores of a batch's candidates, or of what beam search finds among them."""
+        """Returns scores of a batch's candidates, or of what beam search finds among them."""
         if self.retrieval == "exhaustive" or not isinstance(batch, CatalogueBatch):
             return super().score_cases(batch)
         return retrieved_cases(batch, self._retrieve(batch))
@@ -239,7 +239,7 @@ class InstructionRecommender(Recommender):
         return torch.bincount(batch.label_branch, minlength=len(batch.branch_case))
 
     def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
-        """The objective's loss on a batch of windows."""
+        """Returns the objective's loss on a batch of windows."""
         log_likelihood = self._log_likelihood(batch)
         scores = BranchScores(
             log_likelihood,

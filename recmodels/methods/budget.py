@@ -18,7 +18,7 @@ LARGEST = 1 << 20
 
 
 def parse_budget(budget: str) -> float:
-    """Share of the backbone's parameters that a text such as `0.1%` asks for.
+    """Returns the share of the backbone's parameters that a text such as `0.1%` asks for.
 
     Raises:
         InputError: it is no percentage above 0 and up to 100.
@@ -38,7 +38,7 @@ def parse_budget(budget: str) -> float:
 
 
 def nearest_size(count: Callable[[int], int], wanted: int) -> int:
-    """The size whose number of parameters is nearest to the wanted one; of two equally near, the smaller.
+    """Returns the size whose number of parameters is nearest to the wanted one; of two equally near, the smaller.
 
     Args:
         count: parameters at a size, growing with it; raises `InputError` above the largest possible size.
@@ -75,7 +75,7 @@ def nearest_size(count: Callable[[int], int], wanted: int) -> int:
 
 
 def count_trained(tune: Callable[[Backbone], None], backbone: Backbone) -> int:
-    """Parameters that a method would train, without a weight being made: on a copy on the meta device.
+    """Returns how many parameters a method would train, without a weight being made: on a copy on the meta device.
 
     A method that looks at the weights to make its own gets a copy of zeros.
 
@@ -99,7 +99,7 @@ def _count(tune: Callable[[Backbone], None], model: Any, backbone: Backbone) -> 
 
 
 def meta_copy(backbone: Backbone) -> Backbone:
-    """The backbone's architecture, frozen, without memory for its weights."""
+    """Returns the backbone's architecture, frozen, without memory for its weights."""
     with torch.device("meta"):
         model: Any = type(backbone.model)(backbone.model.config)
     model.requires_grad_(False)

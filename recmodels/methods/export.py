@@ -1,4 +1,4 @@
-"""What is exported of a tuned backbone: a merged model, PEFT's adapter folder, or our own for what PEFT has no form for."""
+"""What is exported of a tuned backbone: a merged model, PEFT's adapter folder, or our own where PEFT has no form."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class _Wrapped(nn.Module):
 
 
 def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
-    """A copy of the tuned model in the untuned one's layout, its updates added to the weights.
+    """Returns a copy of the tuned model in the untuned one's layout, its updates added to the weights.
 
     Returns:
         The transformers model, in evaluation mode; it attends as any model of the library does.
@@ -77,7 +77,7 @@ def merged(backbone: Backbone, tuner: Any, tolerance: float) -> Any:
 
 
 def adapter_parts(backbone: Backbone, tuner: Any) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """Configuration and tensors of a PEFT adapter folder, which `PeftModel.from_pretrained` reads."""
+    """Returns the configuration and tensors of a PEFT adapter folder, which `PeftModel.from_pretrained` reads."""
     wrapped = _Wrapped(tuner)
     state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     inside = "" if tuner.model is backbone.model else f"{backbone.model.base_model_prefix}."
@@ -87,7 +87,7 @@ def adapter_parts(backbone: Backbone, tuner: Any) -> tuple[PeftConfig, dict[str,
 
 
 def prompt_parts(backbone: Backbone, config: Any) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """The same for virtual tokens: what their encoder makes, so that it need not be kept."""
+    """Returns the same for virtual tokens: what their encoder makes, so that it need not be kept."""
     tokens = getattr(backbone.body, "virtual_tokens", None)
     encoder: Any = tokens.encoder if isinstance(tokens, VirtualTokens) else backbone.body.prefix_encoder
     if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING:
@@ -113,7 +113,7 @@ def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def own_parts(backbone: Backbone) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Settings and tensors of adapters or prefixes; None where a backbone has neither.
+    """Returns settings and tensors of adapters or prefixes; None where a backbone has neither.
 
     Adapters go by the number of their level, from the lowest, and the name of the layer that they stand behind, in the
     untuned model; prefixes by the number of theirs.
@@ -153,5 +153,5 @@ def _prefixes(backbone: Backbone, prefixes: list[Prefix]) -> tuple[dict[str, Any
 
 
 def plain(value: Tensor) -> Tensor:
-    """A tensor as a file holds it."""
+    """Returns a tensor as a file holds it."""
     return value.detach().cpu().float().contiguous().clone()

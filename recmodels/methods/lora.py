@@ -62,5 +62,5 @@ class LoRATuning(InstructionRecommender):
         self._tuner = inject(backbone, config)
 
     def rates(self) -> dict[str, float]:
-        """B's own rate."""
+        """Returns B's own rate."""
         return {name: self.b_rate for name in self.trained() if ".lora_B." in name}

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def parameters_of(backbone: Backbone, part: Part, layers: int) -> list[nn.Parameter]:
-    """The parameters of a part; a head that is tied to the embeddings is parted from them first.
+    """Returns the parameters of a part; a head that is tied to the embeddings is parted from them first.
 
     Returns:
         Empty for the head of an encoder, whose tagger trains in any case.

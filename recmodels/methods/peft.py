@@ -57,7 +57,7 @@ class PeftTuning(InstructionRecommender):
             check_quantization(self.method, self.trains_backbone)
 
     def peft_parts(self) -> tuple[PeftConfig, dict[str, Tensor]]:
-        """What a PEFT adapter folder holds; of virtual tokens, what their encoder made."""
+        """Returns what a PEFT adapter folder holds; of virtual tokens, what their encoder made."""
         self.configure_model()
         virtual = is_virtual(self.peft_config)
         return prompt_parts(self.backbone, self._completed) if virtual else super().peft_parts()

@@ -80,7 +80,7 @@ def check_config(config: PeftConfig) -> None:
 
 
 def promises_identity(config: PeftConfig) -> bool:
-    """Whether a method's first scores are the untuned backbone's.
+    """Returns whether a method's first scores are the untuned backbone's.
 
     Example:
         >>> from peft import IA3Config, PromptTuningConfig
@@ -92,7 +92,7 @@ def promises_identity(config: PeftConfig) -> bool:
 
 
 def keeps_weights(config: PeftConfig) -> bool:
-    """Whether a method computes with the frozen weights as they are; if not, they must be held in float32.
+    """Returns whether a method computes with the frozen weights as they are; if not, they must be held in float32.
 
     Example:
         >>> from peft import LoraConfig
@@ -177,7 +177,7 @@ def fitting(method: str, backbone: Backbone) -> Iterator[None]:
 
 
 def drawn_values(model: nn.Module, before: set[str]) -> list[tuple[str, Tensor]]:
-    """Frozen tensors that a method added to a model whose parameters were named `before`."""
+    """Returns the frozen tensors that a method added to a model whose parameters were named `before`."""
     frozen = [(name, value) for name, value in model.named_parameters() if not value.requires_grad]
     added = [(name, value) for name, value in frozen if name.replace(".base_layer.", ".") not in before]
     buffers = [(name, value) for name, value in model.named_buffers() if "rotary" not in name]
@@ -185,7 +185,7 @@ def drawn_values(model: nn.Module, before: set[str]) -> list[tuple[str, Tensor]]
 
 
 def attention_inputs(backbone: Backbone) -> set[str]:
-    """Last names of the linear layers that read a block's hidden states in its attention.
+    """Returns the last names of the linear layers that read a block's hidden states in its attention.
 
     Raises:
         InputError: the architecture names its layers otherwise.
@@ -216,7 +216,7 @@ def check_layers(config: Any, backbone: Backbone) -> None:
 
 
 def why_not(error: Exception) -> str:
-    """PEFT's reason for refusing a backbone, in few words.
+    """Returns PEFT's reason for refusing a backbone, in few words.
 
     Example:
         >>> why_not(ValueError("Target module Conv1D(nf=96, nx=32) is not supported."))
@@ -343,7 +343,7 @@ def set_size(config: PeftConfig, number: int) -> None:
 
 
 def size_of(config: PeftConfig) -> int:
-    """The size that a method has.
+    """Returns the size that a method has.
 
     Example:
         >>> from peft import LoraConfig

@@ -116,19 +116,19 @@ class TokenClassification(TunedEncoder):
         self.head_dropout = nn.Dropout(getattr(config, "hidden_dropout_prob", 0.0))
 
     def tag_logits(self, batch: TaggedTextBatch) -> Tensor:
-        """Logits `[R, N, 2]` of the tags O and RECOMMEND."""
+        """Returns logits `[R, N, 2]` of the tags O and RECOMMEND."""
         states = self.encoder.hidden_states(batch.token, batch.segment, batch.position, batch.attention)
         return cast(Tensor, self.tagger(self.head_dropout(states)).float())
 
     @staticmethod
     def tags(batch: TaggedTextBatch) -> Tensor:
-        """True tags `[R, N]`; -100 at padding."""
+        """Returns true tags `[R, N]`; -100 at padding."""
         inside = batch.branch >= 0
         tag = torch.where(inside, (batch.relevance[batch.branch.clamp(min=0)] > 0).long(), 0)
         return torch.where(batch.attention, tag, -100)
 
     def forward(self, batch: TaggedTextBatch) -> Tensor:
-        """Scores `[B]`: mean RECOMMEND log-odds over each candidate's tokens."""
+        """Returns scores `[B]`: mean RECOMMEND log-odds over each candidate's tokens."""
         return self._scores(self.tag_logits(batch), batch)
 
     @staticmethod

@@ -29,7 +29,7 @@ class VirtualTokens(nn.Module):
         self.encoder, self.count, self.task = encoder, count, task
 
     def forward(self) -> Tensor:
-        """The embeddings."""
+        """Returns the embeddings."""
         device = next(self.encoder.parameters()).device
         number = torch.arange(self.count, device=device)
         if self.task is None:
@@ -45,7 +45,7 @@ class PrefixOfLayer(nn.Module):
         self._encoder, self.layer, self.shape = Reference(encoder), layer, shape
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Keys and values to prepend."""
+        """Returns keys and values to prepend."""
         count, heads, size = self.shape
         encoder = self._encoder.module
         number = torch.arange(count, device=next(encoder.parameters()).device)
@@ -55,7 +55,7 @@ class PrefixOfLayer(nn.Module):
 
 
 def is_virtual(config: Any) -> bool:
-    """Whether a PEFT method is a beginning before the prompt and no layer in the model.
+    """Returns whether a PEFT method is a beginning before the prompt and no layer in the model.
 
     Example:
         >>> from peft import IA3Config, PrefixTuningConfig

@@ -16,7 +16,7 @@ _CLIP = 1e-15  # probabilities of 0 and 1 are moved by this much before a logari
 
 
 def _positives(labels: Tensor, cases: Tensor) -> Tensor:
-    """Labels as booleans `[N]`, checked against the cases they belong to."""
+    """Returns labels as booleans `[N]`, checked against the cases they belong to."""
     if cases.ndim != 1 or labels.shape != cases.shape:
         raise ValueError(f"values {tuple(cases.shape)} and labels {tuple(labels.shape)} must both be [N]")
     if not bool(((labels == 0) | (labels == 1)).all()):
@@ -26,7 +26,7 @@ def _positives(labels: Tensor, cases: Tensor) -> Tensor:
 
 
 def _probabilities(probability: Tensor) -> Tensor:
-    """Probabilities in float64, checked."""
+    """Returns probabilities in float64, checked."""
     p = probability.detach().double()
     if not bool(((p >= 0) & (p <= 1)).all()):
         wrong = p[~((p >= 0) & (p <= 1))][0].item()
@@ -106,7 +106,7 @@ def user_auc(scores: Tensor, labels: Tensor, user: Tensor) -> tuple[Tensor, Tens
 
 
 def log_loss(probability: Tensor, label: Tensor) -> Tensor:
-    """Mean of -ln of the probability given to the true label, in nats. Lower is better; ln 2 is a coin's.
+    """Returns the mean of -ln of the probability given to the true label, in nats. Lower is better; ln 2 is a coin's.
 
     A probability of 0 or 1 is moved by 1e-15, so one certain mistake costs 34.5 nats.
 
@@ -126,7 +126,7 @@ def log_loss(probability: Tensor, label: Tensor) -> Tensor:
 
 
 def brier_score(probability: Tensor, label: Tensor) -> Tensor:
-    """Mean squared distance of probability and label. Lower is better; .25 is a coin's.
+    """Returns the mean squared distance of probability and label. Lower is better; .25 is a coin's.
 
     Arguments and errors are those of `log_loss`.
 
@@ -212,7 +212,7 @@ class BinaryMetrics(Metric):
         self.probability.append(p)
 
     def compute(self) -> dict[str, Tensor]:
-        """Value by name; `auc` is NaN unless both classes were seen; without cases all but counts are."""
+        """Returns values by name; `auc` is NaN unless both classes were seen; without cases all but counts are."""
         empty = torch.zeros(0, dtype=torch.float64, device=self.device)
         # After a sync over processes a state is one tensor already.
         p, label = (dim_zero_cat(s) if len(s) else empty for s in (self.probability, self.label))

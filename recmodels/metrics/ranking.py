@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def _log_choose(n: Tensor, k: Tensor) -> Tensor:
-    """Logarithm of the binomial coefficient; -inf where that is zero."""
+    """Returns the logarithm of the binomial coefficient; -inf where that is zero."""
     zero = (k < 0) | (k > n)
     n, k = n.masked_fill(zero, 0.0), k.masked_fill(zero, 0.0)
     value = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
@@ -69,7 +69,7 @@ def hit_rate(
 
 
 def _hits(ranking: Ranking, k: int) -> Tensor:
-    """Expected number of relevant items within the cut-off, `[U]`."""
+    """Returns the expected number of relevant items within the cut-off, `[U]`."""
     chance = ((k - ranking.first) / ranking.size).clamp(0, 1)
     return chance.masked_fill(~ranking.held, 0.0).sum(1)
 
@@ -142,7 +142,7 @@ def _average_precision(ranking: Ranking, k: int) -> Tensor:
 def average_precision(
     scores: Tensor, relevance: Tensor, k: int, mask: MaybeTensor = None, total_relevant: MaybeTensor = None
 ) -> Tensor:
-    """Mean over all relevant items of the precision at their rank, 0 beyond k; its mean is MAP@k.
+    """Returns the mean over all relevant items of the precision at their rank, 0 beyond k; its mean is MAP@k.
 
     The denominator is the number of relevant items, not min(R, k). Higher is better.
 
@@ -182,7 +182,7 @@ def ndcg(
 
 
 def tie_rate(scores: Tensor, mask: MaybeTensor = None) -> Tensor:
-    """Whether any two real candidates of a user have equal scores, 1 or 0; its mean is the tie rate.
+    """Returns whether any two real candidates of a user have equal scores, 1 or 0; its mean is the tie rate.
 
     Example:
         >>> tie_rate(torch.tensor([[1.0, 1.0], [1.0, 2.0]])).tolist()
@@ -214,7 +214,7 @@ def user_values(
 
 
 def informative_cutoffs(cutoffs: Sequence[int], num_candidates: int) -> tuple[int, ...]:
-    """Cut-offs below the number of candidates; from there on HR@k is 1 by construction.
+    """Returns the cut-offs below the number of candidates; from there on HR@k is 1 by construction.
 
     Example:
         >>> informative_cutoffs((1, 5, 10), 10)
@@ -291,7 +291,7 @@ class RankingMetrics(Metric):
         self.longer += (size[:, None] > torch.tensor(self.cutoffs, device=size.device)).sum(0).to(self.longer)
 
     def compute(self) -> dict[str, Tensor]:
-        """Value by name; `users` and `skipped_users` are numbers of users, the rest means over `users`."""
+        """Returns values by name; `users` and `skipped_users` are numbers of users, the rest means over `users`."""
         sums = dict(zip(self.names, self.sums, strict=True))
         users, skipped = sums.pop("users"), self.skipped[0]
         seen = bool(users + skipped > 0)

@@ -65,6 +65,6 @@ class RatingMetrics(Metric):
         self.cases += len(difference)
 
     def compute(self) -> dict[str, Tensor]:
-        """Value by name; NaN without cases."""
+        """Returns values by name; NaN without cases."""
         mse = (self.squared / self.cases)[0]
         return {"rmse": mse.sqrt(), "mse": mse, "mae": (self.absolute / self.cases)[0], "cases": self.cases[0]}

@@ -30,11 +30,11 @@ class Ranking:
     total: Tensor  # [U] relevant items, absent ones too
 
     def where_relevant(self, value: Tensor) -> Tensor:
-        """The value `[U]`, NaN for users without a relevant item."""
+        """Returns the value `[U]`, NaN for users without a relevant item."""
         return value.masked_fill(self.total == 0, torch.nan)
 
     def sum_over_run(self, weight: Callable[[Tensor], Tensor], k: int) -> Tensor:
-        """Sum of a weight of the rank, over those ranks of each run that are within k: `[U, P]`."""
+        """Returns the sum of a weight of the rank, over those ranks of each run that are within k: `[U, P]`."""
         first, end = (rank.clamp(max=k).long() for rank in (self.first, self.first + self.size))
         depth = int(end.max()) if end.numel() else 0
         # On the CPU, because a cumsum of floats has no deterministic CUDA kernel.

@@ -130,7 +130,7 @@ class _Step:
 
     @classmethod
     def first(cls, state: Tensor) -> _Step:
-        """The prompts' states `[U, D]`: one empty beginning each."""
+        """Returns the prompts' states `[U, D]`: one empty beginning each."""
         index = torch.arange(len(state), device=state.device)[:, None]
         none = index[:0, 0]
         return cls(state, torch.full_like(index, -1), index, torch.zeros_like(index).float(), (none,) * 3, 0)
@@ -194,7 +194,7 @@ def _any(count: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def _runs(start: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers of many runs, one run after the other, and the run that each belongs to."""
+    """Returns the numbers of many runs, one run after the other, and the run that each belongs to."""
     run = torch.repeat_interleave(size)
     return run, torch.arange(len(run), device=run.device) + (start - size.cumsum(0) + size)[run]
 
@@ -207,7 +207,7 @@ def _by_user(user: Tensor, users: int) -> Tensor:
 
 
 def _items(trie: CatalogueTrie, best: Tensor, node: Tensor, candidate: Tensor | None, tokens: int) -> Retrieved:
-    """The candidates that end at the best nodes."""
+    """Returns the candidates that end at the best nodes."""
     user, column = (best > -torch.inf).nonzero(as_tuple=True)
     start = trie.item_start[node[user, column]]
     run, index = _runs(start, trie.item_start[node[user, column] + 1] - start)

@@ -31,7 +31,7 @@ def catalogue_scores(
     row_tokens: int = 64,
     chunk_tokens: int = 512,
 ) -> Tensor:
-    """Log-likelihood of every item's answer under each prompt.
+    """Returns the log-likelihood of every item's answer under each prompt.
 
     Memory beyond the result and `[U, T]` log-probabilities does not grow with the catalogue.
 
@@ -138,7 +138,7 @@ def _ancestors(trie: CatalogueTrie, node: Tensor, width: int) -> Tensor:
 
 
 def _row_states(backbone: CausalBackbone, encoded: EncodedPrompts, trie: CatalogueTrie, rows: _Rows) -> Tensor:
-    """Hidden states `[U, R * n, D]` of rows under every prompt."""
+    """Returns hidden states `[U, R * n, D]` of rows under every prompt."""
     users = len(encoded.length)
     node, known = rows.node.clamp(min=0), rows.node >= 0
     above = (node[:, None, :] <= node[:, :, None]) & (node[:, :, None] < trie.end[node][:, None, :])
@@ -151,7 +151,7 @@ def _row_states(backbone: CausalBackbone, encoded: EncodedPrompts, trie: Catalog
 
 
 def _predicted(backbone: CausalBackbone, hidden: Tensor, position: Tensor, token: Tensor) -> Tensor:
-    """Log-probabilities `[U, L]` of tokens `[L]` at positions `[L]` of `[U, N, D]` hidden states."""
+    """Returns log-probabilities `[U, L]` of tokens `[L]` at positions `[L]` of `[U, N, D]` hidden states."""
     users = len(hidden)
     offset = torch.arange(users, device=position.device)[:, None] * hidden.shape[1]
     flat = (offset + position).flatten()

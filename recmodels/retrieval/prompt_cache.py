@@ -32,7 +32,7 @@ class PromptCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values `[U * R, G, S + n, K]` that a layer attends to."""
+        """Returns keys and values `[U * R, G, S + n, K]` that a layer attends to."""
         if self.table is not None:
             key_states, value_states = spread(key_states, self.table), spread(value_states, self.table)
         if not self.closed:
@@ -76,7 +76,7 @@ class EncodedPrompts:
     def follow(
         self, backbone: CausalBackbone, token: Tensor, depth: Tensor, seen: Tensor, table: Tensor | None = None
     ) -> Tensor:
-        """Last hidden states of tokens that follow the prompts.
+        """Returns the last hidden states of tokens that follow the prompts.
 
         Args:
             backbone: the model that encoded them.
@@ -131,7 +131,7 @@ def encode_prompts(backbone: CausalBackbone, prompt: Tensor, length: Tensor, *, 
 
 
 def _shared_beginning(token: Tensor, length: Tensor, virtual: int) -> int:
-    """Tokens that all prompts `[U, S]` begin with, the virtual ones among them; never a prompt's last one."""
+    """Returns how many tokens all prompts `[U, S]` begin with, the virtual ones among them; never a prompt's last one."""
     if len(token) == 1:
         return 0
     width = token.shape[1]
@@ -152,7 +152,7 @@ def forward_cached(
     table: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Last hidden states `[R, n, D]` of tokens that see the cache.
+    """Returns the last hidden states `[R, n, D]` of tokens that see the cache.
 
     Args:
         backbone: the model.

@@ -18,7 +18,7 @@ from recmodels.retrieval.exhaustive import catalogue_scores
 
 
 def as_causal(backbone: Backbone) -> CausalBackbone:
-    """The backbone, which must be a causal one.
+    """Returns the backbone, which must be a causal one.
 
     Raises:
         InputError: it is not.
@@ -32,7 +32,7 @@ def as_causal(backbone: Backbone) -> CausalBackbone:
 
 
 def trie_on_device(batch: CatalogueBatch, last: CatalogueTrie | None) -> CatalogueTrie:
-    """The catalogue's tree on the batch's device: the `last` one that was moved there, where it is the same."""
+    """Returns the catalogue's tree on the batch's device: the `last` one that was moved there, where it is the same."""
     device = batch.prompt.device
     if last is None or last.key != batch.trie.key or last.token.device != device:
         return batch.trie.to(device)
@@ -42,7 +42,7 @@ def trie_on_device(batch: CatalogueBatch, last: CatalogueTrie | None) -> Catalog
 def score_catalogue(
     backbone: Backbone, batch: CatalogueBatch, trie: CatalogueTrie, *, length_normalised: bool
 ) -> Tensor:
-    """Scores `[B]` of a batch's candidates, from those of every title."""
+    """Returns scores `[B]` of a batch's candidates, from those of every title."""
     scores = catalogue_scores(as_causal(backbone), batch.prompt, batch.prompt_length, trie)
     if length_normalised:
         scores = scores / (trie.depth[trie.last] + 1)
@@ -67,7 +67,7 @@ def retrieve(
 
 
 def retrieved_cases(batch: CatalogueBatch, retrieved: Retrieved) -> CaseScores:
-    """The items found `[H]` as scores of the batch's cases; candidates that were not found count as misses."""
+    """Returns the items found `[H]` as scores of the batch's cases; candidates that were not found count as misses."""
     gain = batch.relevance.new_zeros(len(batch.case), len(batch.trie.item))
     gain[batch.branch_case, batch.branch_item] = batch.relevance
     return CaseScores(

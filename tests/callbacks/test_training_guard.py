@@ -72,6 +72,29 @@ def test_a_continued_run_is_held_against_its_beginning(model: nn.Module) -> None
         after.on_fit_end(SimpleNamespace(global_step=3), model)  # type: ignore[arg-type]
 
 
+def test_a_guard_that_has_seen_nothing_comes_back(model: nn.Module) -> None:
+    guard = TrainingGuard()
+    guard.load_state_dict(TrainingGuard().state_dict())
+    guard.on_fit_start(SimpleNamespace(global_step=0), model)  # type: ignore[arg-type]
+    guard.on_fit_end(SimpleNamespace(global_step=3), model)  # type: ignore[arg-type]
+    assert guard.findings == {}
+
+
+def test_only_the_first_fit_after_a_restart_is_the_continued_one(model: nn.Module) -> None:
+    guard, trainer = TrainingGuard(), SimpleNamespace(global_step=3)
+    guard.load_state_dict({"before": {name: "" for name, _ in model.named_parameters()}})  # everything has moved since
+    guard.on_fit_start(trainer, model)  # type: ignore[arg-type]
+    guard.on_fit_start(trainer, model)  # type: ignore[arg-type]
+    with pytest.raises(GuardError, match="none of the 2 trained tensors has moved"):
+        guard.on_fit_end(trainer, model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("count", "share"), [(1, 1.0), (3, 0.3333)])
+def test_the_share_that_moved_is_of_what_trains(count: int, share: float) -> None:
+    model = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(count))
+    assert watch(model, lambda m: m[0].weight.add_(1)).findings["parameters_moved"] == share
+
+
 def saved(model: Recommender, path: Path, change: Callable[[dict[str, Any]], object] = lambda state: None) -> Path:
     checkpoint = {"state_dict": {name: value.clone() for name, value in model.state_dict().items()}}
     model.on_save_checkpoint(checkpoint)
