@@ -21,6 +21,7 @@ def segment_mask(query: Tensor, key: Tensor) -> Tensor:
     `query` `[R, N]` and `key` `[R, S]` hold the number of each token's text.
 
     Example:
+        >>> import torch
         >>> segment = torch.tensor([[2, 2, 3]])
         >>> segment_mask(segment, segment)[0, 0].int().tolist()
         [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
@@ -43,6 +44,7 @@ def bias_at(bias: Tensor, depth: Tensor) -> Tensor:
         `[R, H, N, N]`; right wherever the key is an ancestor of the query, and masked elsewhere.
 
     Example:
+        >>> import torch
         >>> bias = torch.tensor([[[[0.0, -1, -2], [1, 0, -1], [2, 1, 0]]]])  # query minus key position
         >>> bias_at(bias, torch.tensor([[0, 1, 1]]))[0, 0].tolist()  # two children of one root
         [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
