@@ -154,6 +154,20 @@ def test_no_module_imports_what_another_keeps_private() -> None:
                 assert not private, f"{path.relative_to(ROOT)}:{node.lineno} imports {private[0]} of {node.module}"
 
 
+def test_no_test_module_imports_another() -> None:
+    """What tests share lives in modules that hold no tests, so that moving or deleting a test breaks no other."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in (name for name in names if name.split(".")[0] == "tests"):
+                shared = not any(part.startswith("test_") for part in name.split("."))
+                assert shared, f"{path.relative_to(ROOT)} imports {name}"
+
+
 def test_every_folder_of_code_is_a_package() -> None:
     """Folders without an `__init__.py` are data; what a wheel holds is tested in test_wheel.py."""
     for folder in {path.parent for package in PACKAGES for path in files_of(package)}:
