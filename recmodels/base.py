@@ -142,12 +142,11 @@ class Recommender(L.LightningModule, ABC):
 
     def score_cases(self, batch: Batch) -> CaseScores:
         """Returns scores of all candidates of a batch's cases; a model that retrieves gives those it found."""
-        score = self.score(batch).detach()
         return CaseScores(
             case=batch.case,
             branch_case=batch.branch_case,
             branch_item=batch.branch_item,
-            score=score,
+            score=self.score(batch).detach(),
             relevance=batch.relevance,
             **self.case_totals(batch),
         )
