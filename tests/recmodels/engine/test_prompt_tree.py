@@ -94,6 +94,17 @@ def test_label_log_probabilities_equal_log_softmax_and_its_gradient() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_narrow_logits_are_normalised_in_float32_and_give_narrow_gradients() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(10, 4).bfloat16().requires_grad_()
+    weight = torch.randn(4, 9).bfloat16()
+    position, token = torch.tensor([3, 0, 7, 3]), torch.tensor([0, 1, 2, 8])
+    value = label_log_probabilities(hidden, lambda h: h @ weight, position, token)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, (hidden @ weight).float().log_softmax(-1)[position, token])
+    assert torch.autograd.grad(value.sum(), hidden)[0].dtype == torch.bfloat16
+
+
 def test_a_backbone_that_ignores_trees_is_refused(tiny_causal: Path) -> None:
     from datamodules.contract.errors import InputError
 
