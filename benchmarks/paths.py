@@ -11,7 +11,9 @@ import importlib.util
 import os
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parent
 SUITES = PACKAGE / "suites"
@@ -72,3 +74,33 @@ def package_version() -> str:
     if CHECKOUT is not None:
         return str(tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
     return importlib.metadata.version("instructrec")
+
+
+# Files of a run's folder: one pair for each rule of candidates that it was tested under.
+
+
+def record_path(folder: Path, rule: str = "") -> Path:
+    """The record under a rule of `protocol.also`; without one, of the run itself.
+
+    Example:
+        >>> record_path(Path("run")).name, record_path(Path("run"), "popularity").name
+        ('record.json', 'record.popularity.json')
+    """
+    return folder / (f"record.{rule}.json" if rule else "record.json")
+
+
+def scores_path(folder: Path, rule: str = "") -> Path:
+    """The scores that `record_path` speaks of."""
+    return folder / (f"scores.{rule}.npz" if rule else "scores.npz")
+
+
+def further_rules(record: Mapping[str, Any]) -> list[str]:
+    """The rules that a run's record names beside its own; empty where it names none in words.
+
+    Example:
+        >>> further_rules({"also": ["popularity"]}), further_rules({}), further_rules({"also": ["../a"]})
+        (['popularity'], [], [])
+    """
+    named = record.get("also")
+    rules = named if isinstance(named, list) else []
+    return [rule for rule in rules if isinstance(rule, str) and rule.isidentifier()]

@@ -32,7 +32,10 @@ class SampleTable(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps cases until there are enough."""
+        """Keeps cases until there are enough, with their candidates under the main rule."""
+        outputs = outputs.by_rule().get("")
+        if outputs is None:
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         for row, case in enumerate(outputs.case.tolist()):
             if len(self.samples) == self.count:

@@ -13,6 +13,8 @@ from torch import Tensor
 class ScoreLog(L.Callback):
     """Collects what `test_step` returns as columns; `columns()` gives them in case order.
 
+    Cases under further rules of candidates (`protocol.also`) are kept apart, in a log by rule.
+
     All scores of a large catalogue for many users fill the memory. Of long lists only the best are kept, and the
     metrics that the model measured while the batch was whole. The first batch decides it for all, so that no case goes
     without its metrics where lists differ in length.
@@ -27,10 +29,11 @@ class ScoreLog(L.Callback):
         self._long = False
         self._parts: list[Any] = []
         self._measured: list[tuple[Tensor, dict[str, Tensor]]] = []
+        self.also: dict[str, ScoreLog] = {}
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forgets an earlier test."""
-        self._parts, self._measured = [], []
+        self._parts, self._measured, self.also = [], [], {}
 
     def on_test_batch_end(
         self,
@@ -42,6 +45,11 @@ class ScoreLog(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps a batch's scores, or of long lists the best and the metrics."""
+        for rule, part in outputs.by_rule().items():
+            log = self.also.setdefault(rule, ScoreLog(self.longest, self.kept)) if rule else self
+            log._keep(part)
+
+    def _keep(self, outputs: Any) -> None:
         if not self._parts:
             longest = int(torch.bincount(outputs.branch_case).max())
             self._long = longest > self.longest and outputs.answers == "candidates"

@@ -24,7 +24,9 @@ from datamodules.batching.loaders import (
     RequestBatches,
     TimedLoader,
     WindowSampler,
+    batches_within,
     check_least,
+    passes_of,
 )
 from datamodules.batching.make import Collator, FrozenData, freeze_data, make_collator
 from datamodules.batching.predict_file import Request, read_requests
@@ -187,25 +189,30 @@ class InstructionDataModule(L.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The frozen validation cases; every process evaluates all of them, so that means need no correction."""
-        return self._evaluation_loader("validation")
+        return self.evaluation_loader("validation")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The frozen test cases."""
-        return self._evaluation_loader("test")
+        """The frozen test cases, under `protocol.candidates` and every rule of `protocol.also`."""
+        return self.evaluation_loader("test", ("", *self.protocol.also))
 
-    def cases(self, split: Split) -> Cases:
-        """The frozen cases of a split."""
-        return self.sequences.validation if split == "validation" else self.sequences.test
+    def cases(self, split: Split, rule: str = "") -> Cases:
+        """The frozen cases of a split, with the candidates of a rule of `protocol.also` where one is named."""
+        sequences = self.frozen.further[rule] if rule else self.sequences
+        return sequences.validation if split == "validation" else sequences.test
 
-    def _evaluation_loader(self, split: Split) -> DataLoader[Any]:
-        cases = self.cases(split)
-        if cases.candidates is None:
+    def evaluation_loader(self, split: Split, rules: tuple[str, ...] = ("",)) -> DataLoader[Any]:
+        """The frozen cases of a split under some rules of candidates; "" is the main one."""
+        passes = passes_of({rule: self.cases(split, rule) for rule in rules})
+        if any(cases.candidates is None for part in passes for cases in part.values()):
             self._make_trie()
         # Long histories first: like sizes share a batch, and memory trouble shows at once.
+        cases = self.cases(split)
         shown = np.minimum(cases.shown - self.sequences.start[cases.user], self.protocol.history)
-        keys = Keys(np.argsort(-shown, kind="stable").tolist())
-        batches = EvaluationBatches(self.slates, cases, self.collator)
-        return self._loader(split, keys, batches, batch_size=self.loader.eval_batch_size)
+        order = np.argsort(-shown, kind="stable")
+        keys = Keys([int(case) + number * len(order) for number in range(len(passes)) for case in order])
+        batches = EvaluationBatches(self.slates, passes, self.collator)
+        options = batches_within(len(order), len(passes), self.loader.eval_batch_size)
+        return self._loader(split, keys, batches, **options)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """The users of `predict_file`.
@@ -270,10 +277,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     @property
     def num_candidates(self) -> int:
         """Answers a case ranks; the longest list under a full catalogue."""
-        if self.template.answers:
-            return len(self.template.answers)
-        drawn = self.sequences.test.candidates
-        return len(self.sequences.item_ids) if drawn is None else int(drawn.shape[1])
+        return len(self.template.answers) or self.sequences.longest_list
 
     @property
     def description(self) -> dict[str, str]:
@@ -283,8 +287,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     @property
     def fingerprint(self) -> str:
         """sha256 over the protocol's fingerprint, the task and the source of intentions: what results share in a table."""
+        return self.fingerprint_of(self.sequences)
+
+    def fingerprint_of(self, sequences: Sequences) -> str:
+        """The fingerprint with the cases of some sequences: the data's own, or those of a rule of `protocol.also`."""
         told = self.prompting.fingerprinted()
-        return hashlib.sha256("\0".join([self.sequences.fingerprint, self.cases_kind, *told]).encode()).hexdigest()
+        return hashlib.sha256("\0".join([sequences.fingerprint, self.cases_kind, *told]).encode()).hexdigest()
 
     def user_of(self, split: Split, case: int) -> str:
         """The original id of a case's user."""

@@ -43,6 +43,7 @@ class CaseScores(Columns):
         answers: `candidates`, `fixed` or `ratings`.
         tokens: real tokens that went through the network; 0 where none did.
         metrics: rank metrics `[U]` of the cases by name, where they have been measured.
+        rule: for each case its further rule of candidates, "" for the main one; empty where all follow the main one.
     """
 
     case: Tensor
@@ -55,6 +56,30 @@ class CaseScores(Columns):
     answers: str
     tokens: int
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    rule: tuple[str, ...] = ()
+
+    def by_rule(self) -> dict[str, CaseScores]:
+        """The scores of the cases of each rule, "" for the main one; tokens are told of whole batches only."""
+        if not any(self.rule):
+            return {"": self}
+        return {rule: self._of([each == rule for each in self.rule], rule) for rule in sorted(set(self.rule))}
+
+    def _of(self, cases: list[bool], rule: str) -> CaseScores:
+        chosen = torch.tensor(cases, device=self.case.device)
+        branch, number = chosen[self.branch_case], chosen.cumsum(0) - 1
+        return CaseScores(
+            case=self.case[chosen],
+            branch_case=number[self.branch_case[branch]],
+            branch_item=self.branch_item[branch],
+            score=self.score[branch],
+            relevance=self.relevance[branch],
+            candidates=self.candidates[chosen],
+            total_relevant=self.total_relevant[chosen],
+            answers=self.answers,
+            tokens=0,
+            metrics={name: value[chosen.to(value.device)] for name, value in self.metrics.items()},
+            rule=(rule,) * int(chosen.sum()) if rule else (),
+        )
 
 
 class NonFiniteError(ArithmeticError):
@@ -106,6 +131,7 @@ class Recommender(L.LightningModule, ABC):
         self.validation_ranking, self.test_ranking = RankingMetrics(cutoffs, **alone), RankingMetrics(cutoffs, **alone)
         self.validation_binary, self.test_binary = BinaryMetrics(**alone), BinaryMetrics(**alone)
         self.validation_rating, self.test_rating = RatingMetrics(**alone), RatingMetrics(**alone)
+        self.also_ranking: dict[str, RankingMetrics] = {}  # of a test under way, by further rule of candidates
         self.strict_loading = False  # checkpoints hold what was trained; on_load_checkpoint checks the exact set
         self.base_checksum = ""
         self.frozen_blocks: list[list[nn.Parameter]] = []  # what trains, and may be frozen until its turn comes
@@ -148,6 +174,7 @@ class Recommender(L.LightningModule, ABC):
             branch_item=batch.branch_item,
             score=self.score(batch).detach(),
             relevance=batch.relevance,
+            rule=batch.rule,
             **self.case_totals(batch),
         )
 
@@ -187,12 +214,12 @@ class Recommender(L.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures a validation batch."""
-        self._measure(self.score_cases(batch), self.validation_ranking, self.validation_binary, self.validation_rating)
+        _measure(self.score_cases(batch), self.validation_ranking, self.validation_binary, self.validation_rating)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """Measures a test batch and hands its scores to the observers."""
         scored = self.score_cases(batch)
-        metrics = self._measure(scored, self.test_ranking, self.test_binary, self.test_rating)
+        metrics = _measure(scored, self.test_ranking, self.test_binary, self.test_rating, self.also_ranking)
         return replace(scored, metrics=metrics).cpu()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> CaseScores:
@@ -204,26 +231,14 @@ class Recommender(L.LightningModule, ABC):
         self._log_metrics("val", self.validation_ranking, self.validation_binary, self.validation_rating)
 
     def on_test_epoch_end(self) -> None:
-        """Logs test metrics; `quality` is NDCG at the deepest cut-off, AUC, or the negative RMSE."""
-        self._log_metrics("test", self.test_ranking, self.test_binary, self.test_rating)
+        """Logs test metrics; `quality` is NDCG at the deepest cut-off, AUC, or the negative RMSE.
 
-    @staticmethod
-    def _measure(
-        scored: CaseScores, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics
-    ) -> dict[str, Tensor]:
-        cases = len(scored.case)
-        table, mask = pad_branches(scored.score, scored.branch_case, cases, 0.0)
-        relevance, _ = pad_branches(scored.relevance, scored.branch_case, cases, 0.0)
-        if scored.answers == "fixed":
-            binary.update(table.softmax(dim=1)[:, 0], (relevance[:, 0] > 0).long())
-        elif scored.answers == "ratings":
-            value, _ = pad_branches(rating_values(scored.branch_item), scored.branch_case, cases, 0.0)
-            rating.update((table.softmax(dim=1) * value).sum(1), (relevance * value).sum(1))
-        else:
-            values = user_values(table, relevance, ranking.cutoffs, mask, scored.total_relevant)
-            ranking.update(table, relevance, mask, scored.total_relevant, scored.candidates, values)
-            return {name: value.cpu() for name, value in values.items()}
-        return {}
+        Those under a further rule of candidates are named after it: `test/popularity/hr@5`.
+        """
+        self._log_metrics("test", self.test_ranking, self.test_binary, self.test_rating)
+        for rule, ranking in self.also_ranking.items():
+            self._log_metrics(f"test/{rule}", ranking, self.test_binary, self.test_rating)
+        self.also_ranking = {}
 
     def _log_metrics(self, stage: str, ranking: RankingMetrics, binary: BinaryMetrics, rating: RatingMetrics) -> None:
         metric = next((metric for metric in (ranking, binary) if metric.update_called), rating)
@@ -315,3 +330,37 @@ class Recommender(L.LightningModule, ABC):
             name, shape = min(set(expected.items()) ^ set(shapes.items()))
             side = "the model" if name in expected and expected[name] == shape else "the checkpoint"
             raise InputError(f"the checkpoint does not fit: {name} {shape} is in {side} only: {OWN_CONFIG}")
+
+
+def _measure(
+    scored: CaseScores,
+    ranking: RankingMetrics,
+    binary: BinaryMetrics,
+    rating: RatingMetrics,
+    also: dict[str, RankingMetrics] | None = None,
+) -> dict[str, Tensor]:
+    """Adds the cases to the metrics of their rules; `also` holds those of further rules, made as they appear."""
+    cases = len(scored.case)
+    table, mask = pad_branches(scored.score, scored.branch_case, cases, 0.0)
+    relevance, _ = pad_branches(scored.relevance, scored.branch_case, cases, 0.0)
+    if scored.answers == "fixed":
+        binary.update(table.softmax(dim=1)[:, 0], (relevance[:, 0] > 0).long())
+    elif scored.answers == "ratings":
+        value, _ = pad_branches(rating_values(scored.branch_item), scored.branch_case, cases, 0.0)
+        rating.update((table.softmax(dim=1) * value).sum(1), (relevance * value).sum(1))
+    else:
+        values = user_values(table, relevance, ranking.cutoffs, mask, scored.total_relevant)
+        for rule in sorted(set(scored.rule)) or [""]:
+            if rule and also is not None and rule not in also:
+                also[rule] = RankingMetrics(ranking.cutoffs, sync_on_compute=False).to(table.device)
+            mine = torch.tensor([each == rule for each in scored.rule or [""] * cases], device=table.device)
+            (also[rule] if rule and also is not None else ranking).update(
+                table[mine],
+                relevance[mine],
+                mask[mine],
+                scored.total_relevant[mine],
+                scored.candidates[mine],
+                {name: value[mine] for name, value in values.items()},
+            )
+        return {name: value.cpu() for name, value in values.items()}
+    return {}

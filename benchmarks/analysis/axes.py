@@ -55,7 +55,8 @@ def numeric_axes(tables: Sequence[Table]) -> list[Axis]:
         >>> numeric_axes([])
         []
     """
-    runs = [run for table in tables for row in table.rows for run in row.runs]
+    # Under further rules of candidates a point would hold several protocols.
+    runs = [run for table in tables for row in table.rows for run in row.runs if not run.rule]
     names = dict.fromkeys(name for run in runs for name, _ in _labels(run))
     axes = []
     for task in dict.fromkeys(table.task for table in tables):

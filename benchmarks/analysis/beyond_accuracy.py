@@ -30,6 +30,7 @@ from benchmarks.analysis.runs import Run
 from benchmarks.analysis.scores import Floats, Ints
 from benchmarks.analysis.segments import Gap, group_gap, group_segments, item_segments, user_segments
 from benchmarks.analysis.significance import bootstrap_interval
+from benchmarks.paths import scores_path
 
 DEFINITIONS = {
     "coverage": "share of the catalogue that at least one list shows among its first k",
@@ -108,7 +109,7 @@ class Beyond:
     without: tuple[str, ...] = ()
 
 
-def read_facts(folder: Path) -> tuple[Facts | None, Lists | None]:
+def read_facts(folder: Path, rule: str = "") -> tuple[Facts | None, Lists | None]:
     """Reads facts and lists of `scores.npz`, whose sum and metrics `read_run` has checked.
 
     Returns:
@@ -119,7 +120,7 @@ def read_facts(folder: Path) -> tuple[Facts | None, Lists | None]:
         (None, None)
     """
     try:
-        with (folder / "scores.npz").open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with scores_path(folder, rule).open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files if name in _FACTS or name.startswith("group.")}
         lists = Lists(arrays["item"], arrays["score"].astype(np.float64), arrays["case_start"])
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
@@ -191,7 +192,7 @@ def beyond(table: Table) -> Beyond:
         measured: list[dict[str, float]] = []
         facts: Facts | None = None
         for run in row.runs:
-            facts, lists = read_facts(run.folder)
+            facts, lists = read_facts(run.folder, run.rule)
             measured.append(_measured(run, facts, lists, results.cutoff))
             if facts is not None and lists is not None and table.task == "ranking":
                 offered, catalogue = np.union1d(offered, lists.item), len(facts.popularity)

@@ -152,7 +152,7 @@ def build_tables(suite: GridResults) -> tuple[list[Table], list[Problem]]:
     """Groups runs by protocol, averages seeds, and tests the differences.
 
     Returns:
-        The tables, longest first, and the problems of the suite with repeated runs added.
+        The tables, longest first and of like ones the runs' own rule of candidates first, and the problems of the suite with repeated runs added.
 
     Example:
         >>> build_tables(GridResults("empty", "", (), ()))
@@ -170,8 +170,13 @@ def build_tables(suite: GridResults) -> tuple[list[Table], list[Problem]]:
             reason = f"same name, settings and seed as {first.cell}; only that one is counted"
             problems.append(Problem(run.cell, "note", reason, None))
     tables = [_build_table(methods) for methods in groups.values()]
-    order = sorted(tables, key=lambda table: (-len(table.rows), table.fingerprint, table.task))
+    order = sorted(tables, key=lambda table: (-len(table.rows), _is_further(table), table.fingerprint, table.task))
     return order, sorted(problems, key=lambda problem: (problem.state == "note", problem.cell))
+
+
+def _is_further(table: Table) -> bool:
+    """Whether all its results are under a further rule of candidates, beside the runs' own."""
+    return all(run.rule for row in table.rows for run in row.runs)
 
 
 def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]]) -> Table:

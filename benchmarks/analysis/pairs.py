@@ -90,7 +90,8 @@ def _judged(pair: Pair, metric: str) -> Pair:
 def conclude(tables: Sequence[Table], pairs: Sequence[Mapping[tuple[int, int], Pair]]) -> str:
     """One sentence that says what was found and how sure that is: the best tuned row, the untuned model, the best baseline.
 
-    It claims a difference only where `compare_rows` calls it a win or a loss.
+    It claims a difference only where `compare_rows` calls it a win or a loss. Where the same cases were ranked among
+    popularity-matched candidates too, it says whether the best tuned row is better than what popularity explains.
 
     Example:
         >>> conclude([], [])
@@ -99,36 +100,80 @@ def conclude(tables: Sequence[Table], pairs: Sequence[Mapping[tuple[int, int], P
     if not tables:
         return "No run has finished: nothing can be said yet."
     lead = tables[0]
-    largest = f"in the largest of {len(tables)} tables " if len(tables) > 1 else ""
-    sentence = largest + _conclude_table(lead, pairs[0])
-    for table, found in zip(tables[1:], pairs[1:], strict=True):
-        if _but_for_candidates(table) == _but_for_candidates(lead):
-            rule = table.description["candidates"].partition(",")[0].replace("popularity", "popularity-matched")
-            sentence += f"; among {rule} candidates {_conclude_table(table, found)}"
-            break
+    alike = [at for at, table in enumerate(tables) if _but_for_candidates(table) == _but_for_candidates(lead)]
+    twins = [at for at in alike[1:] if tables[at].num_candidates == lead.num_candidates]
+    begin = f"among {_rule(lead)} candidates " if len(alike) > 1 else ""
+    if len(alike) < len(tables):
+        begin = f"in the largest of {len(tables)} tables "
+    told, over = _conclude_table(lead, pairs[0])
+    sentence = f"{begin}{told}{over}"
+    if twins:
+        at = next((at for at in twins if _rule(tables[at]) == MATCHED), twins[0])
+        told, other = _conclude_table(tables[at], pairs[at])
+        sentence += f"; among {_rule(tables[at])} candidates {told}{other if other != over else ''}"
+        if MATCHED in (_rule(lead), _rule(tables[at])):
+            sentence += _beyond_popularity((lead, tables[at]), (pairs[0], pairs[at]))
     return f"{sentence}."
+
+
+MATCHED = "popularity-matched"
+
+
+def _rule(table: Table) -> str:
+    return table.description.get("candidates", "").partition(",")[0].replace("popularity", MATCHED)
 
 
 def _but_for_candidates(table: Table) -> tuple[object, ...]:
     rest = [(key, text) for key, text in table.description.items() if key not in ("candidates", "fingerprint")]
-    return table.task, table.data, table.num_candidates, rest
+    return table.task, table.data, rest
 
 
-def _conclude_table(table: Table, pairs: Mapping[tuple[int, int], Pair]) -> str:
+def _beyond_popularity(tables: Sequence[Table], pairs: Sequence[Mapping[tuple[int, int], Pair]]) -> str:
+    """Whether the first table's best tuned row is above the popularity row in every table; empty where that is absent.
+
+    Above: the pair is a win, and the row's own interval leaves chance below it, for among popularity-matched candidates
+    popularity may be worse than chance.
+    """
+    best = _best_of("tuned", tables[0])
+    name, missed, p = tables[0].rows[best].name if best is not None else "", [], 0.0
+    for table, found in zip(tables, pairs, strict=True):
+        named = next((at for at, row in enumerate(table.rows) if row.name == name), None)
+        popular = next(
+            (at for at, row in enumerate(table.rows) if row.runs[0].model.get("class") == "Popularity"), None
+        )
+        if named is None or popular is None:
+            return ""
+        pair, metric = found.get((named, popular), Pair("untested")), table.compared
+        low = table.rows[named].intervals.get(metric, (float("inf"),))[0]
+        p = max(p, pair.p)
+        if pair.outcome != "win" or low <= table.chance.get(metric, 0.0):
+            missed.append(_rule(table))
+    if missed:
+        return f"; popularity may explain what {name} has learnt: it is not shown to be above it among {' or '.join(missed)} candidates"
+    return f"; {name} is better than popularity explains: above it under both rules (p {'< .001' if p < 0.001 else f'= {fraction(p, 3)}'})"
+
+
+def _best_of(kind: str, table: Table) -> int | None:
+    """The place of the best row of a kind by the compared metric; None without one."""
+    metric, sign = table.compared, 1 if higher_is_better(table.compared) else -1
+    of_kind = [at for at, row in enumerate(table.rows) if row.kind == kind and metric in row.metrics]
+    return max(of_kind, key=lambda at: sign * table.rows[at].metrics[metric], default=None)
+
+
+def _conclude_table(table: Table, pairs: Mapping[tuple[int, int], Pair]) -> tuple[str, str]:
+    """What was found in a table, and over how many users and seeds."""
     metric, rows = table.compared, table.rows
     sign = 1 if higher_is_better(metric) else -1
     measured = [at for at, row in enumerate(rows) if metric in row.metrics]
     if not measured:
-        return f"no row records {metric_label(metric)}"
-
-    def best_of(kind: str) -> int | None:
-        of_kind = [at for at in measured if rows[at].kind == kind]
-        return max(of_kind, key=lambda at: sign * rows[at].metrics[metric], default=None)
-
-    tuned, baseline = best_of("tuned"), best_of("reference")
+        return f"no row records {metric_label(metric)}", ""
+    tuned, baseline = _best_of("tuned", table), _best_of("reference", table)
     if tuned is None:
         first = max(measured, key=lambda at: sign * rows[at].metrics[metric])
-        return f"no row is tuned; {_valued(rows[first], metric)} comes first of {len(rows)} by {metric_label(metric)}"
+        return (
+            f"no row is tuned; {_valued(rows[first], metric)} comes first of {len(rows)} by {metric_label(metric)}",
+            "",
+        )
     name = rows[tuned].name
     base = next(
         (at for at in measured if is_untuned_base(rows[at]) and rows[at].backbone == rows[tuned].backbone), None
@@ -150,7 +195,7 @@ def _conclude_table(table: Table, pairs: Mapping[tuple[int, int], Pair]) -> str:
         )
     seeds = min(len(row.runs) for row in rows)
     users = f"{rows[tuned].users:,} users and " if rows[tuned].users else ""
-    return f"{sentence}, over {users}{'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    return sentence, f", over {users}{'one seed' if seeds == 1 else f'{seeds} seeds'}"
 
 
 def _valued(row: Row, metric: str) -> str:

@@ -20,6 +20,7 @@ import yaml
 
 from benchmarks.analysis.scores import RunFailed, Scores, check_agreement, read_scores
 from benchmarks.metric_names import DEFINITIONS, metric_base
+from benchmarks.paths import further_rules, record_path, scores_path
 from datamodules.contract.errors import InputError
 
 T = TypeVar("T")
@@ -151,6 +152,7 @@ class Run:
         command: what runs this cell alone, where the grid's list of cells tells.
         metrics: test metrics by name without the `test/` prefix.
         costs: as recorded: parameters, bytes, seconds, rates.
+        rule: the rule of `protocol.also` that this result is under; "" for the run's own. Its costs are those of the run.
         curves: points `(step, value)` by column of `metrics.csv`, which Lightning's CSVLogger writes.
     """
 
@@ -175,6 +177,7 @@ class Run:
     scores: Scores | None
     settings: tuple[str, ...] = ()
     command: str = ""
+    rule: str = ""
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     @property
@@ -234,7 +237,7 @@ def read_suite(directory: Path) -> GridResults:
             problems.append(Problem(cell, "unfinished", reason, log))
             continue
         try:
-            run = read_run(folders[cell])
+            results = read_results(folders[cell])
         except RunFailed as error:
             problems.append(Problem(cell, error.state, str(error), log))
         except InputError as error:
@@ -242,14 +245,32 @@ def read_suite(directory: Path) -> GridResults:
         else:
             curves, complaint = _read_curves(folders[cell] / "metrics.csv")
             settings, command = (_settings(cell), "") if grid is None else grid[cell]
-            runs.append(replace(run, settings=settings, curves=curves, command=command))
+            runs += [
+                replace(run, settings=settings, curves={} if run.rule else curves, command=command) for run in results
+            ]
             if complaint:
                 problems.append(Problem(cell, "note", f"{complaint}; its row stays, without curves", log))
     return GridResults(name, description, tuple(runs), tuple(problems))
 
 
-def read_run(folder: Path) -> Run:
+def read_results(folder: Path) -> list[Run]:
+    """A run's results: under its own rule of candidates, and under each further one that its record names.
+
+    Raises:
+        RunFailed: the record's status is `failed` or `interrupted`.
+        InputError: a file is missing or damaged, of another format, or a value has the wrong type.
+    """
+    main = read_run(folder)
+    further = [read_run(folder, rule) for rule in further_rules(read_json(record_path(folder)))]
+    return [main, *(replace(run, costs=main.costs) for run in further)]
+
+
+def read_run(folder: Path, rule: str = "") -> Run:
     """Reads one run's `record.json` and `scores.npz`, and checks that they agree; curves are read by `read_suite`.
+
+    Args:
+        folder: the run's folder.
+        rule: of `protocol.also`, whose record and scores are read instead.
 
     Raises:
         RunFailed: the record's status is `failed` or `interrupted`.
@@ -260,7 +281,7 @@ def read_run(folder: Path) -> Run:
         Traceback (most recent call last):
         datamodules.contract.errors.InputError: record.json cannot be read: No such file or directory
     """
-    record = read_json(folder / "record.json")
+    record = read_json(record_path(folder, rule))
     if record.get("format") != FORMAT:
         raise InputError(f"record.json: format is {record.get('format')!r}, this version reads {FORMAT}")
     status = record.get("status")
@@ -273,7 +294,7 @@ def read_run(folder: Path) -> Run:
     fingerprint = text(protocol, "fingerprint", "protocol.")
     if not fingerprint:
         raise InputError("record.json: protocol.fingerprint is missing, so the run can share a table with no other")
-    scores = read_scores(folder / "scores.npz", text(record, "scores_sha256"))
+    scores = read_scores(scores_path(folder, rule), text(record, "scores_sha256"))
     check_agreement(metrics, scores)
     costs = numbers(record, "costs")
     for key, cost in costs.items():
@@ -301,6 +322,7 @@ def read_run(folder: Path) -> Run:
         samples=samples(record),
         search=mapping(record, "search"),
         scores=scores,
+        rule=rule,
     )
 
 

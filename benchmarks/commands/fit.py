@@ -131,6 +131,9 @@ def _say_where(cli: Any, seconds: float) -> None:
     shown = [k for k in ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr", "auc", "rmse") if f"test/{k}" in values]
     if shown:
         print(" · ".join(f"{name} {values[f'test/{name}']:.4f}" for name in shown))
+    for rule in cli.datamodule.protocol.also:
+        told = [f"{name} {values[f'test/{rule}/{name}']:.4f}" for name in shown if f"test/{rule}/{name}" in values]
+        print(f"{rule}: {' · '.join(told)}")
     files = {"record.json": "config, costs, metrics", "scores.npz": "per user", "metrics.csv": "learning curves"}
     print(
         f"done in {seconds:.0f} s: "

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from benchmarks.grid.lease import Heartbeat, Lease, create_lease, drop_lease, has_guard, is_held, owns
+from benchmarks.paths import further_rules, record_path
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
@@ -40,7 +41,7 @@ def clear(folder: Path, keep: set[str]) -> None:
 
     The record goes first: a kill in between must not leave a cell that is done but has lost files.
     """
-    (folder / "record.json").unlink(missing_ok=True)
+    record_path(folder).unlink(missing_ok=True)
     for path in folder.iterdir():
         if path.name in keep:
             continue
@@ -104,13 +105,16 @@ class Ledger:
         return (name if name == self.root.name else f"{name}/{self.root.name}")[:128]
 
     def record(self, cell: str) -> dict[str, Any] | None:
-        """The record of a cell that is done, else None.
+        """The record of a cell that is done, else None; one that names further rules is done with a record of each.
 
         Raises:
             InputError: The file is damaged. Records are written atomically, so this is no trace of a kill.
         """
         record = self._read(cell)
-        return record if record is not None and record["status"] != "interrupted" else None
+        if record is None or record["status"] == "interrupted":
+            return None
+        whole = all(record_path(self.folder(cell), rule).is_file() for rule in further_rules(record))
+        return record if whole else None
 
     def is_interrupted(self, cell: str) -> bool:
         """Whether the cell's last run ended on a signal, and waits to be continued."""

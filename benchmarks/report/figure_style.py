@@ -93,7 +93,7 @@ def rows_id(rows: Iterable[Row]) -> str:
 
 def row_key(row: Row) -> str:
     """Eight digits that a row has in every figure and table: those of its runs."""
-    return f"{zlib.crc32(' '.join(sorted(run.cell for run in row.runs)).encode()):08x}"
+    return f"{zlib.crc32(' '.join(sorted(run.cell + run.rule for run in row.runs)).encode()):08x}"
 
 
 def mark(rows: Iterable[Row], *artists: Any) -> None:

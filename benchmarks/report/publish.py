@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.analysis.runs import read_run
+from benchmarks.analysis.runs import read_json, read_results
 from benchmarks.analysis.scores import RunFailed
 from benchmarks.metric_names import DEFINITIONS, metric_base
-from benchmarks.paths import ROOT
+from benchmarks.paths import ROOT, further_rules, record_path, scores_path
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
 
@@ -33,7 +33,7 @@ def publish_runs(directory: Path, target: Path) -> list[Path]:
     try:
         for folder in sorted(path.parent for path in directory.glob("runs/*/record.json")):
             try:
-                read_run(folder)
+                read_results(folder)
             except (RunFailed, InputError):  # the report says why
                 continue
             folders.append(_publish(folder, target / "runs" / folder.name))
@@ -53,14 +53,15 @@ def publish_runs(directory: Path, target: Path) -> list[Path]:
 
 
 def _publish(folder: Path, target: Path) -> Path:
-    record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     target.mkdir(parents=True, exist_ok=True)
-    if (folder / "scores.npz").is_file():
-        content = _scores(folder / "scores.npz")
-        record["scores_sha256"] = hashlib.sha256(content).hexdigest()
-        write_atomic(target / "scores.npz", content)
-    record = without_paths(record | {"samples": []}, folder)
-    write_atomic(target / "record.json", json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+    for rule in (*further_rules(read_json(record_path(folder))), ""):
+        record = read_json(record_path(folder, rule))
+        if scores_path(folder, rule).is_file():
+            content = _scores(scores_path(folder, rule))
+            record["scores_sha256"] = hashlib.sha256(content).hexdigest()
+            write_atomic(scores_path(target, rule), content)
+        record = without_paths(record | {"samples": []}, folder)
+        write_atomic(record_path(target, rule), json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return target
 
 

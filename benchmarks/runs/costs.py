@@ -134,8 +134,8 @@ def few_windows(data: InstructionDataModule) -> Any:
 
 
 def single_users(data: InstructionDataModule) -> list[Any]:
-    """Batches of one test user each, from the longest history to the shortest."""
-    loader = data.test_dataloader()
+    """Batches of one test user each, under the main rule of candidates, from the longest history to the shortest."""
+    loader = data.evaluation_loader("test")
     keys: Any = loader.dataset
     rows = sorted({round(number * (len(keys) - 1) / max(1, USERS - 1)) for number in range(USERS)})
     return [loader.collate_fn([keys[row]]) for row in rows]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.paths import CHECKOUT
+from benchmarks.paths import CHECKOUT, record_path, scores_path
 from benchmarks.runs.case_features import fact_arrays
 from callbacks.cost_meter import CostMeter
 from callbacks.sample_table import SampleTable
@@ -29,6 +29,7 @@ from datamodules.contract.checkpoints import read_checkpoint, remove_checkpoint
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import sha256_of, write_atomic
 from datamodules.contract.findings import Findings
+from datamodules.protocol.sequences import Sequences
 from recmodels.base import Recommender
 from recmodels.metrics.ranking import informative_cutoffs, pad_branches, user_values
 from recmodels.metrics.rating import rating_values
@@ -65,39 +66,51 @@ class RunFolder:
     def write_record(
         self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, findings: Findings
     ) -> None:
-        """Writes `scores.npz`, then `record.json` as the very last act of a finished run."""
+        """Writes `scores.npz`, then `record.json` as the very last act of a finished run.
+
+        Before them, for each rule of `protocol.also`, `scores.<rule>.npz` and `record.<rule>.json`: the same record with
+        that rule's protocol and metrics, and without what is told once (costs, samples).
+        """
         if not trainer.is_global_zero:
             return
-        log = callback_of(trainer, ScoreLog)
         self.path.mkdir(parents=True, exist_ok=True)
-        if log is not None and log.answers:
-            write_arrays(self.path / "scores.npz", score_arrays(log, data, model.cutoffs))
         samples = callback_of(trainer, SampleTable)
         for callback in cast(Any, trainer).callbacks:
             findings |= cast(Findings, getattr(callback, "findings", {}))
-        record = self.header(model.kind)
-        stored = self.path / "scores.npz"
-        record |= {
-            "status": "finished",
-            "error": None,
-            "scores_sha256": sha256_of(stored) if stored.exists() else None,
-            "protocol": {
-                "fingerprint": data.fingerprint,
-                "description": data.sequences.description | data.description,
-                "statistics": data.sequences.description["statistics"],
-                "task": data.cases_kind,
-                "num_candidates": data.num_candidates,
-            },
-            "device": _device(trainer),
-            "costs": self._costs(trainer),
-            "metrics": {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")
-            },
-            "guards": findings,
-            "samples": samples.samples if samples else [],
-        }
+        record = self.header(model.kind) | {"status": "finished", "error": None}
+        rest = {"device": _device(trainer), "guards": findings}
+        for rule, sequences in data.frozen.further.items():
+            further = record | {"rule": rule} | self._result(trainer, model, data, sequences, rule) | rest
+            write_json(record_path(self.path, rule), further)
+        record |= {"also": list(data.frozen.further)} if data.frozen.further else {}
+        record |= self._result(trainer, model, data, data.sequences) | rest
+        record |= {"costs": self._costs(trainer), "samples": samples.samples if samples else []}
         write_json(self.path / "record.json", record)
         _report_to_loggers(trainer, record)
+
+    def _result(
+        self, trainer: L.Trainer, model: Recommender, data: InstructionDataModule, sequences: Sequences, rule: str = ""
+    ) -> dict[str, Any]:
+        """Writes the scores under a rule of candidates; returns what the record says of them."""
+        log, stored = callback_of(trainer, ScoreLog), scores_path(self.path, rule)
+        log = log.also.get(rule) if log is not None and rule else log
+        if log is not None and log.answers:
+            write_arrays(stored, score_arrays(log, data, model.cutoffs))
+        stage = f"test/{rule}/" if rule else "test/"
+        measured = {
+            f"test/{k.removeprefix(stage)}": v for k, v in trainer.callback_metrics.items() if k.startswith(stage)
+        }
+        return {
+            "scores_sha256": sha256_of(stored) if stored.exists() else None,
+            "protocol": {
+                "fingerprint": data.fingerprint_of(sequences),
+                "description": sequences.description | data.description,
+                "statistics": sequences.description["statistics"],
+                "task": data.cases_kind,
+                "num_candidates": sequences.longest_list if rule else data.num_candidates,
+            },
+            "metrics": {name: float(value) for name, value in measured.items() if name.count("/") == 1},
+        }
 
     def header(self, kind: str | None = None) -> dict[str, Any]:
         """The part of a record that is known before anything has run."""
@@ -122,7 +135,8 @@ class RunFolder:
     def begin(self, fresh: bool) -> None:
         """Removes the record of an earlier run here, and where the run is fresh its checkpoints, too."""
         (self.path / "record.json").unlink(missing_ok=True)
-        (self.path / "scores.npz").unlink(missing_ok=True)
+        for path in (*self.path.glob("record.*.json"), *self.path.glob("scores*.npz")):
+            path.unlink()
         if fresh:
             for name in ("best.ckpt", "last.ckpt"):
                 remove_checkpoint(self.path / "checkpoints" / name)

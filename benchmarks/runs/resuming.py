@@ -33,6 +33,7 @@ FREE = (
     "trainer.enable_",
     "trainer.log_every_n_steps",
     "trainer.profiler",
+    "data.init_args.protocol.also",
     "data.init_args.num_workers",
     "data.init_args.eval_batch_size",
     "data.init_args.data_dir",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -184,21 +184,48 @@ class TrainingBatches:
 
 @dataclass(frozen=True)
 class EvaluationBatches:
-    """Batches of numbers of frozen cases.
+    """Batches of numbers of frozen cases, each under several rules of candidates: slates of one group, hence of one prompt.
+
+    Rules that list candidates and rules that rank the catalogue make batches of different kinds, so they are passes of
+    their own: number `n` means case `n % U` in pass `n // U`.
 
     Attributes:
         slates: makes the slates of cases.
-        cases: of one split.
+        passes: for each pass the cases `[U]` by rule, "" for the main one.
         collate: makes batches.
     """
 
     slates: SlateMaker
-    cases: Cases
+    passes: tuple[dict[str, Cases], ...]
     collate: Collator
 
     def __call__(self, keys: Sequence[int]) -> Batch:
         """The batch of some cases."""
-        return self.collate([[self.slates.evaluation(self.cases, case)] for case in keys])
+        return self.collate([self._group(key) for key in keys])
+
+    def _group(self, key: int) -> list[Slate]:
+        number, case = divmod(key, len(next(iter(self.passes[0].values()))))
+        return [replace(self.slates.evaluation(cases, case), rule=rule) for rule, cases in self.passes[number].items()]
+
+
+def passes_of(by_rule: dict[str, Cases]) -> tuple[dict[str, Cases], ...]:
+    """Cases by rule, parted into those that list candidates and those that rank the catalogue; no part is empty."""
+    parts = [{rule: c for rule, c in by_rule.items() if (c.candidates is None) == whole} for whole in (False, True)]
+    return tuple(part for part in parts if part)
+
+
+def batches_within(cases: int, passes: int, size: int) -> dict[str, Any]:
+    """Options of a loader whose batches hold `size` keys, and none cases of two passes.
+
+    Example:
+        >>> batches_within(cases=3, passes=1, size=2), batches_within(cases=3, passes=2, size=2)
+        ({'batch_size': 2}, {'batch_sampler': [[0, 1], [2], [3, 4], [5]]})
+    """
+    if passes == 1:
+        return {"batch_size": size}
+    ends = [(number + 1) * cases for number in range(passes)]
+    starts = [(begin, end) for end in ends for begin in range(end - cases, end, size)]
+    return {"batch_sampler": [list(range(begin, min(begin + size, end))) for begin, end in starts]}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from datamodules.instructions.prompts import SlateText
 from datamodules.instructions.slates import SlateMaker, WindowOptions
 from datamodules.instructions.templates import Demonstration
 from datamodules.items.base import ItemForm
-from datamodules.protocol.apply import frozen_sequences
+from datamodules.protocol.apply import frozen_sequences, further_sequences
 from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Sequences
 from datamodules.sources.pretrained import context_length, is_encoder_decoder, load_tokenizer
@@ -42,12 +42,14 @@ class FrozenData:
         slates: makes cases of them.
         text: writes prompts.
         about: items with their categories, and the users' profiles: what results are told apart by.
+        further: the same under each rule of `protocol.also`: other lists, all else alike.
     """
 
     sequences: Sequences
     slates: SlateMaker
     text: SlateText
     about: tuple[pl.DataFrame, pl.DataFrame | None]
+    further: dict[str, Sequences]
 
 
 def freeze_data(
@@ -86,7 +88,8 @@ def freeze_data(
         least=int(prompting.history_needed),
         choice=prompting.choice and replace(prompting.choice, seed=seed),
     )
-    return FrozenData(sequences, slates, make_text(data, sequences, prompting, words, form), data.about)
+    text = make_text(data, sequences, prompting, words, form)
+    return FrozenData(sequences, slates, text, data.about, further_sequences(data, protocol, sequences))
 
 
 def make_text(

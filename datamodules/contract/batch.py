@@ -9,7 +9,7 @@ A leaf: it imports nothing of this project, so that `recmodels` may read it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeVar
 
 import torch
@@ -59,6 +59,8 @@ class Batch(Columns):
         relevance: `[B]` gain of the branch: 1 for the right answer, else 0. Those of `ratings` add up to one, and their
             mean answer is the rating: 3.5 is half 3 and half 4.
         answers: `candidates` to be ranked, `fixed` ones (Yes, No) to be told apart, or `ratings` from 1.
+        rule: for each case the further rule (`protocol.also`) that its candidates follow, "" for the main one; empty
+            where all follow the main one.
     """
 
     case: Tensor
@@ -66,6 +68,7 @@ class Batch(Columns):
     branch_item: Tensor
     relevance: Tensor
     answers: Answers
+    rule: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ class Prompting:
             raise InputError(
                 f"model.objective {needs.objective!r} needs several answers; instructions that turn a task have one"
             )
+        if form in ("like", "rating") and protocol.also:
+            raise InputError(f"data.task {form!r} ranks no candidates; leave protocol.also out")
         if form == "pairwise" and protocol.negatives != 1:
             raise InputError(f"data.task 'pairwise' needs protocol.negatives 1, it is {protocol.negatives}")
 

@@ -181,6 +181,7 @@ def shared_fields(text: SlateText, slates: Sequence[Slate]) -> dict[str, Any]:
         "branch_item": torch.from_numpy(np.concatenate(items)),
         "relevance": torch.from_numpy(np.concatenate(gains)),
         "answers": {"like": "fixed", "rating": "ratings"}.get(text.template.form, "candidates"),
+        "rule": tuple(slate.rule for slate in slates) if any(slate.rule for slate in slates) else (),
     }
 
 

@@ -37,6 +37,7 @@ class Slate:
         wording: number of the template among those of a mixture.
         preference: the user's taste in words, where the case itself brings it.
         intention: what the user asks for, likewise.
+        rule: of the candidates, where it is one of `protocol.also`.
     """
 
     case: int
@@ -52,6 +53,7 @@ class Slate:
     wording: int = 0
     preference: str = ""
     intention: str = ""
+    rule: str = ""
 
     def without_oldest(self, count: int) -> Slate:
         """The slate with a shorter history."""

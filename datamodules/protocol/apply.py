@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,7 @@ _SPLIT_NAMES = {
 }
 
 
-def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
+def apply_protocol(data: Interactions, protocol: Protocol, *, quiet: bool = False) -> Sequences:
     """Filters, orders every user's events, splits them and draws the candidates.
 
     Under leave-one-out the last event of a user is the test case, the one before it the validation case; users with
@@ -56,7 +57,7 @@ def apply_protocol(data: Interactions, protocol: Protocol) -> Sequences:
         InputError: the data has not what the rules need: events to test on, a column, enough items.
     """
     data, counts, codes = filtered(data, protocol)
-    if counts:
+    if counts and not quiet:
         say(say_counts(counts))
     events = ordered_events(data, protocol, codes)
     statistics = _statistics(events, len(data.items))  # of the order in time
@@ -266,7 +267,7 @@ SMALL = 1_000_000
 """Data with fewer interactions is not kept: applying the protocol takes less than a second."""
 
 
-def frozen_sequences(data: Interactions, protocol: Protocol, *, least: int = SMALL) -> Sequences:
+def frozen_sequences(data: Interactions, protocol: Protocol, *, least: int = SMALL, quiet: bool = False) -> Sequences:
     """What `apply_protocol` gives, from the cache where it holds it.
 
     The file begins with its own sha256, which is compared on every use; it is keyed by the tables' content, the settings
@@ -283,14 +284,34 @@ def frozen_sequences(data: Interactions, protocol: Protocol, *, least: int = SMA
         True
     """
     if len(data.interactions) < least:
-        return apply_protocol(data, protocol)
+        return apply_protocol(data, protocol, quiet=quiet)
     key = {
         "version": str(PROTOCOL_VERSION),
         "data": data.checksum,
         "tables": _digest(data),
         "protocol": json.dumps(protocol.settings(), sort_keys=True),
     }
-    return _unpacked(cached_arrays("protocol", key, lambda: _packed(apply_protocol(data, protocol))).arrays)
+    return _unpacked(
+        cached_arrays("protocol", key, lambda: _packed(apply_protocol(data, protocol, quiet=quiet))).arrays
+    )
+
+
+def further_sequences(data: Interactions, protocol: Protocol, main: Sequences) -> dict[str, Sequences]:
+    """The same cases under the further rules of `protocol.also`: each as a run of that rule has them.
+
+    Args:
+        data: the tables.
+        protocol: the rules.
+        main: `frozen_sequences` of them.
+    """
+    further: dict[str, Sequences] = {}
+    for rule in protocol.also:
+        other = frozen_sequences(data, replace(protocol, candidates=rule, also=()), quiet=True)
+        if not all(np.array_equal(getattr(other.test, name), getattr(main.test, name)) for name in ("user", "target")):
+            raise RuntimeError(f"the test cases under {rule} are not those under {protocol.candidates}")
+        lists = {name: getattr(other, name) for name in ("validation", "test", "description", "fingerprint")}
+        further[rule] = replace(main, **lists)  # one copy of the events
+    return further
 
 
 def _digest(data: Interactions) -> str:

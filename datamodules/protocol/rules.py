@@ -59,6 +59,8 @@ class Protocol:
         user_core: before the split, users with fewer events are removed, to a fixpoint with `item_core`.
         item_core: likewise items.
         min_rating: events rated lower are removed first; null keeps all.
+        also: further rules of `candidates` that the same model is tested under in the same pass, each with a
+            fingerprint, a record and a table of its own, as of a run with that rule. Validation uses `candidates`.
     """
 
     ties: Ties = "file_order"
@@ -83,13 +85,14 @@ class Protocol:
     item_core: int = 1
     min_rating: float | None = None
     train_share: float | None = None
+    also: tuple[CandidateRule, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses impossible rules.
 
         Raises:
             InputError: a count is below one, a share is not inside (0, 1), two say how much to train on, a fold does not
-                exist, the seed is negative.
+                exist, the seed is negative, a further rule stands twice or is `published`.
         """
         for name in ("negatives", "history", "test_users", "validation_users", "shots", "user_core", "item_core"):
             value = getattr(self, name)
@@ -115,6 +118,11 @@ class Protocol:
             )
         if not 0 <= self.fold < self.folds:
             raise InputError(f"protocol.fold is {self.fold}, must be 0 to {self.folds - 1} (protocol.folds less one)")
+        if len({self.candidates, "published", *self.also}) < len(self.also) + 1 + (self.candidates != "published"):
+            raise InputError(
+                f"protocol.also is [{', '.join(self.also)}], must name other rules than protocol.candidates"
+                f" {self.candidates}, each once, and not published: its lists come with the data"
+            )
 
     @property
     def sampled(self) -> bool:
@@ -122,7 +130,7 @@ class Protocol:
         return self.candidates not in ("full", "published")
 
     def settings(self) -> dict[str, Any]:
-        """What the fingerprint hashes: a setting added later counts only where it is not the default.
+        """What the fingerprint hashes: a setting added later counts only where it is not the default, and `also` never.
 
         Example:
             >>> "split" in Protocol().settings(), Protocol(split="ratio").settings()["split"]
@@ -130,5 +138,7 @@ class Protocol:
         """
         defaults = {field.name: field.default for field in fields(self)}
         return {
-            name: value for name, value in asdict(self).items() if name in FIRST_SETTINGS or value != defaults[name]
+            name: value
+            for name, value in asdict(self).items()
+            if name in FIRST_SETTINGS or (value != defaults[name] and name != "also")
         }

@@ -99,6 +99,12 @@ class Sequences:
         np.add.at(marks, self.shots + 1, -1)
         return np.cumsum(marks)[:-1] > 0
 
+    @property
+    def longest_list(self) -> int:
+        """Candidates of a test case; the catalogue where none were sampled."""
+        drawn = self.test.candidates
+        return len(self.item_ids) if drawn is None else int(drawn.shape[1])
+
     def candidate_items(self, cases: Cases, case: int, exclude_seen: bool) -> Ints:
         """Item codes the case ranks, the true one among them; the catalogue where none were sampled."""
         if cases.candidates is not None:

@@ -148,7 +148,8 @@ class TokenClassification(TunedEncoder):
     def score(self, batch: TaggedTextBatch) -> Tensor:  # type: ignore[override]  # this model reads tagged texts only
         """Scores, with the tags counted for the classification report."""
         logits = self.tag_logits(batch)
-        self.confusion.update(logits[batch.attention].argmax(-1), self.tags(batch)[batch.attention])
+        counted = batch.attention & ~under_further_rules(batch)
+        self.confusion.update(logits[counted].argmax(-1), self.tags(batch)[counted])
         return self.check_scores(self._scores(logits, batch))
 
     def on_validation_epoch_end(self) -> None:
@@ -191,6 +192,16 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
             f"model.tuning is {name}, which has a {steps[0]} of its own; use LoRATuning, or it as the model"
         )
     return tuning
+
+
+def under_further_rules(batch: TaggedTextBatch) -> Tensor:
+    """`[R, N]` whether a token is of a text whose candidates follow a rule of `protocol.also`."""
+    further = torch.tensor([bool(rule) for rule in batch.rule or ("",) * len(batch.case)])
+    of_branch = further.to(batch.branch.device)[batch.branch_case]
+    row, column = ((batch.branch >= 0) & of_branch[batch.branch.clamp(min=0)]).nonzero(as_tuple=True)
+    marked = torch.zeros(len(batch.branch), int(batch.segment.max()) + 1, dtype=torch.bool, device=row.device)
+    marked[row, batch.segment[row, column]] = True
+    return marked.gather(1, batch.segment)
 
 
 def classification_report(confusion: Tensor) -> dict[str, float]:

@@ -72,6 +72,7 @@ def retrieved_cases(batch: CatalogueBatch, retrieved: Retrieved) -> CaseScores:
     gain[batch.branch_case, batch.branch_item] = batch.relevance
     return CaseScores(
         case=batch.case,
+        rule=batch.rule,
         branch_case=retrieved.user,
         branch_item=retrieved.item,
         score=Recommender.check_scores(retrieved.score),

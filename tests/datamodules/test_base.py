@@ -77,3 +77,27 @@ def test_tables_at_hand_are_not_read_again(mini_data: Path, monkeypatch: pytest.
     assert data.freeze(tables).sequences.item_ids == sorted(
         tables.items["item"].to_list(), key=data.sequences.item_ids.index
     )
+
+
+def test_a_case_under_several_rules_has_one_prompt(mini_data: Path, tiny_causal: Path) -> None:
+    """Its lists are branches of one tree; a catalogue, which is ranked in another way, makes batches of its own."""
+    rules = ("uniform", "popularity", "full")
+    data = MovieLens100K(backbone=str(tiny_causal), protocol=Protocol(negatives=5, also=rules[1:]))
+    data.setup()
+    both = next(iter(data.test_dataloader()))
+    assert both.rule == ("", "popularity") * (len(both.case) // 2)
+    assert both.case[::2].tolist() == both.case[1::2].tolist()
+    apart = 0
+    for rule in ("", "popularity"):
+        alone = next(iter(data.evaluation_loader("test", (rule,))))
+        assert alone.case.tolist() == both.case[::2].tolist()
+        mine = [both.rule[case] == rule for case in both.branch_case.tolist()]
+        assert both.branch_item[mine].tolist() == alone.branch_item.tolist()
+        apart += alone.tokens
+    assert both.tokens < 0.7 * apart
+    kinds = [(type(batch).__name__, set(batch.rule)) for batch in data.test_dataloader()]
+    lists = len(kinds) // 2
+    assert kinds == [("PromptTreeBatch", {"", "popularity"})] * lists + [("CatalogueBatch", {"full"})] * lists
+    seen = [case for batch in data.test_dataloader() for case in batch.case.tolist()]
+    assert Counter(seen) == dict.fromkeys(range(len(data.sequences.test)), 3)
+    assert not data.val_dataloader().collate_fn([0]).rule

@@ -162,6 +162,47 @@ def test_popularity_matched_candidates_have_their_clause_and_strangers_none(grid
     assert told.count("untuned model") == 2
 
 
+@pytest.mark.parametrize(("rank", "told"), [(2.0, "explains: above it"), (9.0, "among popularity-matched candidates.")])
+def test_it_says_whether_popularity_explains_what_was_learnt(grid: Grid, rank: float, told: str) -> None:
+    def matched(record: dict[str, Any]) -> None:
+        record["protocol"]["fingerprint"] = "c" * 64
+        record["protocol"]["description"]["candidates"] = "popularity, 1 + 19, seed 42"
+
+    for own, popular, edit, cell in ((2.0, 6.0, None, "u"), (rank, 10.0, matched, "p")):
+        grid.add("lora", rank=own, edit=edit, cell=f"lora-{cell}")
+        grid.add("zero_shot", rank=14, edit=edit, cell=f"zero-{cell}", **ZERO_SHOT)
+        grid.add("popularity", rank=popular, edit=edit, cell=f"popularity-{cell}", **POPULARITY)
+    found = sentence(grid)
+    assert found.startswith("among uniform candidates lora beats the untuned model by ")
+    assert found.count(", over 200 users and one seed") == 1
+    assert told in found
+    tables = tables_of(grid)
+    pairs = [compare_rows(table) for table in tables]
+    wins = [
+        found[names.index("lora"), names.index("popularity")].outcome == "win"
+        for found, names in zip(pairs, ([row.name for row in table.rows] for table in tables), strict=True)
+    ]
+    assert wins == [True, rank == 2.0]
+    assert ("may explain" in found) != all(wins)
+
+
+def test_above_popularity_but_not_above_chance_is_not_better(grid: Grid) -> None:
+    """Among popularity-matched candidates popularity may be worse than chance, and so is no bar."""
+
+    def matched(record: dict[str, Any]) -> None:
+        record["protocol"]["fingerprint"] = "c" * 64
+        record["protocol"]["description"]["candidates"] = "popularity, 1 + 19, seed 42"
+
+    for own, popular, edit, cell in ((2.0, 6.0, None, "u"), (17.0, 300.0, matched, "p")):
+        grid.add("lora", rank=own, edit=edit, cell=f"lora-{cell}")
+        grid.add("popularity", rank=popular, edit=edit, cell=f"popularity-{cell}", **POPULARITY)
+    table = next(table for table in tables_of(grid) if table.fingerprint[0] == "c")
+    lora = next(at for at, row in enumerate(table.rows) if row.name == "lora")
+    assert compare_rows(table)[lora, 1 - lora].outcome == "win"
+    assert table.rows[lora].intervals["hr@5"][0] < table.chance["hr@5"]
+    assert "popularity may explain what lora has learnt: it is not shown to be above it among popular" in sentence(grid)
+
+
 def test_less_is_better_of_an_error() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 60)
     rows = [row("lora", 0.5 + noise, metric="mae"), row("zero_shot", 0.8 + noise[::-1], "untuned", "mae")]
