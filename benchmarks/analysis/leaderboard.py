@@ -144,8 +144,10 @@ class Table:
 
     @property
     def title(self) -> str:
-        """Data set, task and the fingerprint's first twelve digits."""
-        return f"{self.data or 'data not recorded'}, {self.task}, protocol {self.fingerprint[:12]}"
+        """Data set, task, the rule of candidates where it is a further one, and the fingerprint's first twelve digits."""
+        rules = {run.rule for row in self.rows for run in row.runs}
+        among = f" among {rules.pop()} candidates" if len(rules) == 1 and "" not in rules else ""
+        return f"{self.data or 'data not recorded'}, {self.task}{among}, protocol {self.fingerprint[:12]}"
 
 
 def build_tables(suite: GridResults) -> tuple[list[Table], list[Problem]]:

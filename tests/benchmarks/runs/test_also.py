@@ -89,6 +89,10 @@ def test_the_report_has_the_tables_of_separate_runs(grids: tuple[Path, Path]) ->
     (ours, problems), (theirs, _) = (build_tables(read_suite(folder)) for folder in grids)
     assert problems == []
     assert ours[0].description["candidates"].startswith("uniform")
+    assert "among" not in ours[0].title
+    assert {title.partition(", protocol")[0] for title in (table.title for table in ours[1:])} == {
+        f"MovieLens100K, ranking among {rule} candidates" for rule in ("popularity", "full")
+    }
     of_rule = {table.fingerprint: table for table in theirs}
     assert {table.fingerprint for table in ours} == of_rule.keys()
     for table in ours:

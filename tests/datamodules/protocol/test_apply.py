@@ -337,13 +337,14 @@ def test_the_number_of_polars_threads_changes_nothing(data_root: Path) -> None:
 
 
 def test_the_fingerprint_changes_with_each_setting() -> None:
-    assert set(OTHER_SETTINGS) == {field.name for field in fields(Protocol)}
+    assert set(OTHER_SETTINGS) == {field.name for field in fields(Protocol)} - {"also"}
     made = [Protocol(), *(replace(Protocol(), **{name: value}) for name, value in OTHER_SETTINGS.items())]
 
     prints = [apply_protocol(miniature(), protocol).fingerprint for protocol in made]
 
     assert len(set(prints)) == len(made)
     assert [apply_protocol(miniature(), protocol).fingerprint for protocol in made] == prints
+    assert apply_protocol(miniature(), Protocol(also=("popularity",))).fingerprint == prints[0]  # it adds lists beside
 
 
 def test_the_fingerprint_changes_with_the_data() -> None:

@@ -427,7 +427,9 @@ def test_a_change_of_any_setting_the_data_or_the_rules_draws_anew(
     data, plain = crowd(), Protocol(negatives=9)
     drawn: list[str] = []
     apply = frozen.apply_protocol
-    monkeypatch.setattr(frozen, "apply_protocol", lambda *given: (drawn.append("again"), apply(*given))[1])
+    monkeypatch.setattr(
+        frozen, "apply_protocol", lambda *given, **how: (drawn.append("again"), apply(*given, **how))[1]
+    )
 
     def draws(data: Interactions, protocol: Protocol) -> int:
         before = len(drawn)
