@@ -14,6 +14,7 @@ from benchmarks.analysis.leaderboard import build_tables
 from benchmarks.analysis.runs import read_results, read_suite
 from benchmarks.grid.ledger import Ledger
 from benchmarks.report.publish import publish_runs
+from benchmarks.runs.resuming import settings_of
 from datamodules.contract.errors import InputError
 
 MODELS = {"lora": "LoRATuning", "zero_shot": "ZeroShot", "item_knn": "ItemKNN"}
@@ -117,6 +118,14 @@ def test_a_cell_is_done_with_the_records_of_all_its_rules(tmp_path: Path) -> Non
         assert ledger.state("a") == "waiting"
         (folder / "record.popularity.json").write_text(json.dumps(record))
         assert ledger.state("a") == "finished"
+
+
+def test_a_run_may_be_continued_with_other_further_rules() -> None:
+    def settings(**protocol: Any) -> dict[str, str]:
+        return settings_of({"data": {"init_args": {"protocol": {"candidates": "uniform", **protocol}}}})
+
+    assert settings(also=["popularity"]) == settings(also=[]) == settings()  # as saved before there were any
+    assert settings(candidates="full") != settings()
 
 
 def test_a_lost_record_of_a_further_rule_is_named(grids: tuple[Path, Path], tmp_path: Path) -> None:
