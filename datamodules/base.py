@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import lightning as L
 import numpy as np
@@ -30,7 +30,9 @@ from datamodules.batching.loaders import (
 )
 from datamodules.batching.make import Collator, FrozenData, freeze_data, make_collator
 from datamodules.batching.predict_file import Request, read_requests
+from datamodules.batching.prompt_trees import PromptTreeCollator
 from datamodules.contract.errors import InputError
+from datamodules.contract.items import ItemTokens
 from datamodules.contract.objectives import ModelNeeds
 from datamodules.instructions.choice import PromptOptions, choose_prompting
 from datamodules.instructions.preferences import TextRules
@@ -104,12 +106,17 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if prompts.language not in self.words:
             raise InputError(f"{owner} has no words for language {prompts.language!r}; it has {', '.join(self.words)}")
         self.prompting.check(needs, protocol)
+        histories = {"shown_history": prompts.shown_history, "train_history": windows.train_history}
         self.protocol, self.loader, self.needs, self.seed = protocol, loader, needs, seed
         self.batch_size, self.data_dir, self.predict_file, self.backbone = batch_size, data_dir, predict_file, backbone
         if windows.train_negatives is None:
             windows = replace(windows, train_negatives=self.prompting.default_negatives(needs, protocol))
+        check_least(1, **{name: value for name, value in histories.items() if value is not None})
+        length = windows.train_history or protocol.history
+        if windows.targets_per_window is None:
+            windows = replace(windows, targets_per_window=self.prompting.default_targets(length))
         self.windows, self.items = windows, items or Title()
-        check_slates(protocol, cast(int, windows.train_negatives), windows.targets_per_window, seed)
+        check_slates(length, windows.train_negatives or 0, windows.targets_per_window or 0, seed)
         self._tables: Interactions | None = None  # between `prepare_data` and `setup`, so that files are parsed once
         self._frozen: FrozenData | None = None
         self._collator: Collator | None = None
@@ -143,6 +150,12 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if self._frozen is None:
             self.setup()
         return self.frozen.sequences
+
+    @property
+    def item_tokens(self) -> ItemTokens | None:
+        """Items as tokens of their own, for a model that gives each a vector; None where items are written in words."""
+        made = self._collator if isinstance(self._collator, PromptTreeCollator | CatalogueCollator) else None
+        return made.slates.item_tokens if made else None
 
     @property
     def slates(self) -> SlateMaker:
@@ -305,4 +318,5 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     def sample_prompt(self, split: Split, case: int) -> str:
         """The rendered instruction of one case, for people."""
         instruction = self.frozen.text.instruction(self.slates.evaluation(self.cases(split), case))
-        return f"{instruction.system}\n\n{instruction.user}"
+        opening = f"\n\n{instruction.opening.strip()}" if instruction.opening else ""
+        return f"{instruction.system}\n\n{instruction.user}{opening}"

@@ -21,11 +21,18 @@ import torch
 
 import callbacks
 import datamodules
+import datamodules.items
 import recmodels.objectives
 from benchmarks.cli.allowed_imports import FLAG
 from datamodules.contract.compat.jsonargparse import actions_of
 
-EXPORTS = {"model": recmodels, "model.objective": recmodels.objectives, "data": datamodules, "callbacks": callbacks}
+EXPORTS = {
+    "model": recmodels,
+    "model.objective": recmodels.objectives,
+    "data": datamodules,
+    "data.items": datamodules.items,
+    "callbacks": callbacks,
+}
 LIBRARY = {
     "accelerator": lightning.pytorch.accelerators,
     "callbacks": lightning.pytorch.callbacks,

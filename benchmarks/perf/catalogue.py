@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.perf.measure import Comparison, ComparisonRule, Side, Turn, Values
 from benchmarks.perf.scoring import BATCH_SIZES, pad_batches, quiet_trainer, score_padded, timed_scores
 from benchmarks.perf.setting import Setting, load_plain
-from datamodules.batching.catalogue import build_trie, encode_titles
+from datamodules.batching.catalogue import build_trie, catalogue_answers
 from datamodules.sources.pretrained import load_tokenizer
 from recmodels.backbones.causal import CausalBackbone
 from recmodels.methods.zero_shot import ZeroShot
@@ -35,8 +35,7 @@ class CatalogueSide(Side):
         slates = [data.slates.evaluation(data.cases("test"), case) for case in cases]
         encoded = data.collator.slates.encode(slates)  # type: ignore[union-attr]
         self.prompts = [list(made.prompt) for made in encoded]
-        sequences = data.sequences
-        self.answers = encode_titles(data.collator.slates.encoder, sequences.titles, sequences.item_ids)  # type: ignore[union-attr]
+        self.answers = catalogue_answers(data.collator.slates)  # type: ignore[union-attr]
         self.pad = int(load_tokenizer(setting.backbone).pad_token_id)
         # Items of one title are one answer, and cannot be told apart by generation.
         self.title = {tuple(answer): item for item, answer in reversed(list(enumerate(self.answers)))}

@@ -17,8 +17,6 @@ from datamodules.contract.batch import CatalogueBatch, CatalogueTrie, PromptTree
 from datamodules.contract.errors import InputError
 from datamodules.instructions.prompts import shared_fields
 from datamodules.instructions.slates import Slate
-from datamodules.items.base import clean_title
-from datamodules.tokens.chat import ChatEncoder
 from datamodules.tokens.encoder import SlateEncoder
 from datamodules.tokens.forest import build_forest
 
@@ -62,18 +60,18 @@ def build_trie(answers: Sequence[Sequence[int]]) -> CatalogueTrie:
     return CatalogueTrie(**tensors, height=int(forest.depth.max()) + 1, key=digest.hexdigest())
 
 
-def encode_titles(encoder: ChatEncoder, titles: Sequence[str], item_ids: Sequence[str]) -> list[list[int]]:
-    """Token ids of every item's answer: its title and the token that ends the turn.
+def catalogue_answers(slates: SlateEncoder) -> list[list[int]]:
+    """Token ids of every item's answer.
 
     Raises:
         InputError: a title has no tokens.
     """
-    answers = encoder.encode_texts([clean_title(title) for title in titles])
-    for item, title, answer in zip(item_ids, titles, answers, strict=True):
-        if not answer:
-            raise InputError(f"item {item!r}: its title {title!r} has no tokens under this tokenizer")
-        answer += encoder.after_answer
-    return answers
+    for item, title in enumerate(slates.text.titles):
+        if not slates.titles.alone(item):
+            raise InputError(
+                f"item {slates.text.item_ids[item]!r}: its title {title!r} has no tokens under this tokenizer"
+            )
+    return [slates.answer(item) for item in range(len(slates.text.titles))]
 
 
 class CatalogueCollator:
@@ -95,7 +93,7 @@ class CatalogueCollator:
         Raises:
             InputError: a title has no tokens.
         """
-        return build_trie(encode_titles(self.slates.encoder, self.text.titles, self.text.item_ids))
+        return build_trie(catalogue_answers(self.slates))
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> CatalogueBatch | PromptTreeBatch:
         """Collates groups of slates.

@@ -69,7 +69,7 @@ class ItemWindowBatches:
         user, first, last = int(windows.user[window]), int(windows.first[window]), int(windows.last[window])
         start = int(sequences.start[user])
         # A user's very first event has nothing before it; the first window owns it beside its own targets.
-        return max(start, last - 1 - self.slates.protocol.history), start if first == start + 1 else first, last
+        return max(start, last - 1 - self.slates.history), start if first == start + 1 else first, last
 
 
 def draw_unseen(rng: np.random.Generator, seen: Ints, items: int, count: int) -> Ints | None:

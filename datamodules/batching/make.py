@@ -25,7 +25,7 @@ from datamodules.items.base import ItemForm
 from datamodules.protocol.apply import frozen_sequences, further_sequences
 from datamodules.protocol.rules import Protocol
 from datamodules.protocol.sequences import Sequences
-from datamodules.sources.pretrained import context_length, is_encoder_decoder, load_tokenizer
+from datamodules.sources.pretrained import context_length, is_encoder_decoder, load_tokenizer, vocabulary_size
 from datamodules.tables.interactions import Interactions
 from datamodules.tokens.chat import ChatEncoder
 from datamodules.tokens.encoder import SlateEncoder
@@ -82,11 +82,13 @@ def freeze_data(
         sequences,
         protocol,
         windows.train_negatives or 0,
-        windows.targets_per_window,
+        windows.targets_per_window or prompting.default_targets(windows.train_history or protocol.history),
         seed,
         shared=windows.window_history == "shared",
         least=int(prompting.history_needed),
         choice=prompting.choice and replace(prompting.choice, seed=seed),
+        history=windows.train_history,
+        shown=prompting.shown_history,
     )
     text = make_text(data, sequences, prompting, words, form)
     return FrozenData(sequences, slates, text, data.about, further_sequences(data, protocol, sequences))
@@ -122,6 +124,7 @@ def make_text(
             notes=read_notes(prompting.texts.annotations) if prompting.texts.annotations else None,
         )
     shared: dict[str, Any] = {"words": words, "item_ids": sequences.item_ids, "explicit": explicit}
+    shared["token_start"] = form.token_start
     shared["ratings"] = sequences.rating if "rating" in prompting.forms else None
     catalogue = pl.DataFrame({"item": sequences.item_ids}).join(
         data.items, on="item", how="left", maintain_order="left"
@@ -129,6 +132,20 @@ def make_text(
     written = form.write(catalogue)
     others = tuple(SlateText(written, template, **shared) for template in prompting.others)
     return SlateText(written, prompting.template, **shared, others=others)
+
+
+def first_item(text: SlateText, backbone: str) -> int | None:
+    """Token id of item 0, behind the backbone's vocabulary; None where items are written in words.
+
+    Raises:
+        InputError: the backbone's configuration does not say how many tokens it knows.
+    """
+    if text.token_start is None:
+        return None
+    size = vocabulary_size(backbone)
+    if size is None:
+        raise InputError(f"data.items Token: the configuration of backbone {backbone!r} names no vocab_size; use Title")
+    return size
 
 
 def make_collator(
@@ -149,10 +166,16 @@ def make_collator(
     if backbone is None:
         raise InputError("data.backbone is not set; give the model's backbone")
     tokenizer, context = load_tokenizer(backbone), context_length(backbone)
+    if batch_format == "tagged_text" and text.token_start is not None:
+        raise InputError("data.items Token needs a model that answers with items; this one tags words, use Title")
     if batch_format == "tagged_text":
         return TaggedTextCollator(text, tokenizer, context, row_tokens)
     apart = is_encoder_decoder(backbone)
-    slates = SlateEncoder(text, ChatEncoder(tokenizer, apart=apart, demonstrations=shown), context)
+    if apart and text.token_start is not None:
+        raise InputError(f"data.items Token needs a causal backbone, and {backbone!r} is an encoder-decoder; use Title")
+    slates = SlateEncoder(
+        text, ChatEncoder(tokenizer, apart=apart, demonstrations=shown), context, first_item(text, backbone)
+    )
     if apart:
         return EncoderDecoderCollator(slates, row_tokens, tokenizer.pad_token_id)
     trees = PromptTreeCollator(slates, row_tokens)

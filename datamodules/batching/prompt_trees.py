@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.contract.batch import PromptTreeBatch
 from datamodules.instructions.prompts import shared_fields
 from datamodules.instructions.slates import Slate
-from datamodules.tokens.encoder import SlateEncoder
+from datamodules.tokens.encoder import OpenList, SlateEncoder
 from datamodules.tokens.forest import Forest, Ints, build_forests, stretch_bounds
 
 Key = TypeVar("Key")
@@ -43,6 +43,9 @@ class PromptTreeCollator:
             InputError: a prompt is too long even without its history, or an answer has no tokens.
         """
         slates = [slate for group in groups for slate in group]
+        lists = self.slates.sequences(groups)
+        if lists:
+            return self._lists(slates, lists)
         encoded = self.slates.encode(slates)
         prompts: list[list[int]] = []
         answers: list[list[int]] = []
@@ -75,6 +78,37 @@ class PromptTreeCollator:
             tokens=sum(sizes),
             tokens_unshared=sum(map(len, paths)),
             truncated=sum(made.dropped > 0 for made in encoded),
+        )
+
+    def _lists(self, slates: Sequence[Slate], lists: Sequence[OpenList]) -> PromptTreeBatch:
+        """One chain of tokens for each list, whose entries are targets: what merging a prompt for each would give."""
+        ids = [[*made.head, *chain.from_iterable(made.entries)] for made in lists]
+        counts = [[len(entry) for entry in made.entries[-made.answers :]] for made in lists]
+        first = [len(of) - sum(count) for of, count in zip(ids, counts, strict=True)]  # [G] place of the first answer
+        trunk = common_beginning([of[:place] for of, place in zip(ids, first, strict=True)]) if len(lists) > 1 else 0
+        sizes = np.array([len(of) - 1 - trunk for of in ids])  # the last token predicts nothing
+        begin = trunk + np.cumsum(sizes) - sizes
+        lead, stop = np.arange(trunk), trunk + int(sizes.sum())
+        place = [  # of the token before each label; a list's first answer may follow the trunk
+            np.concatenate((lead, np.arange(b, b + size)))[low - 1 :]
+            for b, size, low in zip(begin, sizes, first, strict=True)
+        ]
+        lengths = np.concatenate(counts)
+        return PromptTreeBatch(
+            **shared_fields(self.text, slates),
+            token=torch.from_numpy(np.concatenate([ids[0][:trunk], *(of[trunk:-1] for of in ids)]).astype(np.int64)),
+            end=torch.from_numpy(np.concatenate((np.full(trunk, stop), np.repeat(begin + sizes, sizes)))),
+            depth=torch.from_numpy(np.concatenate([lead, *(np.arange(trunk, trunk + size) for size in sizes)])),
+            trunk=trunk,
+            stretches=tuple(trunk + bound for bound in stretch_bounds(sizes.tolist(), self.row_tokens)),
+            label_place=torch.from_numpy(np.concatenate(place)),
+            label_token=torch.from_numpy(np.concatenate([of[low:] for of, low in zip(ids, first, strict=True)])),
+            label_branch=torch.repeat_interleave(torch.from_numpy(lengths)),
+            tokens=stop,
+            tokens_unshared=sum(
+                int((low + np.cumsum(count) - 1).sum()) for low, count in zip(first, counts, strict=True)
+            ),
+            truncated=0,
         )
 
 

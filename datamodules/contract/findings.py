@@ -19,6 +19,7 @@ class Findings(TypedDict, total=False):
     budget_trained: int
     stack_levels: int
     stack_parameters: int
+    item_parameters: int  # of items that are tokens, beside what the method itself trains
     parameters_moved: float  # share of the trained tensors
     frozen_unchanged: bool
     reloaded_score_difference: float

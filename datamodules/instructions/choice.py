@@ -13,6 +13,7 @@ from datamodules.instructions.mixture import Mixture, mixture_of, shares
 from datamodules.instructions.preferences import TextRules, choose_rule
 from datamodules.instructions.space import InstructionCell, Intention, Preference, TaskForm, parse_cell
 from datamodules.instructions.templates import (
+    DENSE,
     TURNED,
     InstructionTemplate,
     Language,
@@ -21,6 +22,9 @@ from datamodules.instructions.templates import (
     wordings,
 )
 from datamodules.protocol.rules import Protocol
+
+MOST_DENSE = 100
+"""Targets of a window in which every item of a list is one, where nobody said how many."""
 
 SEPARATORS: dict[str, str] = {"en": ", ", "zh": "、"}
 """Between categories, by language."""
@@ -36,7 +40,9 @@ class PromptOptions:
         intention: what they tell of the wish: `none` (I0, the default), `vague` (I1), `specific` (I2), or `preference`,
             a taste in words in the place of a request.
         language: of the instruction templates, `en` or `zh`.
-        paraphrase: number of the wording; `seen` trains on all but the held-out one, and evaluates the first.
+        paraphrase: number of the wording; `seen` trains on all but the held-out one, and evaluates the first; `dense`
+            leaves the history an open list that the answer continues, so that every item of it is a target as well.
+        shown_history: latest events that an evaluated prompt shows; null shows all that the protocol allows.
         template: id of one template, such as `matching.en.2`, in place of cell and paraphrase.
         mixture: trains on several cells, instructions that turn a task around, or templates, by weight; each user's
             windows have one of them in an epoch. What is evaluated is still the cell.
@@ -46,7 +52,8 @@ class PromptOptions:
     preference: Preference | None = None
     intention: Intention | None = None
     language: Language = "en"
-    paraphrase: int | Literal["seen"] = 1
+    paraphrase: int | Literal["seen", "dense"] = 1
+    shown_history: int | None = None
     template: str | None = None
     mixture: dict[str, float] | None = None
     temperature: float = 1.0
@@ -63,6 +70,7 @@ class Prompting:
         preference_rule: how preferences are put in words; empty where none are told.
         intention_rule: how intentions are.
         texts: the options they were chosen by.
+        shown_history: events that an evaluated prompt shows at most; None where the protocol alone says it.
     """
 
     template: InstructionTemplate
@@ -71,6 +79,7 @@ class Prompting:
     preference_rule: str = ""
     intention_rule: str = ""
     texts: TextRules = TextRules()  # noqa: RUF009  # frozen
+    shown_history: int | None = None
 
     @property
     def cell(self) -> InstructionCell:
@@ -135,6 +144,10 @@ class Prompting:
         compared = needs.batch_format == "tagged_text" or lists or needs.negatives
         return protocol.negatives if compared and not pointwise else 0
 
+    def default_targets(self, history: int) -> int:
+        """Targets of a training window where the user did not say: a whole sequence where each costs its own tokens."""
+        return min(history, MOST_DENSE if self.template.entry else 10)
+
     def fingerprinted(self) -> list[str]:
         """What makes results incomparable beside protocol and kind of case: being told the wish, and from where."""
         intention = self.cell.intention
@@ -150,6 +163,8 @@ class Prompting:
         told: dict[str, Any] = {}
         if not self.plain:
             told["cell"] = str(cell)
+        if self.shown_history is not None:
+            told["shown_history"] = self.shown_history
         if self.preference_rule:
             told["preference_from"] = self.preference_rule
         if self.intention_rule:
@@ -185,7 +200,7 @@ def choose_prompting(
         # Wording 0 is the evaluated one, whether it is trained on or not.
         parts = {template.id: mixed.get(template.id, 0.0)} | {other.id: mixed[other.id] for other in others}
         choice = mixture_of(parts, 0)
-    prompting = Prompting(template, others, choice, texts=texts)
+    prompting = Prompting(template, others, choice, texts=texts, shown_history=options.shown_history)
     preference_rule, intention_rule = _rules(prompting, texts, columns, owner)
     return replace(prompting, preference_rule=preference_rule, intention_rule=intention_rule)
 
@@ -199,9 +214,13 @@ def _evaluated(options: PromptOptions, task: TaskForm | None, cell: str | None) 
     if options.template is None:
         chosen = parse_cell(cell) if cell is not None else _cell_of(axes)
         number = 1 if options.paraphrase == "seen" else options.paraphrase
+        if number == DENSE and chosen != InstructionCell():
+            raise InputError(
+                f"data.prompts.paraphrase dense is a wording of cell P1,I0,T2 alone, and the cell is {chosen}"
+            )
         ids = [template.id for template in wordings(chosen, options.language)]
         name = template_id(chosen.form, options.language, number, chosen)
-        if name not in ids:
+        if name not in ids and number != DENSE:
             raise InputError(f"data.paraphrase is {number}, must be 1 to {len(ids)}")
         return find_template(name)
     template = find_template(options.template)
@@ -236,7 +255,7 @@ def _spread(parts: Mapping[str, float], language: str) -> dict[str, float]:
     """Shares of names spread evenly over their wordings, but for the held-out ones."""
     made: dict[str, float] = {}
     for name, share in parts.items():
-        if name.rpartition(".")[2].isdigit():
+        if name.rpartition(".")[2].isdigit() or name.endswith(f".{DENSE}"):
             seen = [find_template(name)]
             if seen[0].language != language:
                 raise InputError(f"data.mixture: template {name!r} is not in data.language {language!r}")

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from datamodules.contract.errors import InputError
+from datamodules.contract.items import TokenStart
 from datamodules.instructions.preferences import Explicit
 from datamodules.instructions.slates import Slate, SlateMaker
 from datamodules.instructions.templates import Demonstration, Instruction, InstructionTemplate
@@ -50,6 +51,7 @@ class SlateText:
         explicit: makes preferences and intentions in words; None where no prompt tells any.
         ratings: `[E]` ratings by place, where a prompt tells them or asks for one.
         others: the other wordings of a mixture, numbered from 1.
+        token_start: what vectors of items start from, where each is one token of its own; None where items are titles.
     """
 
     titles: list[str]
@@ -59,6 +61,7 @@ class SlateText:
     explicit: Explicit | None = None
     ratings: NDArray[np.float64] | None = None
     others: tuple[SlateText, ...] = ()
+    token_start: TokenStart | None = None
 
     def of(self, slate: Slate) -> SlateText:
         """The wording that a slate has."""
@@ -91,7 +94,8 @@ class SlateText:
                 preference=self._preference(slate),
                 intention=self._intention(slate),
             ).answers
-        return self.template.answers or tuple(clean_title(self.titles[item]) for item in self.candidates(slate))
+        titles = (clean_title(self.titles[item]) for item in self.candidates(slate))
+        return self.template.answers or tuple(map(self.template.written, titles))
 
     def shape(self, slate: Slate) -> Shape:
         """What decides the prompt's text beside the titles of `shown` and the texts of `texts`."""

@@ -66,16 +66,19 @@ class WindowOptions:
     """Which targets are trained together, and beside what.
 
     Attributes:
-        targets_per_window: successive targets of a user trained together; at most `protocol.history`.
+        targets_per_window: successive targets of a user trained together, at most `train_history`; null is 10, or 100 where
+            the history continues into the answer.
         window_history: `growing`, each of them after all events before it; `shared`, all after those before the first,
             as branches of one prompt (as PinnerFormer's dense all-action loss, arXiv 2205.04507).
         train_negatives: sampled negatives beside each training target; null means as many as in the test where the
             task or objective needs them, else none.
+        train_history: events before a training target that it is shown at most; null is `protocol.history`.
     """
 
-    targets_per_window: int = 10
+    targets_per_window: int | None = None
     window_history: Literal["growing", "shared"] = "growing"
     train_negatives: int | None = None
+    train_history: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,14 +115,17 @@ def make_windows(sequences: Sequences, targets: int, least: int = 1) -> Windows:
     return Windows(user, first, np.minimum(first + targets, sequences.train_end[user]))
 
 
-def check_slates(protocol: Protocol, negatives: int, targets: int, seed: int) -> None:
+def check_slates(history: int, negatives: int, targets: int, seed: int) -> None:
     """Refuses numbers that fit no data set; as for `SlateMaker`.
 
     Raises:
         InputError: `targets` exceeds the history, or a number is negative.
     """
-    if not 1 <= targets <= protocol.history:
-        raise InputError(f"data.targets_per_window is {targets}, must be 1 to {protocol.history} (protocol.history)")
+    if not 1 <= targets <= history:
+        raise InputError(
+            f"data.targets_per_window is {targets}, must be 1 to {history} (data.train_history, by default"
+            " protocol.history)"
+        )
     if negatives < 0:
         raise InputError(f"data.train_negatives is {negatives}, must be 0 to the catalogue less one")
     if seed < 0:
@@ -133,11 +139,13 @@ class SlateMaker:
         sequences: all users' events.
         protocol: the rules.
         negatives: sampled negatives beside the target in training.
-        targets: targets of a training window; at most `protocol.history`.
+        targets: targets of a training window; at most `history`.
         seed: of the training negatives; drawn anew each epoch, as a function of (seed, epoch, place).
         shared: all targets of a window are answers to the history before the first of them.
         least: events before a training target.
         choice: which wording a user's windows have in an epoch.
+        history: events that a training target is shown at most; by default those of the protocol.
+        shown: events that an evaluated prompt shows at most; by default those of the protocol.
 
     Raises:
         InputError: `targets` exceeds the history, the catalogue is too small for the negatives, or a number is
@@ -155,8 +163,11 @@ class SlateMaker:
         shared: bool = False,
         least: int = 1,
         choice: Mixture | None = None,
+        history: int | None = None,
+        shown: int | None = None,
     ) -> None:
-        check_slates(protocol, negatives, targets, seed)
+        self.history, self.shown = history or protocol.history, min(shown or protocol.history, protocol.history)
+        check_slates(self.history, negatives, targets, seed)
         if negatives >= len(sequences.item_ids):
             raise InputError(
                 f"data.train_negatives is {negatives}, must be 0 to {len(sequences.item_ids) - 1} (the catalogue less one)"
@@ -170,18 +181,18 @@ class SlateMaker:
         """The slate of a frozen case."""
         user, place = int(cases.user[case]), int(cases.target[case])
         end = int(cases.shown[case])
-        begin = max(int(self.sequences.start[user]), end - self.protocol.history)
+        begin = max(int(self.sequences.start[user]), end - self.shown)
         candidates = self.sequences.candidate_items(cases, case, self.protocol.exclude_seen)
         return replace(self._slate(case, user, begin, end, place, candidates), whole=cases.candidates is None)
 
     def training(self, window: int, epoch: int) -> list[Slate]:
         """The slates of one window: successive targets of one user under one history, growing or shared.
 
-        It begins where the target that sees most of it sees exactly as many events as the protocol allows.
+        It begins where the target that sees most of it sees exactly as many events as the history allows.
         """
         user, first, last = (int(of[window]) for of in (self.windows.user, self.windows.first, self.windows.last))
         most = first if self.shared else last - 1
-        begin = max(int(self.sequences.start[user]), most - self.protocol.history)
+        begin = max(int(self.sequences.start[user]), most - self.history)
         # Only what training may know: held-out items of the user stay possible negatives, or their absence would leak.
         own = set(self.sequences.item[self.sequences.start[user] : self.sequences.train_end[user]].tolist())
         made = [

@@ -24,6 +24,8 @@ from datamodules.instructions.space import InstructionCell, every_cell
 from datamodules.items.base import clean_title
 
 Language = Literal["en", "zh"]
+DENSE = "dense"
+"""In the place of a paraphrase's number: the wording in which the history is a list that the answer continues."""
 TURNED = (
     "preference_from_history",
     "query_from_item",
@@ -45,11 +47,13 @@ class Instruction:
         system: text of the system turn.
         user: text of the user turn.
         answers: candidate answers (the branches), in the order of the case's candidates.
+        opening: text that the answer's turn begins with: the list that the answer continues.
     """
 
     system: str
     user: str
     answers: tuple[str, ...]
+    opening: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ class InstructionTemplate:
         answer: template text of the one answer of an instruction that turns a task around.
         unknown: stands for a preference or an intention that is not known.
         held_out: whether training on several wordings leaves it out, so that it tests an unseen one.
+        entry: template text of one `title` in a list that stands open at the end of the prompt, so that an answer is its
+            next entry; empty where the history is told in the question.
     """
 
     id: str
@@ -95,11 +101,12 @@ class InstructionTemplate:
     answer: str = ""
     unknown: str = "unknown"
     held_out: bool = False
+    entry: str = ""
 
     @cached_property
     def shows(self) -> frozenset[str]:
         """What the prompt shows: of `history`, `rated`, `candidates`, `target`, `preference`, `intention`."""
-        return _names(self.system) | _names(self.user)
+        return _names(self.system) | _names(self.user) | ({"history"} if self.entry else frozenset())
 
     @cached_property
     def uses(self) -> frozenset[str]:
@@ -159,8 +166,13 @@ class InstructionTemplate:
         return Instruction(
             system=compile_template(self.system).render(values),
             user=compile_template(self.user).render(values),
-            answers=own or listed,
+            answers=own or tuple(map(self.written, listed)),
+            opening="".join(map(self.written, titles)) if self.entry else "",
         )
+
+    def written(self, title: str) -> str:
+        """A title as an answer: an entry of the open list, where there is one."""
+        return compile_template(self.entry).render({"title": title}) if self.entry else title
 
 
 @cache
@@ -186,7 +198,7 @@ def load_templates() -> dict[str, InstructionTemplate]:
     ):
         sheet = yaml.safe_load(file.read_text(encoding="utf-8"))
         try:
-            made = [*_cell_templates(sheet), *_turned_templates(sheet)]
+            made = [*_cell_templates(sheet), _dense_template(sheet), *_turned_templates(sheet)]
         except (KeyError, TypeError) as error:
             raise InputError(f"{file.name}: the part {error} is missing") from error
         found |= {template.id: template for template in made}
@@ -230,6 +242,18 @@ def _cell_templates(sheet: dict[str, Any]) -> list[InstructionTemplate]:
     return made
 
 
+def _dense_template(sheet: dict[str, Any]) -> InstructionTemplate:
+    """The wording whose history continues into the answer, so that every item of a sequence can be a target."""
+    cell = InstructionCell()
+    return InstructionTemplate(
+        id=template_id(cell.form, sheet["language"], DENSE, cell),
+        language=sheet["language"],
+        cell=cell,
+        unknown=sheet["unknown"],
+        **sheet[DENSE],
+    )
+
+
 def _turned_templates(sheet: dict[str, Any]) -> list[InstructionTemplate]:
     return [
         InstructionTemplate(
@@ -264,7 +288,7 @@ def find_template(name: str) -> InstructionTemplate:
 
 
 def wordings(cell: InstructionCell | str, language: str) -> list[InstructionTemplate]:
-    """All templates of a cell, or of an instruction that turns a task around, in a language.
+    """All templates of a cell, or of an instruction that turns a task around, in a language; the dense one apart.
 
     Raises:
         InputError: there is none.
@@ -273,7 +297,7 @@ def wordings(cell: InstructionCell | str, language: str) -> list[InstructionTemp
         >>> [template.held_out for template in wordings(InstructionCell(form="reranking"), "en")]
         [False, False, False, True]
     """
-    names = (t for t in load_templates().values() if t.language == language)
+    names = (t for t in load_templates().values() if t.language == language and not t.entry)
     found = [t for t in names if cell == (t.form if t.cell is None else t.cell)]
     if not found:
         raise InputError(f"there are no templates of {cell} in language {language!r}")

@@ -176,9 +176,9 @@ class ChatEncoder:
         """Ids of plain texts; special-token strings in them become ordinary tokens."""
         return encode_plain(self.tokenizer, texts)
 
-    def prompt_ids(self, system: Sequence[int], user: Sequence[int]) -> list[int]:
-        """A prompt of the ids of its two texts."""
-        return [*self.before_system, *system, *self.before_question, *user, *self.before_answer]
+    def prompt_ids(self, system: Sequence[int], user: Sequence[int], opening: Sequence[int] = ()) -> list[int]:
+        """A prompt of the ids of its two texts, and of the one that the answer's turn begins with."""
+        return [*self.before_system, *system, *self.before_question, *user, *self.before_answer, *opening]
 
     def answer_ids(self, text: Sequence[int]) -> list[int]:
         """An answer of the ids of its text."""
@@ -195,15 +195,17 @@ class ChatEncoder:
         Raises:
             InputError: an answer has no tokens.
         """
-        texts = dict.fromkeys(text for made in instructions for text in (made.system, made.user, *made.answers))
+        texts = dict.fromkeys(
+            text for made in instructions for text in (made.system, made.user, made.opening, *made.answers)
+        )
         ids = dict(zip(texts, self.encode_texts(list(texts)), strict=True))
         for text in (answer for made in instructions for answer in made.answers):
             if not ids[text]:
                 raise InputError(f"the answer {text!r} has no tokens under this tokenizer")
         return [
             EncodedInstruction(
-                prompt=self.prompt_ids(ids[made.system], ids[made.user]),
-                answers=[self.answer_ids(ids[answer]) for answer in made.answers],
+                prompt=self.prompt_ids(ids[made.system], ids[made.user], ids[made.opening]),
+                answers=[ids[answer] if made.opening else self.answer_ids(ids[answer]) for answer in made.answers],
             )
             for made in instructions
         ]

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from datamodules.contract.errors import InputError
+from datamodules.contract.items import ItemTokens
 from datamodules.instructions.prompts import SlateText
 from datamodules.instructions.slates import Slate
 from datamodules.tokens.chat import ChatEncoder, EncodedInstruction
 from datamodules.tokens.pieces import PromptPieces
+
+
+class OpenList(NamedTuple):
+    """A prompt that is a list, of which the last entries are answers to those before them.
+
+    Attributes:
+        head: ids before the list.
+        entries: ids of each entry.
+        answers: number of the last entries that are predicted; there is one before them.
+    """
+
+    head: list[int]
+    entries: list[list[int]]
+    answers: int
+
+    @property
+    def size(self) -> int:
+        """Tokens of head and list."""
+        return len(self.head) + sum(map(len, self.entries))
 
 
 class SlateEncoder:
@@ -19,14 +40,15 @@ class SlateEncoder:
         text: renders slates.
         encoder: encodes texts.
         context: longest sequence the backbone takes, in tokens: prompt and answer, or of an encoder-decoder each.
+        first_item: token id of item 0, where items are tokens of their own.
 
     Raises:
         InputError: an answer of the template has no tokens.
     """
 
-    def __init__(self, text: SlateText, encoder: ChatEncoder, context: int) -> None:
-        self.text, self.encoder, self.context = text, encoder, context
-        self.pieces = PromptPieces(text, encoder)
+    def __init__(self, text: SlateText, encoder: ChatEncoder, context: int, first_item: int | None = None) -> None:
+        self.text, self.encoder, self.context, self.first_item = text, encoder, context, first_item
+        self.pieces = PromptPieces(text, encoder, first_item)
         self.titles = self.pieces.titles
         self._others = {0: self.pieces}
         self._fixed: dict[tuple[str, ...], list[list[int]]] = {}
@@ -43,6 +65,28 @@ class SlateEncoder:
         answers = [self._answers(slate) for slate in slates]
         made = self._fitted(slates, [max(map(len, each)) for each in answers])
         return [replace(one, answers=each) for one, each in zip(made, answers, strict=True)]
+
+    def sequences(self, groups: Sequence[Sequence[Slate]]) -> list[OpenList] | None:
+        """Groups whose every slate continues the list of the one before it, each as one list.
+
+        Returns:
+            None where a group is anything else, or is too long for the context.
+        """
+        made: list[OpenList] = []
+        for group in groups:
+            last = group[-1]
+            follows = all(
+                len(slate.candidates) == 1 and slate.begin == last.begin and slate.place == last.place - back
+                for back, slate in enumerate(reversed(group))
+            )
+            grown = last.begin >= 0 and last.begin + len(last.history) == last.place
+            found = self._pieces(last).sequence(last) if follows and grown else None
+            if found is None or not all(found[1]):
+                return None
+            made.append(OpenList(found[0], found[1], len(group)))
+            if made[-1].size - 1 > self.context:
+                return None
+        return made
 
     def prompts(self, slates: Sequence[Slate], longest: int) -> list[EncodedInstruction]:
         """Prompts of slates without answers, with room for one of `longest` tokens.
@@ -73,11 +117,26 @@ class SlateEncoder:
         items = text.candidates(slate).tolist()
         if not items:
             raise InputError(f"user {slate.user!r} has no candidates")
-        texts = [self.titles.alone(item) for item in items]
-        if not all(texts):
-            nameless = self.text.name(items[texts.index([])])
-            raise InputError(f"user {slate.user!r}: the candidate {nameless} has no tokens under this tokenizer")
-        return [self.encoder.answer_ids(text) for text in texts]
+        for item in items:
+            if not self.titles.alone(item):
+                nameless = self.text.name(item)
+                raise InputError(f"user {slate.user!r}: the candidate {nameless} has no tokens under this tokenizer")
+        return [self.answer(item, slate) for item in items]
+
+    def answer(self, item: int, slate: Slate | None = None) -> list[int]:
+        """Ids of an item as an answer, in the wording of a slate: to where nothing else can follow."""
+        pieces = self.pieces if slate is None else self._pieces(slate)
+        if self.first_item is not None or pieces.text.template.entry:
+            return pieces.entry(item)
+        return self.encoder.answer_ids(self.titles.alone(item))
+
+    @property
+    def item_tokens(self) -> ItemTokens | None:
+        """What a model needs to give every item a vector; None where items are written in words."""
+        if self.first_item is None or self.text.token_start is None:
+            return None
+        words = self.encoder.encode_texts([f" {title}" for title in self.text.titles])
+        return ItemTokens(self.first_item, tuple(map(tuple, words)), self.text.token_start)
 
     def _fitted(self, slates: Sequence[Slate], longest: Sequence[int]) -> list[EncodedInstruction]:
         """Prompts with as much of the latest history as leaves room for the longest answer."""
@@ -121,5 +180,5 @@ class SlateEncoder:
     def _pieces(self, slate: Slate) -> PromptPieces:
         """The pieces of a slate's wording; those of a mixture's others are made when they are needed."""
         if slate.wording not in self._others:
-            self._others[slate.wording] = PromptPieces(self.text.of(slate), self.encoder)
+            self._others[slate.wording] = PromptPieces(self.text.of(slate), self.encoder, self.first_item)
         return self._others[slate.wording]

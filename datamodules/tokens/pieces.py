@@ -15,13 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datamodules.contract.errors import say
+from datamodules.contract.errors import InputError, say
 from datamodules.instructions.prompts import Shape, SlateText
 from datamodules.instructions.slates import Slate
 from datamodules.tokens.chat import ChatEncoder
-from datamodules.tokens.titles import Frame, TitleTokens, cuts_between
+from datamodules.tokens.titles import Frame, ItemIds, TitleTokens, cuts_between
+
+Piece = str | tuple[Frame, int]
+"""Text, or a title (or told text) as its frame and its place among those shown."""
 
 _MARKS = range(0xF0000, 0xFFFFE)  # private characters that stand for titles
+_MARK = chr(_MARKS[0])
 _CUT = re.compile(r"(?<=\S)(?= )")
 _TEXTS = ("Drama", "rain (and 2 more), e.g. 'Noir'; x!", "安静的电影、雨")  # told by made-up cases
 _KEPT = 4096  # outlines, and texts between titles, that are kept
@@ -49,21 +53,27 @@ class PromptPieces:
     Args:
         text: renders slates.
         encoder: encodes texts.
+        first_item: token id of item 0, where items are tokens: a text is then cut at each of them.
 
     Attributes:
         titles: ids of the catalogue's titles.
         reason: why prompts are encoded whole; empty where they are put together.
     """
 
-    def __init__(self, text: SlateText, encoder: ChatEncoder) -> None:
+    def __init__(self, text: SlateText, encoder: ChatEncoder, first_item: int | None = None) -> None:
         self.text, self.encoder = text, encoder
+        self.titles: TitleTokens | ItemIds
+        self._tokens = first_item is not None
         self._outlines: dict[Shape, Outline | None] = {}
         self._texts: dict[str, list[int]] = {}
         self.reason, frames = "", dict[Frame, None]()
+        if first_item is not None:
+            self.titles = ItemIds(first_item)
+            return
         try:
             for slate in self._probes():
                 shape = self.text.shape(slate)
-                pieces = [piece for piece in self._cut(shape)[1] if not isinstance(piece, str)]
+                pieces = [piece for part in self._cut(shape)[1:] for piece in part if not isinstance(piece, str)]
                 frames |= {frame: None for frame, place in pieces if place < shape.titles}
         except _NoOutlineError as error:
             self.reason, frames = str(error), {}
@@ -107,10 +117,36 @@ class PromptPieces:
         self._texts |= dict(zip(missing, self.encoder.encode_texts(missing), strict=True))
 
     def whole(self, slates: list[Slate]) -> list[list[int]]:
-        """Ids of slates' prompts, encoded whole in one call."""
+        """Ids of slates' prompts, encoded whole in one call.
+
+        Raises:
+            InputError: items are tokens, which no text can be encoded to.
+        """
+        if slates and self._tokens:
+            raise InputError(f"data.items Token: template {self.text.template.id} shows items where none can stand")
         made = [self.text.of(slate).question(slate) for slate in slates]
-        ids = self.encoder.encode_texts([text for one in made for text in (one.system, one.user)])
-        return [self.encoder.prompt_ids(*pair) for pair in zip(ids[::2], ids[1::2], strict=True)]
+        ids = self.encoder.encode_texts([text for one in made for text in (one.system, one.user, one.opening)])
+        return [self.encoder.prompt_ids(*three) for three in zip(ids[::3], ids[1::3], ids[2::3], strict=True)]
+
+    def entry(self, item: int) -> list[int]:
+        """Ids of an item as an entry of an open list."""
+        if isinstance(self.titles, ItemIds):
+            return self.titles.alone(item)
+        before, after = self.text.template.written(_MARK).split(_MARK)
+        frame = Frame(before, after)
+        if frame in self.titles.row and item not in self.titles.blank:
+            return self.titles.framed(frame, item)
+        return self.encoder.encode_texts([self.titles.text(frame, item)])[0]
+
+    def sequence(self, slate: Slate) -> tuple[list[int], list[list[int]]] | None:
+        """Ids before an open list, and of its entries: the history and the target; None where a list is encoded whole."""
+        if self.reason or not self.text.template.entry:
+            return None
+        items = [*slate.history.tolist(), slate.target]
+        outline = self._outline(self.text.shape(slate))
+        if outline is None or not self.titles.blank.isdisjoint(items):
+            return None
+        return outline.head, [self.entry(item) for item in items]
 
     def _outline(self, shape: Shape) -> Outline | None:
         if shape not in self._outlines:
@@ -121,24 +157,25 @@ class PromptPieces:
 
     def _make_outline(self, shape: Shape) -> Outline | None:
         try:
-            system, pieces = self._cut(shape)
+            system, *turns = self._cut(shape)
         except _NoOutlineError:
             return None
+        around = self.encoder.prompt_ids(self._ids(system), [-1], [-2])
         titles: list[tuple[Frame, int]] = []
-        between = [""]  # neighbouring pieces without a title are one text
-        for piece in pieces:
-            if isinstance(piece, str):
-                between[-1] += piece
-            elif piece[1] >= shape.titles or piece[0] in self.titles.row:
-                titles.append(piece)
-                between.append("")
-            else:
-                return None
-        around = self.encoder.prompt_ids(self._ids(system), [-1])
-        ids = [self._ids(text) for text in between]
-        place = around.index(-1)
-        ids[0] = around[:place] + ids[0]
-        ids[-1] = ids[-1] + around[place + 1 :]
+        ids: list[list[int]] = [around[: around.index(-1)]]
+        for pieces, behind in zip(turns, (around[around.index(-1) + 1 : around.index(-2)], []), strict=True):
+            text = ""  # neighbouring pieces without a title are one text
+            for piece in pieces:
+                if isinstance(piece, str):
+                    text += piece
+                elif piece[1] >= shape.titles or piece[0] in self.titles.row:
+                    ids[-1] = ids[-1] + self._ids(text)
+                    titles.append(piece)
+                    ids.append([])
+                    text = ""
+                else:
+                    return None
+            ids[-1] = ids[-1] + self._ids(text) + behind
         return Outline(ids[0], [(*title, tail) for title, tail in zip(titles, ids[1:], strict=True)])
 
     def _ids(self, text: str) -> list[int]:
@@ -148,8 +185,8 @@ class PromptPieces:
             self._texts[text] = self.encoder.encode_texts([text])[0]
         return self._texts[text]
 
-    def _cut(self, shape: Shape) -> tuple[str, list[str | tuple[Frame, int]]]:
-        """The system turn, and the user turn in pieces: texts, and titles (or told texts) as their frame and place."""
+    def _cut(self, shape: Shape) -> tuple[str, list[Piece], list[Piece]]:
+        """The system turn, and in pieces the user turn and the opening: texts, and titles (or told texts) as their frame and place."""
         count = shape.titles + len(self.text.told)
         if count > len(_MARKS):
             raise _NoOutlineError(f"a prompt shows {count} titles")
@@ -157,13 +194,20 @@ class PromptPieces:
         made = self.text.prompt(shape, list(marks))
         if not marks.keys().isdisjoint(made.system):
             raise _NoOutlineError(f"the system turn of {self.text.template.id} shows titles")
-        pieces: list[str | tuple[Frame, int]] = []
-        for piece in _CUT.split(made.user):
+        if self._tokens:
+            user, opening = (_cut_at(text, marks) for text in (made.user, made.opening))
+            # An open list of items is theirs alone: no text stands between them.
+            return made.system, user, [piece for piece in opening if not isinstance(piece, str)]
+        return made.system, self._pieces(made.user, marks), self._pieces(made.opening, marks)
+
+    def _pieces(self, text: str, marks: dict[str, int]) -> list[Piece]:
+        pieces: list[Piece] = []
+        for piece in _CUT.split(text):
             found = [mark for mark in piece if mark in marks]
             if len(found) > 1:
                 raise _NoOutlineError(f"{self.text.template.id} has no space between two titles")
             pieces.append((Frame(*piece.split(found[0])), marks[found[0]]) if found else piece)
-        return made.system, pieces
+        return pieces
 
     def _difference(self) -> str:
         """Why prompts may not be put together; empty where they may."""
@@ -176,19 +220,20 @@ class PromptPieces:
             return f"{name} joins a space to the text before it"
         probes = list(self._probes())
         for slate, whole in zip(probes, self.whole(probes), strict=True):
-            _, pieces = self._cut(self.text.shape(slate))
+            _, *turns = self._cut(self.text.shape(slate))
             items = self.text.shown(slate)
             told = self.text.texts(slate)
-            texts = [
-                piece
-                if isinstance(piece, str)
-                else self.titles.text(piece[0], items[piece[1]])
-                if piece[1] < len(items)
-                else f"{piece[0].before}{told[piece[1] - len(items)]}{piece[0].after}"
-                for piece in pieces
-            ]
-            if not cuts_between(tokenizer, texts):
-                return f"{name} joins a space to the text before it"
+            for pieces in turns:
+                texts = [
+                    piece
+                    if isinstance(piece, str)
+                    else self.titles.text(piece[0], items[piece[1]])
+                    if piece[1] < len(items)
+                    else f"{piece[0].before}{told[piece[1] - len(items)]}{piece[0].after}"
+                    for piece in pieces
+                ]
+                if not cuts_between(tokenizer, texts):
+                    return f"{name} joins a space to the text before it"
             if self.prompt(slate) not in (whole, None):
                 return f"{self.text.template.id} does more with titles than to show them"
         return ""
@@ -213,3 +258,14 @@ class PromptPieces:
                 preference=draw.choice(_TEXTS),
                 intention=draw.choice(_TEXTS),
             )
+
+
+def _cut_at(text: str, marks: dict[str, int]) -> list[Piece]:
+    """Pieces of a text that is cut at its items; the space before one is left out, as it is part of a word."""
+    pieces: list[Piece] = []
+    for piece in re.split(f"([{''.join(marks)}])" if marks else "(?!)", text):
+        if piece not in marks:
+            pieces.append(piece.removesuffix(" ") if piece != text else piece)
+        else:
+            pieces.append((Frame(), marks[piece]))
+    return pieces

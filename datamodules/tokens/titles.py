@@ -101,6 +101,36 @@ class TitleTokens:
         return f"{frame.before}{self._cleaned[item]}{frame.after}"
 
 
+class ItemIds:
+    """As `TitleTokens`, where an item is one token and needs no text around it.
+
+    Args:
+        first: token id of item 0.
+
+    Example:
+        >>> ItemIds(100).alone(7), ItemIds(100).framed(Frame(), 7)
+        ([107], [107])
+    """
+
+    cut = True
+    blank: frozenset[int] = frozenset()
+
+    def __init__(self, first: int) -> None:
+        self.first, self.row = first, {Frame(): 0}
+
+    def alone(self, item: int) -> list[int]:
+        """The item's id."""
+        return [self.first + item]
+
+    def framed(self, frame: Frame, item: int) -> list[int]:  # noqa: ARG002  # as of `TitleTokens`
+        """The item's id."""
+        return [self.first + item]
+
+    def text(self, frame: Frame, item: int) -> str:  # noqa: ARG002
+        """What stands for the item where a prompt is shown as text."""
+        return f"<item {item}>"
+
+
 def token_key(tokenizer: Any, cleaned: Sequence[str], frames: Sequence[Frame]) -> dict[str, str]:
     """Everything that decides the ids of titles.
 

@@ -12,8 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.contract.errors import InputError
+from datamodules.contract.items import ItemTokens
 from recmodels.backbones.quantization import is_quantised
+from recmodels.engine.prompt_tree import label_log_probabilities
 from recmodels.layers.bottleneck import Adapted
+from recmodels.layers.item_table import ItemTable, mean_rows
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -79,9 +82,71 @@ class Backbone(ABC):
         return str(self.model.config.model_type)
 
     @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """Hidden states to logits.
+
+        Raises:
+            InputError: the backbone has no head.
+        """
+        raise InputError(f"backbone {self.name!r} ({self.family}) has no head that makes logits")
+
+    @property
     def output_embeddings(self) -> Any:
         """The linear layer that makes logits; None in an encoder."""
         return self.model.get_output_embeddings()
+
+    @property
+    def item_table(self) -> ItemTable | None:
+        """Vectors of items that are tokens; None where items are written in words."""
+        table = self.model.get_input_embeddings()
+        return table if isinstance(table, ItemTable) else None
+
+    def add_items(self, items: ItemTokens) -> ItemTable:
+        """Gives items vectors behind the vocabulary, for input and output: one table where the head is tied.
+
+        Raises:
+            InputError: the backbone has no head that could grow, or another vocabulary.
+        """
+        words, head = self.model.get_input_embeddings(), self.output_embeddings
+        if head is None or not isinstance(head, nn.Linear):
+            raise InputError(
+                f"data.items Token: backbone {self.name!r} ({self.family}) has no head that items could join"
+            )
+        if len(words.weight) != items.first:
+            raise InputError(
+                f"data.items Token: backbone {self.name!r} has {len(words.weight)} word embeddings, and its configuration"
+                f" says {items.first}; save the model again"
+            )
+        tied = head.weight is words.weight and type(words) is nn.Embedding
+        starts = [self._item_start(table.weight, items) for table in ((words,) if tied else (words, head))]
+        if not tied and type(words) is not nn.Embedding:  # one that scales what it reads
+            probe = words(torch.zeros(1, dtype=torch.long, device=words.weight.device))[0].float()
+            row = words.weight[0].float()
+            starts[0] = starts[0] * (probe.norm() / row.norm().clamp(min=1e-12))
+        table = ItemTable(words, items.first, *starts)
+        self.model.set_input_embeddings(table)
+        return table
+
+    @staticmethod
+    def _item_start(weight: Tensor, items: ItemTokens) -> Tensor:
+        if items.start == "title":
+            return mean_rows(weight.detach(), items.titles)
+        size = (len(items.titles), weight.shape[1])
+        return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(weight.device) * weight.float().std()
+
+    def log_probabilities(self, hidden: Tensor, place: Tensor, token: Tensor) -> Tensor:
+        """Log-probabilities `[L]` of labels at places of `[R, N, D]` states: of words among words, of items among items."""
+        table = self.item_table
+        if table is None:
+            return label_log_probabilities(hidden, self.head, place, token)
+        is_item = token >= table.first
+        made = hidden.new_zeros(len(token), dtype=torch.float32)
+        for kind, head, first in ((is_item, table.logits, table.first), (~is_item, self.head, 0)):
+            chosen = kind.nonzero().flatten()
+            if len(chosen):
+                part = label_log_probabilities(hidden, head, place[chosen], token[chosen] - first)
+                made = made.index_copy(0, chosen, part)
+        return made
 
     def linear_layers(self) -> dict[str, Any]:
         """Returns the body's linear layers by name, the head not among them."""

@@ -16,7 +16,7 @@ from datamodules.contract.batch import PromptTreeBatch
 from recmodels.backbones.base import Backbone, Precision, block_list, evaluating, prove_layout
 from recmodels.backbones.loading import load_model
 from recmodels.backbones.quantization import Quantization
-from recmodels.engine.prompt_tree import branch_scores, label_log_probabilities
+from recmodels.engine.prompt_tree import branch_scores
 from recmodels.engine.tree_attention import ATTENTION, AttentionForest, bucket, few_rows
 from recmodels.layers.fused import replace_norms
 
@@ -54,14 +54,14 @@ class CausalBackbone(Backbone):
         position, branch = torch.tensor([4, 5, 4, 7]), torch.tensor([0, 0, 1, 1])
         with evaluating(self.model):
             hidden = self.hidden_states(token, end, depth, 2, (2, 3, 9))
-            log_probability = label_log_probabilities(hidden, self.head, position, token[5:])
+            log_probability = self.log_probabilities(hidden, position, token[5:])
         return branch_scores(log_probability, branch, 2, mean=False)
 
     def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
         """Returns the summed log-probability `[B]` of each branch's tokens."""
         forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
         hidden = self.hidden_states(*forest, read=batch.label_place.unique())
-        log_probability = label_log_probabilities(hidden, self.head, batch.label_place, batch.label_token)
+        log_probability = self.log_probabilities(hidden, batch.label_place, batch.label_token)
         return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
 
     def hidden_states(

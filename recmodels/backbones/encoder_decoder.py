@@ -27,7 +27,7 @@ from recmodels.backbones.causal import CausalBackbone, load_causal
 from recmodels.backbones.loading import load_model
 from recmodels.backbones.quantization import Quantization
 from recmodels.engine.answer_attention import ATTENTION, answer_attention, embedded_at, segment_mask
-from recmodels.engine.prompt_tree import branch_scores, label_log_probabilities, tree_mask
+from recmodels.engine.prompt_tree import branch_scores, tree_mask
 
 AttentionInterface.register(ATTENTION, answer_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # for plain calls, whose masks have two dimensions
@@ -98,7 +98,7 @@ class EncoderDecoderBackbone(Backbone):
             label = ((begin <= row) & (row < begin + some)).nonzero().flatten()
             hidden = self.decode(batch, encoded, slice(begin, begin + some))
             position = batch.label_place[label] - begin * width
-            log_probability = label_log_probabilities(hidden, self.head, position, batch.label_token[label])
+            log_probability = self.log_probabilities(hidden, position, batch.label_token[label])
             total = total + branch_scores(log_probability, batch.label_branch[label], len(total), mean=False)
         return total
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.contract.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
 from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
+from datamodules.contract.items import ItemTokens
 from datamodules.sources.pretrained import check_backbone_name
 from recmodels.backbones.base import Backbone, Precision
 from recmodels.backbones.encoder_decoder import load_backbone
@@ -51,6 +52,7 @@ class InstructionRecommender(Recommender):
         gradient_checkpointing: forget what blocks compute and compute it again for the gradient: slower, less memory,
             the same numbers.
         quantization: `4bit` holds the frozen backbone's linear layers as NF4 (QLoRA); null leaves them in full.
+        item_rate: learning rate of items' vectors, where items are tokens, as a multiple of the optimiser's own.
         **kwargs: of `Recommender`.
     """
 
@@ -71,9 +73,14 @@ class InstructionRecommender(Recommender):
         budget: str | None = None,
         gradient_checkpointing: bool = False,
         quantization: Quantization | None = None,
+        item_rate: float = 1.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if not item_rate > 0:
+            raise InputError(f"model.item_rate is {item_rate}, must be above 0")
+        self.item_rate = item_rate
+        self.item_tokens: ItemTokens | None = None  # of the data, or of a checkpoint
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
         if quantization:
             check_quantization(type(self).__name__, self.trains_backbone)
@@ -156,9 +163,50 @@ class InstructionRecommender(Recommender):
         self.prepare_backbone(self.backbone)
         untuned = self._probe() if self.identity_at_start else None
         self.apply_to(self.backbone)
+        if self.item_tokens is not None:
+            self._add_items(self.item_tokens)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
         if untuned is not None:
             self.check_identity(self._probe(), untuned)
+
+    def setup(self, stage: str) -> None:
+        """Takes the data's items, where they are tokens; the trainer has set the data up by now."""
+        data = cast(Any, self.trainer).datamodule
+        self.item_tokens = getattr(data, "item_tokens", None) or self.item_tokens
+
+    def _add_items(self, items: ItemTokens) -> None:
+        table = self.backbone.add_items(items)
+        for value in table.tables:
+            value.requires_grad_(self.trains)
+        self.findings["item_parameters"] = sum(value.numel() for value in table.tables)
+
+    def kept_state(self) -> set[str]:
+        """What is trained, and the items' vectors in any case."""
+        return super().kept_state() | set(self.item_tables())
+
+    def rates(self) -> dict[str, float]:
+        """The items' own learning rate."""
+        return super().rates() | dict.fromkeys(self.item_tables(), self.item_rate)
+
+    def item_tables(self) -> dict[str, torch.nn.Parameter]:
+        """Vectors of items by name, where they are tokens."""
+        table = self.backbone.item_table if self.network is not None else None
+        mine = {id(value) for value in table.tables} if table else set()
+        return {name: value for name, value in self.named_parameters() if id(value) in mine}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps which items have vectors beside what was trained."""
+        super().on_save_checkpoint(checkpoint)
+        if self.item_tokens is not None:
+            first, count = self.item_tokens.first, len(self.item_tokens.titles)
+            checkpoint["instructrec"]["items"] = {"first": first, "count": count}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Makes room for the items' vectors that a checkpoint holds."""
+        items = (checkpoint.get("instructrec") or {}).get("items")
+        if items and self.item_tokens is None:
+            self.item_tokens = ItemTokens(items["first"], ((),) * items["count"])
+        super().on_load_checkpoint(checkpoint)
 
     def merged_model(self, tolerance: float = TOLERANCE) -> Any:
         """Returns a transformers model of the backbone's own layout that scores as this one does.

@@ -63,4 +63,4 @@ class LoRATuning(InstructionRecommender):
 
     def rates(self) -> dict[str, float]:
         """Returns B's own rate."""
-        return {name: self.b_rate for name in self.trained() if ".lora_B." in name}
+        return super().rates() | {name: self.b_rate for name in self.trained() if ".lora_B." in name}

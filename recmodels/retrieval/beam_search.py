@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from datamodules.contract.batch import CatalogueTrie
 from recmodels.backbones.causal import CausalBackbone
-from recmodels.engine.prompt_tree import label_log_probabilities
 from recmodels.retrieval.prompt_cache import EncodedPrompts, encode_prompts
 
 
@@ -143,9 +142,8 @@ class _Step:
         alive = count[user, trie.item_start[trie.end[child]]] > count[user, trie.item_start[child]]
         parent, child = parent[alive], child[alive]
         node, beginning, before = self.inner
-        logp = label_log_probabilities(
+        logp = backbone.log_probabilities(
             self.state,
-            backbone.head,
             torch.cat([before, self.index.flatten()[parent]]),
             trie.token[torch.cat([node, child])],
         )

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from datamodules.contract.batch import CatalogueTrie
 from recmodels.backbones.causal import CausalBackbone
-from recmodels.engine.prompt_tree import label_log_probabilities
 from recmodels.retrieval.prompt_cache import EncodedPrompts, encode_prompts
 
 
@@ -155,4 +154,4 @@ def _predicted(backbone: CausalBackbone, hidden: Tensor, position: Tensor, token
     users = len(hidden)
     offset = torch.arange(users, device=position.device)[:, None] * hidden.shape[1]
     flat = (offset + position).flatten()
-    return label_log_probabilities(hidden, backbone.head, flat, token.repeat(users)).view(users, -1)
+    return backbone.log_probabilities(hidden, flat, token.repeat(users)).view(users, -1)

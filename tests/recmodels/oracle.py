@@ -60,6 +60,9 @@ class GivenIds:
             count = len(slate[1])
             return list(range(count)), [1.0] + [0.0] * (count - 1)
 
+    def sequences(self, _: Any) -> None:
+        """No group is an open list."""
+
     def encode(self, slates: list[Any]) -> list[EncodedInstruction]:
         return [EncodedInstruction(prompt=slate[0], answers=slate[1]) for slate in slates]
 

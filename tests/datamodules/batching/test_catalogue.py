@@ -12,14 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.batching.catalogue import CatalogueCollator, build_trie, encode_titles
+from datamodules.batching.catalogue import CatalogueCollator, build_trie, catalogue_answers
 from datamodules.batching.loaders import LoaderOptions
 from datamodules.contract.batch import CatalogueBatch, PromptTreeBatch
 from datamodules.contract.errors import InputError
 from datamodules.datasets.movielens import MovieLens100K
+from datamodules.instructions.prompts import SlateText
+from datamodules.instructions.templates import find_template
 from datamodules.protocol.rules import Protocol
 from datamodules.sources.pretrained import load_tokenizer
 from datamodules.tokens.chat import ChatEncoder
+from datamodules.tokens.encoder import SlateEncoder
 from tests.conftest import ITEMS
 from tests.datamodules.options import grouped
 
@@ -70,9 +73,10 @@ def test_no_answer_and_empty_answers_are_refused() -> None:
 
 @pytest.mark.parametrize("blank", ["", "  ", "\u202e\n"])
 def test_a_title_without_tokens_is_named_with_its_item(tiny_causal: Path, blank: str) -> None:
-    encoder = ChatEncoder(load_tokenizer(str(tiny_causal)))
+    text = SlateText(["Night", blank], find_template("matching.en.1"), MovieLens100K.words["en"], ["a1", "b7"])
+    slates = SlateEncoder(text, ChatEncoder(load_tokenizer(str(tiny_causal))), 512)
     with pytest.raises(InputError, match=r"item 'b7': its title .* has no tokens"):
-        encode_titles(encoder, ["Night", blank], ["a1", "b7"])
+        catalogue_answers(slates)
 
 
 def batches(folder: Path, protocol: Protocol, **options: object) -> list[object]:

@@ -1,0 +1,25 @@
+"""Items as tokens."""
+
+from __future__ import annotations
+
+from datamodules.contract.items import TokenStart
+from datamodules.items.title import Title
+
+
+class Token(Title):
+    """One new token for each item, in the history and as the answer, which is then one choice among all items.
+
+    The model gives every item a vector that it reads, and predicts by; both train beside the tuning method, under each of
+    them. How P5 (arXiv 2203.13366), CLLM4Rec (arXiv 2311.01343) and E4SRec (arXiv 2312.02443) write items, without
+    their encoders.
+
+    Args:
+        start: of the vectors: `title`, the mean of the title's word embeddings, or `random`, of their size.
+
+    Example:
+        >>> Token().write(pl.DataFrame({"item": ["1"], "title": ["Heat (1995)"]})), Token().token_start
+        (['Heat (1995)'], 'title')
+    """
+
+    def __init__(self, start: TokenStart = "title") -> None:
+        self.token_start = start

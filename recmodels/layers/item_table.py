@@ -1,0 +1,72 @@
+"""Items as tokens: vectors beside a vocabulary's word embeddings, which a model reads and predicts by.
+
+# I items, D hidden, N tokens
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class ItemTable(nn.Module):
+    """In the place of word embeddings: those for ids of words, and a row of its own table for every id behind them.
+
+    Args:
+        words: the word embeddings.
+        first: id of item 0.
+        item: `[I, D]` what the items' vectors start from.
+        output: `[I, D]` rows by which items are predicted; None takes the vectors themselves, as heads that are tied to
+            the word embeddings do.
+
+    Example:
+        >>> table = ItemTable(nn.Embedding(5, 2), 5, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        >>> table(torch.tensor([6])).tolist(), table.logits(torch.tensor([[1.0, 0.0]])).tolist()
+        ([[3.0, 4.0]], [[1.0, 3.0]])
+    """
+
+    def __init__(self, words: nn.Module, first: int, item: Tensor, output: Tensor | None = None) -> None:
+        super().__init__()
+        self.words, self.first = words, first
+        self.item = nn.Parameter(item.float())
+        self.output = None if output is None else nn.Parameter(output.float())
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """Of the word embeddings, where those who look for them find it."""
+        return cast(nn.Parameter, self.words.weight)
+
+    @property
+    def tables(self) -> list[nn.Parameter]:
+        """What trains."""
+        return [self.item] if self.output is None else [self.item, self.output]
+
+    def forward(self, token: Tensor) -> Tensor:
+        """Embeddings `[*, N, D]` of ids `[*, N]`, in the words' type."""
+        is_word = token < self.first
+        words = cast(Tensor, self.words(token.where(is_word, 0)))
+        items = nn.functional.embedding((token - self.first).clamp(min=0), self.item).to(words.dtype)
+        return torch.where(is_word[..., None], words, items)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits `[*, I]` of every item after states `[*, D]`, in float32: rounded to bfloat16 they would tie."""
+        rows = self.item if self.output is None else self.output
+        with torch.autocast(states.device.type, enabled=False):
+            return states.float() @ rows.T
+
+
+def mean_rows(weight: Tensor, words: Any) -> Tensor:
+    """`[I, D]`: the mean of the rows of each item's words; of all rows, where it has none.
+
+    Args:
+        weight: `[V, D]`.
+        words: `[I]` sequences of ids.
+
+    Example:
+        >>> mean_rows(torch.tensor([[0.0], [2.0], [4.0]]), [[1, 2], [0], []]).tolist()
+        [[3.0], [0.0], [2.0]]
+    """
+    every = weight.float().mean(0)
+    return torch.stack([weight[list(ids)].float().mean(0) if len(ids) else every for ids in words])

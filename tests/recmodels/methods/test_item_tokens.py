@@ -1,0 +1,220 @@
+"""Items as tokens, and lists in which every item is a target, against one forward pass for each target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from datamodules.contract.batch import CatalogueBatch, PromptTreeBatch
+from datamodules.contract.errors import InputError
+from datamodules.contract.items import ItemTokens, TokenStart
+from datamodules.datasets.movielens import MovieLens100K
+from datamodules.items.base import ItemForm
+from datamodules.items.title import Title
+from datamodules.items.token import Token
+from datamodules.protocol.rules import Protocol
+from recmodels.backbones.causal import load_causal
+from recmodels.methods.adapter import AdapterTuning
+from recmodels.methods.base import InstructionRecommender
+from recmodels.methods.full import FullTuning
+from recmodels.methods.lora import LoRATuning
+from recmodels.methods.prefix import PrefixTuning
+from recmodels.methods.zero_shot import ZeroShot
+from tests.datamodules.options import grouped
+
+FORMS: list[ItemForm] = [Title(), Token()]
+METHODS: dict[str, Any] = {
+    "lora": lambda folder: LoRATuning(backbone=folder, r=2),
+    "adapter": lambda folder: AdapterTuning(backbone=folder, bottleneck=3),
+    "prefix": lambda folder: PrefixTuning(backbone=folder, length=3),
+    "full": lambda folder: FullTuning(backbone=folder),
+}
+
+
+def data_of(folder: Path, items: ItemForm, **options: Any) -> MovieLens100K:
+    options = {"paraphrase": "dense", "batch_size": 3, "train_history": 8, **options}
+    protocol = options.pop("protocol", Protocol(history=5, negatives=4))
+    data = MovieLens100K(backbone=str(folder), items=items, protocol=protocol, **grouped(**options))
+    data.setup()
+    return data
+
+
+def model_of(data: MovieLens100K, kind: str) -> InstructionRecommender:
+    torch.manual_seed(0)
+    model: InstructionRecommender = METHODS[kind](data.backbone)
+    model.item_tokens = data.item_tokens
+    model.configure_model()
+    for value in model.trained().values():  # away from the identity
+        torch.nn.init.normal_(value, std=0.1)
+    return model.eval()
+
+
+def one_target_at_a_time(model: InstructionRecommender, batch: PromptTreeBatch) -> torch.Tensor:
+    """`[B]` log-likelihoods, each of a sequence of its own through plain causal attention over all its logits."""
+    backbone, places = model.backbone, torch.arange(len(batch.token))
+    table = backbone.item_table
+    scores = []
+    for branch in range(len(batch.branch_case)):
+        mine = batch.label_branch == branch
+        total = torch.zeros(())
+        for place, label in zip(batch.label_place[mine], batch.label_token[mine], strict=True):
+            path = batch.token[(places <= place) & (place < batch.end)]
+            size = len(path)
+            hidden = backbone.hidden_states(path, torch.full((size,), size), torch.arange(size), 0, (0, size))[-1]
+            if table is not None and label >= table.first:
+                rows = table.item if table.output is None else table.output
+                total = total + (hidden @ rows.T).log_softmax(-1)[label - table.first]
+            else:
+                total = total + backbone.head(hidden).log_softmax(-1)[label]  # type: ignore[attr-defined]
+        scores.append(total)
+    return torch.stack(scores)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+@pytest.mark.parametrize("items", FORMS, ids=lambda form: type(form).__name__)
+def test_dense_losses_and_gradients_are_those_of_one_target_at_a_time(
+    mini_data: Path, tiny_causal: Path, items: ItemForm, kind: str
+) -> None:
+    data = data_of(tiny_causal, items)
+    model = model_of(data, kind)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.tokens < batch.tokens_unshared / 2
+    gradients = []
+    for scores in (model(batch), one_target_at_a_time(model, batch)):
+        model.zero_grad()
+        (-scores.sum() / len(batch.label_token)).backward()
+        gradients.append(
+            (scores.detach(), {n: v.grad.clone() for n, v in model.trained().items() if v.grad is not None})
+        )
+    (dense, of_dense), (apart, of_apart) = gradients
+    torch.testing.assert_close(dense, apart, rtol=1e-5, atol=1e-5)
+    assert of_dense.keys() == of_apart.keys()
+    for name, value in of_dense.items():
+        torch.testing.assert_close(value, of_apart[name], rtol=1e-4, atol=1e-5, msg=name)
+    assert items.token_start is None or model.item_tables().keys() <= of_dense.keys()
+
+
+@pytest.mark.parametrize("items", FORMS, ids=lambda form: type(form).__name__)
+def test_lists_are_what_merging_a_prompt_for_each_target_gives(
+    mini_data: Path, tiny_causal: Path, items: ItemForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = data_of(tiny_causal, items)
+    collator: Any = data.collator
+    groups = [data.slates.training(window, 0) for window in range(5)]
+    for chosen in (groups, groups[:1], [group[-2:] for group in groups]):
+        made = collator.trees(chosen)
+        with monkeypatch.context() as patch:
+            patch.setattr(collator.trees.slates, "sequences", lambda _: None)
+            merged = collator.trees(chosen)
+        for name, value in vars(made).items():
+            other = getattr(merged, name)
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other, name
+
+
+@pytest.mark.parametrize("items", FORMS, ids=lambda form: type(form).__name__)
+def test_no_target_sees_itself_or_what_comes_later(mini_data: Path, tiny_causal: Path, items: ItemForm) -> None:
+    """Every score stays as it is, to the bit, when later events of the list are others."""
+    data = data_of(tiny_causal, items)
+    model = model_of(data, "lora")
+    group = data.slates.training(0, 0)
+    collator: Any = data.collator
+    for cut in range(1, len(group)):
+        known = model(collator.trees([group[:cut]]))
+        torch.testing.assert_close(model(collator.trees([group]))[:cut], known, rtol=1e-5, atol=1e-6)
+
+
+def test_every_training_event_but_the_first_is_a_target_once(mini_data: Path, tiny_causal: Path) -> None:
+    data = data_of(tiny_causal, Token())
+    first = data.item_tokens.first  # type: ignore[union-attr]
+    seen: list[int] = []
+    for batch in data.train_dataloader():
+        assert len(batch.label_token) == len(batch.branch_item)
+        assert (batch.label_token - first).tolist() == batch.branch_item.tolist()
+        seen += batch.branch_item.tolist()
+    sequences = data.sequences
+    wanted = [
+        sequences.item[place]
+        for begin, end in zip(sequences.start[:-1], sequences.train_end, strict=True)
+        for place in range(begin + 1, end)
+    ]
+    assert sorted(seen) == sorted(wanted)
+
+
+def test_a_history_of_items_is_one_token_each_and_a_catalogue_one_product(mini_data: Path, tiny_causal: Path) -> None:
+    data = data_of(tiny_causal, Token(), protocol=Protocol(history=5, candidates="full", exclude_seen=False))
+    model = model_of(data, "lora")
+    batch = next(iter(data.test_dataloader()))
+    assert isinstance(batch, CatalogueBatch)
+    assert batch.trie.height == 1
+    assert len(batch.trie.token) == len(data.sequences.item_ids)
+    scores = model.score(batch).view(len(batch.case), -1)
+    torch.testing.assert_close(scores.exp().sum(1), torch.ones(len(scores)))  # one choice among all items
+    lists = data_of(tiny_causal, Token(), protocol=Protocol(history=5, negatives=4))
+    some = next(iter(lists.test_dataloader()))
+    cases = {int(case): row for row, case in enumerate(batch.case)}
+    expected = [
+        scores[cases[int(some.case[case])], item] for case, item in zip(some.branch_case, some.branch_item, strict=True)
+    ]
+    torch.testing.assert_close(model.score(some), torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("start", ["title", "random"])
+def test_vectors_start_from_titles_or_from_chance(mini_data: Path, tiny_causal: Path, start: TokenStart) -> None:
+    data = data_of(tiny_causal, Token(start))
+    items = data.item_tokens
+    assert items is not None
+    backbone = load_causal(str(tiny_causal), "float32")
+    words = backbone.model.get_input_embeddings().weight.detach().clone()
+    backbone.model.lm_head.weight = backbone.model.get_input_embeddings().weight
+    table = backbone.add_items(items)
+    assert table.output is None
+    means = torch.stack([words[list(ids)].mean(0) for ids in items.titles])
+    assert torch.allclose(table.item, means) == (start == "title")
+    assert abs(float(table.item.detach().std() / words.std()) - 1) < 0.2 or start == "title"
+    token = torch.tensor([0, items.first - 1, items.first, items.first + 3])
+    torch.testing.assert_close(table(token), torch.stack([words[0], words[-1], table.item[0], table.item[3]]))
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_checkpoint_brings_the_items_back_without_the_data(mini_data: Path, tiny_causal: Path, kind: str) -> None:
+    data = data_of(tiny_causal, Token())
+    model, batch = model_of(data, kind), next(iter(data.test_dataloader()))
+    # Its head is not tied to its embeddings, so items have rows in both.
+    assert model.findings["item_parameters"] == 2 * len(data.sequences.item_ids) * model.backbone.width
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    assert model.item_tables().keys() <= checkpoint["state_dict"].keys()
+    other: InstructionRecommender = METHODS[kind](data.backbone)
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+    torch.testing.assert_close(other.eval().score(batch), model.score(batch))
+
+
+def test_items_learn_at_a_rate_of_their_own_and_an_untuned_model_keeps_them(mini_data: Path, tiny_causal: Path) -> None:
+    data = data_of(tiny_causal, Token())
+    model = LoRATuning(backbone=str(tiny_causal), r=2, b_rate=4, item_rate=3)
+    model.item_tokens = data.item_tokens
+    model.configure_model()
+    rates = model.rates()
+    assert {rates[name] for name in model.item_tables()} == {3}
+    assert {rate for name, rate in rates.items() if "lora_B" in name} == {4}
+    untuned = ZeroShot(backbone=str(tiny_causal))
+    untuned.item_tokens = data.item_tokens
+    untuned.configure_model()
+    assert not untuned.trained()
+    assert untuned.item_tables()
+
+
+def test_what_cannot_be_is_refused(mini_data: Path, tiny_causal: Path, tiny_t5: Path, tiny_encoder: Path) -> None:
+    with pytest.raises(InputError, match="is an encoder-decoder; use Title"):
+        data_of(tiny_t5, Token())
+    with pytest.raises(InputError, match="this one tags words, use Title"):
+        data_of(tiny_encoder, Token(), batch_format="tagged_text", paraphrase=1)
+    with pytest.raises(InputError, match=r"a wording of cell P1,I0,T2 alone, and the cell is P1,I0,T3"):
+        data_of(tiny_causal, Token(), task="reranking")
+    backbone = load_causal(str(tiny_causal), "float32")
+    with pytest.raises(InputError, match="word embeddings, and its configuration says 7"):
+        backbone.add_items(ItemTokens(7, ((1,),)))
