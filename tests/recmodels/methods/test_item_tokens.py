@@ -189,7 +189,7 @@ def test_a_checkpoint_brings_the_items_back_without_the_data(mini_data: Path, ti
     assert model.item_tables().keys() <= checkpoint["state_dict"].keys()
     other: InstructionRecommender = METHODS[kind](data.backbone)
     other.on_load_checkpoint(checkpoint)
-    other.load_state_dict(checkpoint["state_dict"])
+    other.load_state_dict(checkpoint["state_dict"], strict=False)
     torch.testing.assert_close(other.eval().score(batch), model.score(batch))
 
 
