@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -30,14 +29,13 @@ from datamodules.batching.loaders import (
 )
 from datamodules.batching.make import Collator, FrozenData, freeze_data, make_collator
 from datamodules.batching.predict_file import Request, read_requests
-from datamodules.batching.prompt_trees import PromptTreeCollator
 from datamodules.contract.errors import InputError
 from datamodules.contract.items import ItemTokens
 from datamodules.contract.objectives import ModelNeeds
 from datamodules.instructions.choice import PromptOptions, choose_prompting
 from datamodules.instructions.preferences import TextRules
 from datamodules.instructions.prompts import draw_demonstrations
-from datamodules.instructions.slates import SlateMaker, WindowOptions, check_slates
+from datamodules.instructions.slates import SlateMaker, WindowOptions
 from datamodules.instructions.space import TaskForm
 from datamodules.items.base import ItemForm
 from datamodules.items.title import Title
@@ -106,17 +104,9 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         if prompts.language not in self.words:
             raise InputError(f"{owner} has no words for language {prompts.language!r}; it has {', '.join(self.words)}")
         self.prompting.check(needs, protocol)
-        histories = {"shown_history": prompts.shown_history, "train_history": windows.train_history}
         self.protocol, self.loader, self.needs, self.seed = protocol, loader, needs, seed
         self.batch_size, self.data_dir, self.predict_file, self.backbone = batch_size, data_dir, predict_file, backbone
-        if windows.train_negatives is None:
-            windows = replace(windows, train_negatives=self.prompting.default_negatives(needs, protocol))
-        check_least(1, **{name: value for name, value in histories.items() if value is not None})
-        length = windows.train_history or protocol.history
-        if windows.targets_per_window is None:
-            windows = replace(windows, targets_per_window=self.prompting.default_targets(length))
-        self.windows, self.items = windows, items or Title()
-        check_slates(length, windows.train_negatives or 0, windows.targets_per_window or 0, seed)
+        self.windows, self.items = self.prompting.complete_windows(windows, needs, protocol, seed), items or Title()
         self._tables: Interactions | None = None  # between `prepare_data` and `setup`, so that files are parsed once
         self._frozen: FrozenData | None = None
         self._collator: Collator | None = None
@@ -132,9 +122,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     def frozen(self) -> FrozenData:
         """The data under its protocol; there after `freeze`, and so after `setup`."""
         if self._frozen is None:
-            raise RuntimeError(
-                f"{type(self).__name__} is not set up; call setup(), or freeze() where no tokenizer is needed"
-            )
+            raise RuntimeError(f"{type(self).__name__} is not set up; call setup(), or freeze() without a tokenizer")
         return self._frozen
 
     @property
@@ -154,8 +142,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     @property
     def item_tokens(self) -> ItemTokens | None:
         """Items as tokens of their own, for a model that gives each a vector; None where items are written in words."""
-        made = self._collator if isinstance(self._collator, PromptTreeCollator | CatalogueCollator) else None
-        return made.slates.item_tokens if made else None
+        return getattr(self.collator, "item_tokens", None)
 
     @property
     def slates(self) -> SlateMaker:

@@ -15,8 +15,10 @@ import torch
 from datamodules.batching.prompt_trees import PromptTreeCollator
 from datamodules.contract.batch import CatalogueBatch, CatalogueTrie, PromptTreeBatch
 from datamodules.contract.errors import InputError
+from datamodules.contract.items import ItemTokens
 from datamodules.instructions.prompts import shared_fields
 from datamodules.instructions.slates import Slate
+from datamodules.items.base import clean_title
 from datamodules.tokens.encoder import SlateEncoder
 from datamodules.tokens.forest import build_forest
 
@@ -67,7 +69,7 @@ def catalogue_answers(slates: SlateEncoder) -> list[list[int]]:
         InputError: a title has no tokens.
     """
     for item, title in enumerate(slates.text.titles):
-        if not slates.titles.alone(item):
+        if not clean_title(title):
             raise InputError(
                 f"item {slates.text.item_ids[item]!r}: its title {title!r} has no tokens under this tokenizer"
             )
@@ -94,6 +96,11 @@ class CatalogueCollator:
             InputError: a title has no tokens.
         """
         return build_trie(catalogue_answers(self.slates))
+
+    @property
+    def item_tokens(self) -> ItemTokens | None:
+        """Items that are tokens, for the model; None where they are words."""
+        return self.slates.item_tokens
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> CatalogueBatch | PromptTreeBatch:
         """Collates groups of slates.

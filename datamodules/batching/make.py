@@ -67,7 +67,7 @@ def freeze_data(
         data: the typed tables.
         protocol: the rules.
         prompting: the instructions.
-        windows: which targets are trained together; `train_negatives` is set.
+        windows: which targets are trained together; complete.
         words: the domain's words in their language.
         form: how an item is written.
         seed: of training negatives and mixtures.
@@ -82,7 +82,7 @@ def freeze_data(
         sequences,
         protocol,
         windows.train_negatives or 0,
-        windows.targets_per_window or prompting.default_targets(windows.train_history or protocol.history),
+        windows.targets_per_window or 1,
         seed,
         shared=windows.window_history == "shared",
         least=int(prompting.history_needed),

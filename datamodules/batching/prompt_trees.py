@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.contract.batch import PromptTreeBatch
+from datamodules.contract.items import ItemTokens
 from datamodules.instructions.prompts import shared_fields
 from datamodules.instructions.slates import Slate
 from datamodules.tokens.encoder import OpenList, SlateEncoder
@@ -35,6 +36,11 @@ class PromptTreeCollator:
 
     def __init__(self, slates: SlateEncoder, row_tokens: int) -> None:
         self.text, self.slates, self.row_tokens = slates.text, slates, row_tokens
+
+    @property
+    def item_tokens(self) -> ItemTokens | None:
+        """Items that are tokens, for the model; None where they are words."""
+        return self.slates.item_tokens
 
     def __call__(self, groups: Sequence[Sequence[Slate]]) -> PromptTreeBatch:
         """Collates groups of slates.

@@ -11,6 +11,7 @@ from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import ModelNeeds
 from datamodules.instructions.mixture import Mixture, mixture_of, shares
 from datamodules.instructions.preferences import TextRules, choose_rule
+from datamodules.instructions.slates import WindowOptions, check_slates
 from datamodules.instructions.space import InstructionCell, Intention, Preference, TaskForm, parse_cell
 from datamodules.instructions.templates import (
     DENSE,
@@ -144,9 +145,24 @@ class Prompting:
         compared = needs.batch_format == "tagged_text" or lists or needs.negatives
         return protocol.negatives if compared and not pointwise else 0
 
-    def default_targets(self, history: int) -> int:
-        """Targets of a training window where the user did not say: a whole sequence where each costs its own tokens."""
-        return min(history, MOST_DENSE if self.template.entry else 10)
+    def complete_windows(
+        self, windows: WindowOptions, needs: ModelNeeds, protocol: Protocol, seed: int
+    ) -> WindowOptions:
+        """Fills in what the user did not say: targets by the dozen, or whole sequences where each costs its own tokens.
+
+        Raises:
+            InputError: a number fits no data set.
+        """
+        history = protocol.history if windows.train_history is None else windows.train_history
+        negatives, targets = windows.train_negatives, windows.targets_per_window
+        if negatives is None:
+            negatives = self.default_negatives(needs, protocol)
+        if targets is None:
+            targets = min(history, MOST_DENSE if self.template.entry else 10)
+        if history < 1:
+            raise InputError(f"data.train_history is {history}, must be at least 1")
+        check_slates(history, negatives, targets, seed)
+        return replace(windows, train_negatives=negatives, targets_per_window=targets)
 
     def fingerprinted(self) -> list[str]:
         """What makes results incomparable beside protocol and kind of case: being told the wish, and from where."""
@@ -200,6 +216,8 @@ def choose_prompting(
         # Wording 0 is the evaluated one, whether it is trained on or not.
         parts = {template.id: mixed.get(template.id, 0.0)} | {other.id: mixed[other.id] for other in others}
         choice = mixture_of(parts, 0)
+    if options.shown_history is not None and options.shown_history < 1:
+        raise InputError(f"data.shown_history is {options.shown_history}, must be at least 1")
     prompting = Prompting(template, others, choice, texts=texts, shown_history=options.shown_history)
     preference_rule, intention_rule = _rules(prompting, texts, columns, owner)
     return replace(prompting, preference_rule=preference_rule, intention_rule=intention_rule)

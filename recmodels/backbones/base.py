@@ -101,8 +101,16 @@ class Backbone(ABC):
         table = self.model.get_input_embeddings()
         return table if isinstance(table, ItemTable) else None
 
-    def add_items(self, items: ItemTokens) -> ItemTable:
+    def item_parameters(self, prefix: str) -> dict[str, nn.Parameter]:
+        """Returns the vectors of items that are tokens, by their names in a module that holds the model as `prefix`."""
+        mine = {id(value) for value in self.item_table.tables} if self.item_table else set()
+        return {f"{prefix}.{name}": value for name, value in self.model.named_parameters() if id(value) in mine}
+
+    def add_items(self, items: ItemTokens, trains: bool = True) -> int:
         """Gives items vectors behind the vocabulary, for input and output: one table where the head is tied.
+
+        Returns:
+            The number of their parameters.
 
         Raises:
             InputError: the backbone has no head that could grow, or another vocabulary.
@@ -124,8 +132,10 @@ class Backbone(ABC):
             row = words.weight[0].float()
             starts[0] = starts[0] * (probe.norm() / row.norm().clamp(min=1e-12))
         table = ItemTable(words, items.first, *starts)
+        for value in table.tables:
+            value.requires_grad_(trains)
         self.model.set_input_embeddings(table)
-        return table
+        return sum(value.numel() for value in table.tables)
 
     @staticmethod
     def _item_start(weight: Tensor, items: ItemTokens) -> Tensor:

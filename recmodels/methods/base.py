@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.contract.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
 from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
-from datamodules.contract.items import ItemTokens
+from datamodules.contract.items import ItemTokens, items_record, recorded_items
 from datamodules.sources.pretrained import check_backbone_name
 from recmodels.backbones.base import Backbone, Precision
 from recmodels.backbones.encoder_decoder import load_backbone
@@ -49,8 +49,7 @@ class InstructionRecommender(Recommender):
         beams: under `beam`, beginnings kept at every token, and titles found; at least the largest cut-off.
         budget: share of the backbone's parameters to train, such as `0.1%`, in place of the method's own size (rank,
             bottleneck, prefix length): the size nearest to it is taken, and what it trains is recorded.
-        gradient_checkpointing: forget what blocks compute and compute it again for the gradient: slower, less memory,
-            the same numbers.
+        gradient_checkpointing: compute blocks again for the gradient: slower, less memory, the same numbers.
         quantization: `4bit` holds the frozen backbone's linear layers as NF4 (QLoRA); null leaves them in full.
         item_rate: learning rate of items' vectors, where items are tokens, as a multiple of the optimiser's own.
         **kwargs: of `Recommender`.
@@ -164,7 +163,7 @@ class InstructionRecommender(Recommender):
         untuned = self._probe() if self.identity_at_start else None
         self.apply_to(self.backbone)
         if self.item_tokens is not None:
-            self._add_items(self.item_tokens)
+            self.findings["item_parameters"] = self.backbone.add_items(self.item_tokens, self.trains)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
         if untuned is not None:
             self.check_identity(self._probe(), untuned)
@@ -174,15 +173,9 @@ class InstructionRecommender(Recommender):
         data = cast(Any, self.trainer).datamodule
         self.item_tokens = getattr(data, "item_tokens", None) or self.item_tokens
 
-    def _add_items(self, items: ItemTokens) -> None:
-        table = self.backbone.add_items(items)
-        for value in table.tables:
-            value.requires_grad_(self.trains)
-        self.findings["item_parameters"] = sum(value.numel() for value in table.tables)
-
-    def kept_state(self) -> set[str]:
+    def checkpoint_keys(self) -> set[str]:
         """What is trained, and the items' vectors in any case."""
-        return super().kept_state() | set(self.item_tables())
+        return super().checkpoint_keys() | set(self.item_tables())
 
     def rates(self) -> dict[str, float]:
         """The items' own learning rate."""
@@ -190,29 +183,20 @@ class InstructionRecommender(Recommender):
 
     def item_tables(self) -> dict[str, torch.nn.Parameter]:
         """Vectors of items by name, where they are tokens."""
-        table = self.backbone.item_table if self.network is not None else None
-        mine = {id(value) for value in table.tables} if table else set()
-        return {name: value for name, value in self.named_parameters() if id(value) in mine}
+        return {} if self.network is None else self.backbone.item_parameters("network")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps which items have vectors beside what was trained."""
         super().on_save_checkpoint(checkpoint)
-        if self.item_tokens is not None:
-            first, count = self.item_tokens.first, len(self.item_tokens.titles)
-            checkpoint["instructrec"]["items"] = {"first": first, "count": count}
+        checkpoint["instructrec"] |= items_record(self.item_tokens)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes room for the items' vectors that a checkpoint holds."""
-        items = (checkpoint.get("instructrec") or {}).get("items")
-        if items and self.item_tokens is None:
-            self.item_tokens = ItemTokens(items["first"], ((),) * items["count"])
+        self.item_tokens = self.item_tokens or recorded_items(checkpoint.get("instructrec") or {})
         super().on_load_checkpoint(checkpoint)
 
     def merged_model(self, tolerance: float = TOLERANCE) -> Any:
-        """Returns a transformers model of the backbone's own layout that scores as this one does.
-
-        Args:
-            tolerance: how far scores may move, relative to the largest; weights in bfloat16 are rounded when merged.
+        """Returns a transformers model of the backbone's own layout whose scores are within a relative tolerance.
 
         Raises:
             InputError: the method has no such form.
@@ -231,6 +215,10 @@ class InstructionRecommender(Recommender):
 
     def _peft_tuner(self, otherwise: str) -> Any:
         self.configure_model()
+        if self.item_tokens is not None:
+            raise InputError(
+                f"data.items Token: a {type(self).__name__} with vectors of items {otherwise}; use its run's own checkpoint"
+            )
         if self._tuner.module is None:
             raise InputError(f"{type(self).__name__} {otherwise}: it is no method of PEFT")
         return self._tuner.module
@@ -251,8 +239,7 @@ class InstructionRecommender(Recommender):
         self.findings["step0_score_difference"] = difference
         if not difference <= 1e-5 * max(1.0, float(untuned.abs().max())):
             raise IdentityError(
-                f"{type(self).__name__} promises the untuned scores before its first step, and they differ by"
-                f" {difference:.3g}"
+                f"{type(self).__name__} promises the untuned scores at first; they differ by {difference:.3g}"
             )
 
     def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:

@@ -144,7 +144,8 @@ def test_a_cell_tells_exactly_what_its_axes_say(name: str) -> None:
     template = find_template(name)
     cell = template.cell
     assert cell is not None
-    user = rendered(template, ["First", "Second"], ["Fourth", "Fifth"], "Sixth").user
+    made = rendered(template, ["First", "Second"], ["Fourth", "Fifth"], "Sixth")
+    user = made.user + made.opening
 
     expected = ["First", "Second"] if cell.preference in ("implicit", "both") else []
     expected += ["rain taste"] if cell.preference in ("explicit", "both") else []
@@ -168,10 +169,11 @@ def test_history_comes_before_anything_that_differs_between_targets(name: str) -
         shorter = rendered(template, titles[: shown - 1], ["Candidate one"], titles[shown - 1], "one")
         longer = rendered(template, titles[:shown], ["Candidate two"], titles[shown], "two")
         common = 0
-        while shorter.user[common : common + 1] == longer.user[common : common + 1] != "":
+        short, long = shorter.user + shorter.opening, longer.user + longer.opening
+        while short[common : common + 1] == long[common : common + 1] != "":
             common += 1
         assert shorter.system == longer.system
-        assert common >= shorter.user.index(titles[shown - 2]) + len(titles[shown - 2])
+        assert common >= short.index(titles[shown - 2]) + len(titles[shown - 2])
 
 
 @pytest.mark.parametrize("form", ["like", "rating"])
@@ -224,7 +226,7 @@ def test_languages_have_the_same_templates() -> None:
         for language in LANGUAGES
     }
     assert names["en"] == names["zh"]
-    assert len(names["en"]) == 65 * 4 + 8 * 3
+    assert len(names["en"]) == 65 * 4 + 1 + 8 * 3  # and the dense one
 
 
 @pytest.mark.parametrize("cell", every_cell(), ids=str)
@@ -310,7 +312,9 @@ def test_lone_surrogates_do_not_reach_the_tokenizer() -> None:
 
 def test_a_sheet_that_lacks_a_part_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "a.yaml").write_text("language: en\nparaphrases: {}\n")
+    (tmp_path / "templates" / "a.yaml").write_text(
+        "language: en\nunknown: u\nparaphrases: {}\ndense: {system: s, user: u}\n"
+    )
     monkeypatch.setattr("datamodules.instructions.templates.resources.files", lambda package: tmp_path)
 
     with pytest.raises(InputError, match="a.yaml: the part 'turned' is missing"):

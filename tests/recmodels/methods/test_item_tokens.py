@@ -169,7 +169,9 @@ def test_vectors_start_from_titles_or_from_chance(mini_data: Path, tiny_causal: 
     backbone = load_causal(str(tiny_causal), "float32")
     words = backbone.model.get_input_embeddings().weight.detach().clone()
     backbone.model.lm_head.weight = backbone.model.get_input_embeddings().weight
-    table = backbone.add_items(items)
+    assert backbone.add_items(items) == len(items.titles) * backbone.width
+    table = backbone.item_table
+    assert table is not None
     assert table.output is None
     means = torch.stack([words[list(ids)].mean(0) for ids in items.titles])
     assert torch.allclose(table.item, means) == (start == "title")
