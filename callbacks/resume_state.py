@@ -73,9 +73,6 @@ def _counters(state: dict[str, Any]) -> dict[str, Any]:
     return {k: copy.deepcopy(v) for k, v in state.items() if not k.endswith("state_dict") and k != VALIDATION}
 
 
-# The state of every random generator of a process, as plain values.
-
-
 def random_state() -> dict[str, Any]:
     """State of python's, numpy's and torch's generators, on the CPU and on every CUDA device in use.
 
@@ -118,9 +115,6 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
-
-
-# What loggers have written so far, so that a continued run loses no step of it and repeats none.
 
 
 def logs_so_far(trainer: L.Trainer) -> dict[str, Any]:

@@ -63,15 +63,6 @@ def freeze_data(
 ) -> FrozenData:
     """Applies a protocol to a data set.
 
-    Args:
-        data: the typed tables.
-        protocol: the rules.
-        prompting: the instructions.
-        windows: which targets are trained together; complete.
-        words: the domain's words in their language.
-        form: how an item is written.
-        seed: of training negatives and mixtures.
-
     Raises:
         InputError: the data lacks what the instructions or the protocol need.
     """

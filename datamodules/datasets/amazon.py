@@ -65,8 +65,6 @@ def read_metadata(path: Path, keys: Keys, events: pl.DataFrame, repairs: dict[st
     return without_entities(first_of_each(items, ("item",), "items", repairs))
 
 
-# Amazon reviews, the collection of 2014.
-
 _ADDRESS_2014 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html"
 
 
@@ -131,8 +129,6 @@ class Amazon2014(AmazonReviews):
         return assemble(events, items, files, untitled=self.untitled, repairs=repairs)
 
 
-# Amazon reviews, the collection of 2018.
-
 _ADDRESS_2018 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon_v2/"
 
 
@@ -177,8 +173,6 @@ class Amazon2018(AmazonReviews):
         items = items.with_columns(title=pl.when(scraped).then(None).otherwise(pl.col("title")))
         return assemble(events, items, (reviews, metadata), untitled=self.untitled, repairs=repairs)
 
-
-# Amazon reviews, the collection of 2023.
 
 _ADDRESS_2023 = "https://amazon-reviews-2023.github.io"
 

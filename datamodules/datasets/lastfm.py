@@ -70,8 +70,6 @@ class LastFM1K(InstructionDataModule):
         return assemble(events, items, files, untitled="drop", users=users, repairs=repairs, level=self.level)
 
 
-# Last.fm, the HetRec 2011 collection.
-
 _ADDRESS_2K = "https://grouplens.org/datasets/hetrec-2011/"
 _TAGS = 5  # of an artist: those that most listeners gave
 

@@ -14,10 +14,6 @@ from datamodules.tables.cleaning import assemble, first_of_each, require
 from datamodules.tables.delimited import moments, read_delimited
 from datamodules.tables.interactions import Interactions
 
-# Lists of what was shown, and what was clicked of them.
-#
-# # One row is one impression: `user`, `timestamp`, `history` (ids before it), `shown` (ids with -1 clicked, -0 not).
-
 
 def clicks(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """One event for every click, with all that was shown as `candidates`.

@@ -94,8 +94,6 @@ def _profiles(file: Path) -> pl.DataFrame | None:
     return read_atomic_file(file, fields) if file.is_file() else None
 
 
-# MovieLens 1M.
-
 _AGES = {"1": "under 18", "18": "18-24", "25": "25-34", "35": "35-44", "45": "45-49", "50": "50-55", "56": "over 55"}
 
 
@@ -140,8 +138,6 @@ class MovieLens1M(InstructionDataModule):
         )
         return assemble(events, movie_titles(items), (ratings, movies, people), users=users)
 
-
-# The MovieLens data sets that come as CSV files.
 
 Edition = Literal["ml-latest-small", "ml-20m", "ml-25m", "ml-32m"]
 _SHA256: dict[Edition, str] = {

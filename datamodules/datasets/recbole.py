@@ -128,8 +128,6 @@ def read_candidates(path: Path, events: pl.DataFrame) -> pl.DataFrame:
     return events.join(lists, on=["user", "split"], how="left", maintain_order="left")
 
 
-# Any data set in the form of RecBole's atomic files.
-
 _ADDRESS = "https://recbole.io/dataset_list.html"
 _TITLES = ("title", "movie_title", "item_name", "name", "game_name", "book_title", "app_name")
 

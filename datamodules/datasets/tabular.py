@@ -16,8 +16,6 @@ from datamodules.tables.delimited import finite, header_of, moments, read_delimi
 from datamodules.tables.interactions import Interactions
 from datamodules.tables.json_lines import read_json_lines
 
-# Tables of any usual format as text columns under our names.
-
 EVENTS = ("user", "item", "rating", "timestamp", "review", "query", "split")
 ITEMS = ("item", "title", "categories", "description", "brand", "year")
 _NEEDED = {EVENTS: ("user", "item"), ITEMS: ("item", "title")}
@@ -95,8 +93,6 @@ def _as_text(table: pl.DataFrame, path: Path) -> pl.DataFrame:
         columns.append(column.cast(pl.String))
     return table.select(columns).with_columns(line=pl.int_range(pl.len(), dtype=pl.Int64) + 1)
 
-
-# The words of a data set that the user brings: what its items are and what users do with them.
 
 GENERIC: dict[str, dict[str, str]] = {
     "en": {"noun": "item", "nouns": "items", "consumed": "chose"},

@@ -259,10 +259,6 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-# The protocol's outcome kept on disk: the frozen cases in one verified file, so that a second run draws nothing.
-#
-# # U users, I items, E events, S cases
-
 SMALL = 1_000_000
 """Data with fewer interactions is not kept: applying the protocol takes less than a second."""
 
@@ -297,13 +293,7 @@ def frozen_sequences(data: Interactions, protocol: Protocol, *, least: int = SMA
 
 
 def further_sequences(data: Interactions, protocol: Protocol, main: Sequences) -> dict[str, Sequences]:
-    """The same cases under the further rules of `protocol.also`: each as a run of that rule has them.
-
-    Args:
-        data: the tables.
-        protocol: the rules.
-        main: `frozen_sequences` of them.
-    """
+    """The same cases under the further rules of `protocol.also`: each as a run of that rule has them."""
     further: dict[str, Sequences] = {}
     for rule in protocol.also:
         other = frozen_sequences(data, replace(protocol, candidates=rule, also=()), quiet=True)

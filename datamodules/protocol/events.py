@@ -173,11 +173,6 @@ class Events:
         return Events(self.user_ids, self.item_ids, self.item[order], self.start, self.table[order])
 
 
-# All events user by user in the order of time, under a named rule for ties.
-#
-# # U users, I items, E events
-
-
 def ordered_events(data: Interactions, protocol: Protocol, codes: Coded) -> Events:
     """Codes users in order of first appearance and items in catalogue order, then sorts events by user and time.
 

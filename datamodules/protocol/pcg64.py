@@ -26,11 +26,6 @@ _MULTIPLIER = 2549297995355413924 << 64 | 4865540595714422341  # PCG64's
 def key_digests(seed: int, names: Sequence[str], *before: str) -> Words:
     """`[K, 4]` 128-bit keys as little-endian words, one for each name.
 
-    Args:
-        seed: of everything.
-        names: one for each key.
-        before: what all keys share.
-
     Example:
         >>> key_digests(42, ["ann", "bob"], "candidates").shape
         (2, 4)

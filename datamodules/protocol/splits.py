@@ -160,11 +160,6 @@ def _groups(names: Sequence[str], protocol: Protocol, what: str) -> Parts:
     return groups
 
 
-# Few-shot training: so many examples, stratified by like, smaller samples inside larger ones.
-#
-# # U users, E events, T training targets
-
-
 def choose_shots(
     start: Ints, train_end: Ints, liked: NDArray[np.bool_], protocol: Protocol, context: NDArray[np.bool_] | None = None
 ) -> Ints | None:

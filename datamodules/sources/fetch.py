@@ -170,9 +170,6 @@ def _snapshot(source: HubSnapshot, remedy: str) -> Path:
     return folder
 
 
-# Files of data sets that nobody may pass on: found where the user has put them, under any of their published names.
-
-
 def own_file(name: str, data_dir: Path | None, choices: tuple[str, ...], address: str) -> Path:
     """The first of the files that is there; out of a zip the one member is unpacked, once and safely.
 

@@ -25,10 +25,6 @@ from datamodules.sources.cache import cache_dir, is_abandoned, private_name
 from datamodules.sources.fetch import fetch
 from datamodules.sources.kinds import HubSnapshot, PackageArchive
 
-# Folders of weights come from strangers: nothing in them runs, and why one cannot be loaded is one line.
-#
-# A leaf behind `pretrained`.
-
 
 def refuse_code(name: str, folder: Path) -> None:
     """Refuses a folder that would make transformers run or load something other than its own code on these files."""
@@ -73,11 +69,6 @@ def why_not_loaded(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or its kind."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
-# The backbones that come inside packages of the Python index.
-#
-# A leaf behind `pretrained`.
 
 
 @dataclass(frozen=True)

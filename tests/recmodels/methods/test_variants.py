@@ -144,7 +144,7 @@ def test_a_broken_identity_stops_the_run(make: Make, monkeypatch: pytest.MonkeyP
                 torch.nn.init.normal_(value)
 
     monkeypatch.setattr(recmodels.LoRATuning, "tune", careless)
-    with pytest.raises(IdentityError, match="LoRATuning promises the untuned scores before its first step, and they"):
+    with pytest.raises(IdentityError, match="LoRATuning promises the untuned scores at first; they differ by"):
         make("LoRATuning")
 
 
