@@ -174,12 +174,18 @@ def _tokens(config: Mapping[str, Any], trains: bool) -> tuple[float, int, float]
     data, trainer = options(config, "data"), _part(config, "trainer")
     protocol = _part(data, "protocol")
     protocol = protocol.get("init_args", protocol)
-    history, users = int(protocol.get("history") or 10), int(protocol.get("test_users") or 943)
-    targets = int(data.get("targets_per_window") or 10)
-    case = TEMPLATE + SUFFIX + TITLE * (history + int(protocol.get("negatives") or 19) + 1)
+    allowed, users = int(protocol.get("history") or 10), int(protocol.get("test_users") or 943)
+    history, dense = int(data.get("train_history") or allowed), data.get("paraphrase") == "dense"
+    targets = int(data.get("targets_per_window") or min(history, 100 if dense else 10))
+    title, answer = (1, 0) if class_of(data, "items") == "Token" else (TITLE, TITLE)
+    lists = (int(protocol.get("negatives") or 19) + 1) * (1 + len(protocol.get("also") or ()))
+    case = TEMPLATE + SUFFIX + title * int(data.get("shown_history") or allowed) + answer * lists
     # A causal model reads a history once for all its targets, an encoder every case by itself.
-    window = TEMPLATE + TITLE * history + targets * (SUFFIX + 2 * TITLE)
-    window = targets * case if class_of(config, "model") == "TokenClassification" else window
+    window = TEMPLATE + title * history + targets * (SUFFIX + 2 * title)
+    if dense:
+        window = title * history
+    elif class_of(config, "model") == "TokenClassification":
+        window = targets * case
     steps = int(trainer.get("max_steps") or 0) if trains else 0
     accumulated = int(trainer.get("accumulate_grad_batches") or 1)
     every = int(trainer.get("val_check_interval") or 0) or steps

@@ -45,7 +45,7 @@ def committed() -> dict[str, dict[str, float]]:
 
 
 def quickstart() -> dict[str, dict[str, Any]]:
-    cells = expand(load_suite(ROOT / "benchmarks/suites/quickstart.yaml"), ROOT / "results/none")
+    cells = expand(load_suite(ROOT / "tests/golden/quickstart_titles.yaml"), ROOT / "results/none")
     return {dict(cell.labels)["model"]: cell_config(cell.command) for cell in cells}
 
 
