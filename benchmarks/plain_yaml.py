@@ -110,14 +110,14 @@ def read_yaml(path: Path) -> tuple[Any, bytes]:
         >>> read_yaml(Path("nowhere.yaml"))
         Traceback (most recent call last):
             ...
-        datamodules.contract.errors.InputError: nowhere.yaml: no such file
+        datamodules.contract.errors.InputError: nowhere.yaml does not exist
     """
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
             raise InputError(f"{path}: {path.stat().st_size} bytes; a config has at most {MAX_BYTES}")
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file{nearest_hint(path.name, neighbours(path))}") from error
+        raise InputError(f"{path} does not exist{nearest_hint(path.name, neighbours(path))}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:

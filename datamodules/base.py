@@ -98,7 +98,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
         check_least(1, batch_size=batch_size)
         owner = type(self).__name__
         if data_dir is not None and not data_dir.is_dir():
-            raise InputError(f"data.data_dir {data_dir} is no folder")
+            raise InputError(f"data.data_dir {data_dir} is not a folder")
         self.prompting = choose_prompting(prompts, self.provides, owner, task=task, cell=cell, texts=texts)
         self.template = self.prompting.template
         if prompts.language not in self.words:

@@ -133,10 +133,10 @@ def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
     """Refuses an output folder, a checkpoint or an earlier run that cannot be used, before anything is loaded."""
     below = (config.model.get("init_args") or Namespace()).get("stack_on")
     if fitting and below is not None and not Path(os.path.expanduser(below)).exists():
-        raise InputError(f"model.stack_on {below}: there is no such run, checkpoint or exported folder")
+        raise InputError(f"model.stack_on {below}: not a run, a checkpoint or an exported folder")
     checkpoint = config.get("ckpt_path")
     if checkpoint and not Path(checkpoint).is_file() and not (fitting and checkpoint == "last"):
-        raise InputError(f"--ckpt_path {checkpoint}: there is no such file")
+        raise InputError(f"--ckpt_path {checkpoint} does not exist")
     nearest = next(path for path in (config.out.absolute(), *config.out.absolute().parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=nearest) as file:

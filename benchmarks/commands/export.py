@@ -166,6 +166,10 @@ def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
             load_trained(model, checkpoint)
         except InputError as error:
             raise InputError(f"{checkpoint}: {str(error).removeprefix(f'{checkpoint}: ')}") from error
+        if model.item_tokens is not None:
+            raise InputError(
+                f"{checkpoint}: its items are tokens, whose vectors an exported folder cannot hold; test it as it is"
+            )
     return model.float().eval()  # after the load: the backbone is recognised in the precision it was trained in
 
 
@@ -221,7 +225,7 @@ def _whole(model: Any) -> Any:
 
 def _config_of(checkpoint: Path) -> Path:
     if not checkpoint.is_file():
-        raise InputError(f"{checkpoint}: there is no such checkpoint; RUN/checkpoints/best.ckpt is one")
+        raise InputError(f"{checkpoint} does not exist; RUN/checkpoints/best.ckpt is such a file")
     config = checkpoint.absolute().parent.parent / "config.yaml"
     if checkpoint.suffix != ".ckpt" or not config.is_file():
         raise InputError(

@@ -125,7 +125,7 @@ def _checked(options: Any) -> list[str]:
     if options.out.suffix != ".json":
         raise InputError(f"--out {options.out} must be a .json file; the table and figures go beside it")
     if options.readme is not None and not options.readme.is_file():
-        raise InputError(f"--readme {options.readme}: there is no such file")
+        raise InputError(f"--readme {options.readme} does not exist")
     if options.device == "cuda":
         import torch
 

@@ -77,7 +77,7 @@ def check_file(path: Path) -> bool:
         CheckpointError: the file is not there, empty, or not what was written.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: expected a checkpoint, found no such file")
+        raise CheckpointError(f"{path}: the checkpoint does not exist")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path}: expected a checkpoint, found an empty file")
     expected = read_manifest(path)

@@ -73,7 +73,7 @@ class TextRules:
             InputError: either.
         """
         if self.annotations is not None and not self.annotations.is_file():
-            raise InputError(f"data.texts.annotations: there is no file {self.annotations}")
+            raise InputError(f"data.texts.annotations: {self.annotations} does not exist")
         if self.limit < 1:
             raise InputError(f"data.texts.limit is {self.limit}, must be at least 1")
 

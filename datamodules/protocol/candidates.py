@@ -153,7 +153,7 @@ def published_lists(wanted: CaseRequest, events: Events, seed: int) -> Ints:
         unknown = next((item for item in row if item not in code), None)
         if unknown is not None:
             raise InputError(
-                f"column `candidates` of user {events.user_ids[user]!r} names {unknown!r}, which is no item"
+                f"column `candidates` of user {events.user_ids[user]!r} names {unknown!r}, which is not an item"
             )
         true = int(events.item[target])
         lists.append([true, *(c for c in dict.fromkeys(code[item] for item in row) if c != true)])

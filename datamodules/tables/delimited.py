@@ -94,7 +94,7 @@ def read_delimited(
 def _plain_form(path: Path, separator: str, quoted: bool, encoding: str) -> tuple[Path, Any]:
     """The path and what polars can read: the path itself, or the whole text as UTF-8 with one-character separators."""
     if not path.is_file():
-        raise InputError(f"cannot read {path}: there is no such file")
+        raise InputError(f"cannot read {path}: it does not exist")
     if encoding == "utf-8" and len(separator) == 1 and not quoted:
         return path, path
     with open_raw(path) as file:

@@ -265,10 +265,10 @@ LINKED = ("backbone", "objective", "batch_format", "seed")
 
 
 def files() -> Iterator[Bad]:
-    yield Bad("missing file", BASE, ("nowhere.yaml", "no such file"), ("-c", "nowhere.yaml"))
+    yield Bad("missing file", BASE, ("nowhere.yaml", "does not exist"), ("-c", "nowhere.yaml"))
     yield Bad("missing file", BASE, ("lost.yaml",), ("--config", "no/such/folder/lost.yaml"))
     yield Bad("missing file", BASE, ("lost.ckpt",), ("--ckpt_path", "lost.ckpt"))
-    yield Bad("missing file", BASE, ("is no folder", "not a folder"), ("--data.data_dir", "no/such/folder"))
+    yield Bad("missing file", BASE, ("not a folder",), ("--data.data_dir", "no/such/folder"))
     yield Bad("missing file", BASE, ("writable",), ("--out", "/proc/nowhere"))
     yield Bad("a folder", BASE, ("cannot be read",), ("-c", "."))
     yield Bad("empty", b"", ("empty",))

@@ -439,7 +439,7 @@ BASE = ["--model=LoRATuning", "--data=MovieLens100K"]
         (["fit", "--model=torch.load", "--data=MovieLens100K"], "must not be named"),
         (["fit", "-c", "no/such.yaml"], "no/such.yaml"),
         (["test", *BASE], "needs --ckpt_path"),
-        (["test", *BASE, "--ckpt_path=no.ckpt"], "no such file"),
+        (["test", *BASE, "--ckpt_path=no.ckpt"], "does not exist"),
         (["predict", *BASE], "predict_file"),
         (["fitt"], "'fit'"),
         (["benchmark", "no.yaml", "--out", "x"], "no.yaml"),

@@ -11,6 +11,7 @@ from torch import nn
 
 from benchmarks.commands.export import load_run_model
 from datamodules.contract.checkpoints import write_checkpoint
+from datamodules.contract.items import ItemTokens
 
 TOKENS = torch.tensor([[3, 5, 1, 7, 9, 20, 31, 40, 2, 11]])
 CONFIG = """
@@ -21,12 +22,15 @@ data: {{class_path: MovieLens100K}}
 """
 
 
-def run_of(name: str, backbone: Path, folder: Path, more: str = "", **options: Any) -> Path:
+def run_of(
+    name: str, backbone: Path, folder: Path, more: str = "", items: ItemTokens | None = None, **options: Any
+) -> Path:
     """A run's folder as `fit` leaves it, with weights that are far from their start; returns the checkpoint."""
     import recmodels
 
     torch.manual_seed(3)
     model = getattr(recmodels, name)(backbone=str(backbone), **options)
+    model.item_tokens = items
     model.configure_model()
     for value in model.trained().values():
         nn.init.normal_(value, std=0.1)

@@ -97,7 +97,7 @@ def test_what_cannot_be_stood_on(
             "adapter",
             tmp_path / "other",
         ): f"and model.backbone is '{tmp_path / 'other'}'; use --model.backbone {tiny_causal}",
-        ("gone", tiny_causal): "there is no such run, checkpoint or exported folder",
+        ("gone", tiny_causal): "not a run, a checkpoint or an exported folder",
     }
     for (name, backbone), message in cases.items():
         words = [f"--model.backbone={backbone}", f"--model.stack_on={tmp_path / name}", f"--out={tmp_path / 'run'}"]

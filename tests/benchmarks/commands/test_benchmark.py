@@ -26,7 +26,7 @@ def test_report_writes_the_table_into_a_readme(tmp_path: Path, capsys: pytest.Ca
     ("arguments", "expected"),
     [
         (["report", "no/such/folder"], "no/such/folder"),
-        (["benchmark", "x.yaml"], "x.yaml: no such file"),
+        (["benchmark", "x.yaml"], "x.yaml does not exist"),
         (["benchmark", "x.yaml", "--out", "y", "--launcher", "slurmy"], "nearest: slurm"),
         (["benchmark", "x.yaml", "--out", "y", "--processes", "two"], "two"),
         ([], ""),

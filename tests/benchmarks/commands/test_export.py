@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 
 from benchmarks.__main__ import main
 from benchmarks.commands.export import load_run_model, model_card
+from datamodules.contract.items import ItemTokens
 from tests.benchmarks.commands.exported import TOKENS, ours, run_of
 
 WARNINGS = ("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -74,7 +76,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (run / "best.ckpt").write_text("no checkpoint")
     (run.parent / "config.yaml").write_text("model: {}\n")
     for checkpoint, out, expected in (
-        (tmp_path / "none.ckpt", tmp_path / "new", "there is no such checkpoint"),
+        (tmp_path / "none.ckpt", tmp_path / "new", "does not exist"),
         (stray, tmp_path / "new", "is not a checkpoint in a run's folder"),
         (run / "best.ckpt", tmp_path / "full", "is not an empty folder"),
     ):
@@ -93,6 +95,18 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 
     assert main(["export", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
     assert str(checkpoint) in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["LoRATuning", "AdapterTuning", "FullTuning"])
+def test_vectors_of_items_are_never_left_behind_in_silence(
+    name: str, tiny_causal: Path, mini_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocabulary = json.loads((tiny_causal / "config.json").read_text())["vocab_size"]
+    checkpoint = run_of(name, tiny_causal, tmp_path / "run", items=ItemTokens(vocabulary, ((1,), (2, 3))))
+    for words in ([], ["--merge"]):
+        assert main(["export", str(checkpoint), "--out", str(tmp_path / "out"), *words]) == 2
+        assert "its items are tokens" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -273,7 +273,7 @@ def test_a_comparison_that_fails_leaves_the_others_and_exits_with_1(
         (["--out", "x.json", "--share", "0"], "--share is 0, must be above 0 and at most 1"),
         (["--out", "x.json", "--share", "1.5"], "--share is 1.5"),
         (["--out", "x.json", "--seed", "-1"], "--seed is -1"),
-        (["--out", "x.json", "--readme", "nowhere.md"], "no such file"),
+        (["--out", "x.json", "--readme", "nowhere.md"], "does not exist"),
         (["--out", "x.json", "--device", "cuda"], "no GPU"),
         (["--out", "x.json", "--backbone", "smolm2"], "smollm2-135m-instruct"),
     ],

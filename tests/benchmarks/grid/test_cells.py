@@ -265,7 +265,7 @@ def test_bad_suites_are_refused_in_one_line(folder, text, message):
 
 
 def test_missing_and_undecodable_suites_are_refused(folder):
-    with pytest.raises(InputError, match=r"suit\.yaml: no such file; nearest: suite\.yaml"):
+    with pytest.raises(InputError, match=r"suit\.yaml does not exist; nearest: suite\.yaml"):
         load_suite(folder / "suit.yaml")
     (folder / "suite.yaml").write_bytes(b"name: t\n# \xff\n")
     with pytest.raises(InputError, match=r"suite\.yaml:2: not UTF-8"):
