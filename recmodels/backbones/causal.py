@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from datamodules.contract.batch import PromptTreeBatch
 from recmodels.backbones.base import Backbone, Precision, block_list, evaluating, prove_layout
 from recmodels.backbones.loading import load_model
 from recmodels.backbones.quantization import Quantization
-from recmodels.engine.prompt_tree import branch_scores
+from recmodels.engine.prompt_tree import Head, branch_scores
 from recmodels.engine.tree_attention import ATTENTION, AttentionForest, bucket, few_rows
 from recmodels.layers.fused import replace_norms
 
@@ -25,11 +25,10 @@ class CausalBackbone(Backbone):
     """A causal language model that honours prompt trees."""
 
     @property
-    def head(self) -> Callable[[Tensor], Tensor]:
+    def head(self) -> Head:
         """Hidden states to logits."""
-        project = self.model.get_output_embeddings()
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
-        return (lambda states: cap * torch.tanh(project(states) / cap)) if cap else project
+        return Head(self.model.get_output_embeddings(), cap=cap or None)
 
     def stacks(self) -> list[list[nn.Module]]:
         """Returns the transformer blocks of the one stack."""

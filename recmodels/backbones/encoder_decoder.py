@@ -11,7 +11,6 @@ encoded twice, and no keys and values of a prompt are ever copied to its branche
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -27,7 +26,7 @@ from recmodels.backbones.causal import CausalBackbone, load_causal
 from recmodels.backbones.loading import load_model
 from recmodels.backbones.quantization import Quantization
 from recmodels.engine.answer_attention import ATTENTION, answer_attention, embedded_at, segment_mask
-from recmodels.engine.prompt_tree import branch_scores, tree_mask
+from recmodels.engine.prompt_tree import Head, branch_scores, tree_mask
 
 AttentionInterface.register(ATTENTION, answer_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # for plain calls, whose masks have two dimensions
@@ -40,15 +39,12 @@ class EncoderDecoderBackbone(Backbone):
     """Tokens decoded at once; more (a catalogue) are decoded in turn, so that memory is bounded in evaluation."""
 
     @property
-    def head(self) -> Callable[[Tensor], Tensor]:
+    def head(self) -> Head:
         """Hidden states to logits: T5 and UMT5 scale the states of tied embeddings, BART's family adds a bias."""
         project, config = self.model.get_output_embeddings(), self.model.config
-        bias = getattr(self.model, "final_logits_bias", None)
-        if bias is not None:
-            return lambda states: project(states) + bias
-        if getattr(config, "scale_decoder_outputs", self.family == "umt5" and config.tie_word_embeddings):
-            return lambda states: project(states * config.d_model**-0.5)
-        return cast("Callable[[Tensor], Tensor]", project)
+        scaled = getattr(config, "scale_decoder_outputs", self.family == "umt5" and config.tie_word_embeddings)
+        scale = config.d_model**-0.5 if scaled else 1.0
+        return Head(project, scale, getattr(self.model, "final_logits_bias", None))
 
     def stacks(self) -> list[list[nn.Module]]:
         """Returns the transformer blocks of the encoder and those of the decoder."""

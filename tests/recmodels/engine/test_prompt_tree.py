@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from recmodels.backbones.causal import CausalBackbone, load_causal, prove_tree_attention
-from recmodels.engine.prompt_tree import label_log_probabilities, tree_mask
+from recmodels.engine.prompt_tree import Head, label_log_probabilities, tree_mask
 from tests.recmodels.oracle import CASE_LISTS, KINDS, check_batching, engine_scores, separate_scores, tree_batch, tuned
 
 
@@ -76,6 +77,24 @@ def test_chunks_do_not_change_values_or_gradients() -> None:
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_rounded_logits_do_not_rank() -> None:
+    """Under bfloat16 picked logits are those of float32; what is left is the rounding of one normaliser for all."""
+    torch.manual_seed(0)
+    layer = nn.Linear(64, 500, bias=True)
+    layer.weight.data *= 12
+    hidden, token = torch.randn(1, 3, 64).bfloat16(), torch.arange(500).repeat(3)
+    place = torch.arange(3).repeat_interleave(500)
+    for head in (Head(layer), Head(layer, 0.5, torch.randn(1, 500), 20.0)):
+        exact = head(hidden.float())[0].double().log_softmax(-1).flatten()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            rounded = head(hidden)[0].detach().bfloat16().double().log_softmax(-1).flatten()
+            scores = label_log_probabilities(hidden, head, place, token).double()
+        error = (scores - exact).view(3, -1)
+        torch.testing.assert_close(error - error.mean(1, keepdim=True), torch.zeros_like(error), atol=2e-4, rtol=0)
+        spread = (rounded - exact.detach()).view(3, -1)
+        assert float((spread - spread.mean(1, keepdim=True)).abs().max()) > 0.01
 
 
 def test_label_log_probabilities_equal_log_softmax_and_its_gradient() -> None:
