@@ -70,7 +70,7 @@ class GivenIds:
 class GivenSlate(tuple):  # type: ignore[type-arg]
     """A (prompt, answers) pair with what messages ask for."""
 
-    case, user = 0, "u"
+    case, user, rule = 0, "u", ""
 
 
 def collate(collator: Any, cases: list[Case], answer_tokens: int) -> Any:
