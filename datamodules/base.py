@@ -305,5 +305,4 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     def sample_prompt(self, split: Split, case: int) -> str:
         """The rendered instruction of one case, for people."""
         instruction = self.frozen.text.instruction(self.slates.evaluation(self.cases(split), case))
-        opening = f"\n\n{instruction.opening.strip()}" if instruction.opening else ""
-        return f"{instruction.system}\n\n{instruction.user}{opening}"
+        return "\n\n".join([instruction.system, instruction.user, instruction.opening.strip()]).rstrip()

@@ -214,12 +214,12 @@ class Recommender(L.LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures a validation batch."""
-        _measure(self.score_cases(batch), self.validation_ranking, self.validation_binary, self.validation_rating)
+        measure_cases(self.score_cases(batch), self.validation_ranking, self.validation_binary, self.validation_rating)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Any:
         """Measures a test batch and hands its scores to the observers."""
         scored = self.score_cases(batch)
-        metrics = _measure(scored, self.test_ranking, self.test_binary, self.test_rating, self.also_ranking)
+        metrics = measure_cases(scored, self.test_ranking, self.test_binary, self.test_rating, self.also_ranking)
         return replace(scored, metrics=metrics).cpu()
 
     def predict_step(self, batch: Batch, batch_idx: int) -> CaseScores:
@@ -332,7 +332,7 @@ class Recommender(L.LightningModule, ABC):
             raise InputError(f"the checkpoint does not fit: {name} {shape} is in {side} only: {OWN_CONFIG}")
 
 
-def _measure(
+def measure_cases(
     scored: CaseScores,
     ranking: RankingMetrics,
     binary: BinaryMetrics,

@@ -17,6 +17,7 @@ class Token(Title):
         start: of the vectors: `title`, the mean of the title's word embeddings, or `random`, of their size.
 
     Example:
+        >>> import polars as pl
         >>> Token().write(pl.DataFrame({"item": ["1"], "title": ["Heat (1995)"]})), Token().token_start
         (['Heat (1995)'], 'title')
     """

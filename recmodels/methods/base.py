@@ -216,9 +216,7 @@ class InstructionRecommender(Recommender):
     def _peft_tuner(self, otherwise: str) -> Any:
         self.configure_model()
         if self.item_tokens is not None:
-            raise InputError(
-                f"data.items Token: a {type(self).__name__} with vectors of items {otherwise}; use its run's own checkpoint"
-            )
+            raise InputError(f"data.items Token: a model with vectors of items {otherwise}; use its checkpoint")
         if self._tuner.module is None:
             raise InputError(f"{type(self).__name__} {otherwise}: it is no method of PEFT")
         return self._tuner.module

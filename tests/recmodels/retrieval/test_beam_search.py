@@ -18,6 +18,7 @@ from datamodules.contract.errors import InputError
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.protocol.rules import Protocol
 from recmodels.backbones.causal import CausalBackbone
+from recmodels.base import measure_cases
 from recmodels.methods.peft import PeftTuning
 from recmodels.methods.zero_shot import ZeroShot
 from recmodels.retrieval.beam_search import Retrieved, beam_search
@@ -251,7 +252,7 @@ def test_what_is_not_found_counts_as_missed(mini_data: Path, tiny_causal: Path) 
         model.eval()
         scored = model.score_cases(batch)
         assert scored.candidates.tolist() == torch.bincount(batch.branch_case).tolist()
-        model._measure(scored, model.test_ranking, model.test_binary, model.test_rating)
+        measure_cases(scored, model.test_ranking, model.test_binary, model.test_rating)
         values[retrieval] = {name: float(value) for name, value in model.test_ranking.compute().items()}
         assert torch.equal(model.score(batch), scored.score)
     ranks = exhaustive_ranks(model, batch)
