@@ -157,13 +157,17 @@ def make_collator(
     if backbone is None:
         raise InputError("data.backbone is not set; give the model's backbone")
     tokenizer, context = load_tokenizer(backbone), context_length(backbone)
-    if batch_format == "tagged_text" and text.token_start is not None:
-        raise InputError("data.items Token needs a model that answers with items; this one tags words, use Title")
+    apart = is_encoder_decoder(backbone)
+    causal_only = {"data.items Token": text.token_start is not None}
+    causal_only["data.prompts.paraphrase dense"] = any(one.template.entry for one in (text, *text.others))
+    for name in (name for name, asked in causal_only.items() if asked and (apart or batch_format == "tagged_text")):
+        raise InputError(
+            f"{name} needs a causal language model that answers in text, and {backbone!r} is another; leave it out"
+        )
+    if text.token_start is not None and shown:
+        raise InputError("model.shots shows solved cases in words, which data.items Token does not have; use Title")
     if batch_format == "tagged_text":
         return TaggedTextCollator(text, tokenizer, context, row_tokens)
-    apart = is_encoder_decoder(backbone)
-    if apart and text.token_start is not None:
-        raise InputError(f"data.items Token needs a causal backbone, and {backbone!r} is an encoder-decoder; use Title")
     slates = SlateEncoder(
         text, ChatEncoder(tokenizer, apart=apart, demonstrations=shown), context, first_item(text, backbone)
     )

@@ -70,6 +70,11 @@ class EncodedInstruction:
     dropped: int = 0
 
 
+def _solved(shown: Demonstration) -> tuple[str, str]:
+    """A solved case as question and answer, which an open list begins."""
+    return shown.instruction.user, shown.instruction.opening + shown.answer
+
+
 class ChatEncoder:
     """Encodes instructions in bulk for one tokenizer.
 
@@ -104,7 +109,7 @@ class ChatEncoder:
         line = self.tokenizer("\n", add_special_tokens=False).input_ids
         begin, end = self.before_user, [*line, *line] if self.apart else self._next_turn_ids()
         answer = line if self.apart else self.before_answer
-        texts = self.encode_texts([text for each in demonstrations for text in (each.instruction.user, each.answer)])
+        texts = self.encode_texts([text for each in demonstrations for text in _solved(each)])
         ids = [*begin]
         for number in range(0, len(texts), 2):
             ids += [*texts[number], *answer, *texts[number + 1], *end]

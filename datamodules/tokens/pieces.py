@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -132,11 +133,14 @@ class PromptPieces:
         """Ids of an item as an entry of an open list."""
         if isinstance(self.titles, ItemIds):
             return self.titles.alone(item)
-        before, after = self.text.template.written(_MARK).split(_MARK)
-        frame = Frame(before, after)
+        frame = self._entry_frame
         if frame in self.titles.row and item not in self.titles.blank:
             return self.titles.framed(frame, item)
         return self.encoder.encode_texts([self.titles.text(frame, item)])[0]
+
+    @cached_property
+    def _entry_frame(self) -> Frame:
+        return Frame(*self.text.template.written(_MARK).split(_MARK))
 
     def sequence(self, slate: Slate) -> tuple[list[int], list[list[int]]] | None:
         """Ids before an open list, and of its entries: the history and the target; None where a list is encoded whole."""

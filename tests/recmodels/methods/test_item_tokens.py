@@ -161,6 +161,17 @@ def test_a_history_of_items_is_one_token_each_and_a_catalogue_one_product(mini_d
     torch.testing.assert_close(model.score(some), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_a_solved_case_before_an_open_list_is_a_list_with_its_answer(mini_data: Path, tiny_causal: Path) -> None:
+    data = data_of(tiny_causal, Title(), shots=1)
+    collator: Any = data.collator
+    encoder, slate = collator.slates, data.slates.evaluation(data.sequences.test, 0)
+    [made] = encoder.encode([slate])
+    written = encoder.encoder.tokenizer.decode(made.prompt)
+    titles = data.sequences.titles
+    assert "; ".join(titles[item] for item in slate.history) in written
+    assert written.count("List the movies that a user watched") == 2
+
+
 @pytest.mark.parametrize("start", ["title", "random"])
 def test_vectors_start_from_titles_or_from_chance(mini_data: Path, tiny_causal: Path, start: TokenStart) -> None:
     data = data_of(tiny_causal, Token(start))
@@ -211,10 +222,16 @@ def test_items_learn_at_a_rate_of_their_own_and_an_untuned_model_keeps_them(mini
 
 
 def test_what_cannot_be_is_refused(mini_data: Path, tiny_causal: Path, tiny_t5: Path, tiny_encoder: Path) -> None:
-    with pytest.raises(InputError, match="is an encoder-decoder; use Title"):
-        data_of(tiny_t5, Token())
-    with pytest.raises(InputError, match="this one tags words, use Title"):
-        data_of(tiny_encoder, Token(), batch_format="tagged_text", paraphrase=1)
+    for folder, reads in ((tiny_t5, "prompt_tree"), (tiny_encoder, "tagged_text")):
+        with pytest.raises(InputError, match=r"data.items Token needs a causal language model that answers in text"):
+            data_of(folder, Token(), batch_format=reads, paraphrase=1)
+        with pytest.raises(InputError, match=r"data.prompts.paraphrase dense needs a causal language model"):
+            data_of(folder, Title(), batch_format=reads)
+    with pytest.raises(InputError, match=r"model.shots shows solved cases in words"):
+        data_of(tiny_causal, Token(), shots=1)
+    for name in ("train_history", "shown_history"):
+        with pytest.raises(InputError, match=f"data.{name} is 0, must be at least 1"):
+            data_of(tiny_causal, Title(), **{name: 0})
     with pytest.raises(InputError, match=r"a wording of cell P1,I0,T2 alone, and the cell is P1,I0,T3"):
         data_of(tiny_causal, Token(), task="reranking")
     backbone = load_causal(str(tiny_causal), "float32")
