@@ -25,7 +25,7 @@ def run_command(arguments: list[str]) -> int:
         print(log_report(options.directory, report, project=project, group=group))
     if options.readme:
         # Inside another page the table's headings come one level down from that page's sections.
-        text = re.sub(r"(?m)^#+ ", "### ", report.summary)
+        text = re.sub(r"(?m)^#+ ", "### ", notes_once(report.summary))
         replace_between_markers(options.readme, "leaderboard", text)
     if options.publish:
         from benchmarks.report.publish import publish_runs
@@ -35,6 +35,17 @@ def run_command(arguments: list[str]) -> int:
         print(f"published: {count} in {options.publish}, a grid's folder to report or go on with")
     print(f"report: {options.directory / 'report.html'}")
     return 0
+
+
+def notes_once(text: str) -> str:
+    r"""Leaves out notes below a table that stand, word for word, below an earlier one.
+
+    Example:
+        >>> notes_once("a\n- one\n\nb\n- one\n- two")
+        'a\n- one\n\nb\n- two'
+    """
+    lines = text.splitlines()
+    return "\n".join(line for n, line in enumerate(lines) if not (line.startswith("- ") and line in lines[:n]))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -33,7 +33,6 @@ from recmodels.baselines.sentence_encoder import embed
 from recmodels.baselines.sequential import ItemTransformer
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta"),
     # torch 2.11 says so once even where checks are switched off by name.
     pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled"),
 ]
