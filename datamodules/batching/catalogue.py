@@ -69,7 +69,7 @@ def catalogue_answers(slates: SlateEncoder) -> list[list[int]]:
         InputError: a title has no tokens.
     """
     for item, title in enumerate(slates.text.titles):
-        if not clean_title(title):
+        if not clean_title(title) or not slates.titles.alone(item):
             raise InputError(
                 f"item {slates.text.item_ids[item]!r}: its title {title!r} has no tokens under this tokenizer"
             )

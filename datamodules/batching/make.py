@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -73,7 +73,7 @@ def freeze_data(
         sequences,
         protocol,
         windows.train_negatives or 0,
-        windows.targets_per_window or 1,
+        cast(int, windows.targets_per_window),
         seed,
         shared=windows.window_history == "shared",
         least=int(prompting.history_needed),

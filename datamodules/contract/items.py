@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from datamodules.contract.errors import InputError
 
 TokenStart = Literal["title", "random"]
 """What the vector of an item starts from: the mean of its title's word embeddings, or chance."""
@@ -20,24 +23,42 @@ class ItemTokens:
         first: words of the vocabulary.
         titles: `[I]` word ids of each item's title.
         start: what the items' vectors start from.
+        key: tells catalogues apart: a checksum of the titles in their order, or the one that a checkpoint recorded.
     """
 
     first: int
     titles: tuple[tuple[int, ...], ...]
     start: TokenStart = "title"
+    key: str = ""
+
+    def __post_init__(self) -> None:
+        """Makes the key where none is given."""
+        if not self.key:
+            object.__setattr__(self, "key", hashlib.sha256(repr(self.titles).encode()).hexdigest())
 
 
 def items_record(items: ItemTokens | None) -> dict[str, Any]:
     """Returns what a checkpoint says of its items; nothing where they are words."""
-    return {} if items is None else {"items": {"first": items.first, "count": len(items.titles)}}
+    return {} if items is None else {"items": {"first": items.first, "count": len(items.titles), "key": items.key}}
 
 
-def recorded_items(record: dict[str, Any]) -> ItemTokens | None:
-    """Returns the items that a checkpoint holds vectors of, for a model to make room for.
+def items_to_load(items: ItemTokens | None, record: dict[str, Any]) -> ItemTokens | None:
+    """Returns the items that a model makes room for: those of its data, else those that a checkpoint holds vectors of.
+
+    Raises:
+        InputError: the data's items are not those of the checkpoint, so that vectors would stand for other items.
 
     Example:
-        >>> recorded_items(items_record(ItemTokens(5, ((1,), (2,)))))
-        ItemTokens(first=5, titles=((), ()), start='title')
+        >>> items = ItemTokens(5, ((1,), (2,)))
+        >>> items_to_load(None, items_record(items)).titles, items_to_load(items, items_record(items)) == items
+        (((), ()), True)
     """
-    items = record.get("items")
-    return ItemTokens(items["first"], ((),) * items["count"]) if items else None
+    held = record.get("items")
+    if items is not None and held is not None and held["key"] != items.key:
+        raise InputError(
+            f"the checkpoint holds vectors of {held['count']} items, and the data's {len(items.titles)} are others or in"
+            " another order: use its run's own data"
+        )
+    if items is None and held is not None:
+        return ItemTokens(held["first"], ((),) * held["count"], key=held["key"])
+    return items

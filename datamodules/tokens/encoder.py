@@ -81,8 +81,8 @@ class SlateEncoder:
             )
             grown = last.begin >= 0 and last.begin + len(last.history) == last.place
             found = self._pieces(last).sequence(last) if follows and grown else None
-            if found is None or not all(found[1]):
-                return None
+            if found is None or not all(self.titles.alone(slate.target) for slate in group):
+                return None  # the usual way names a title without tokens
             made.append(OpenList(found[0], found[1], len(group)))
             if made[-1].size - 1 > self.context:
                 return None

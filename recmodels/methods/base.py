@@ -16,7 +16,7 @@ from torch import Tensor
 from datamodules.contract.batch import Batch, BatchFormat, BranchBatch, CatalogueBatch, CatalogueTrie
 from datamodules.contract.checkpoints import checksum_parameters
 from datamodules.contract.errors import InputError
-from datamodules.contract.items import ItemTokens, items_record, recorded_items
+from datamodules.contract.items import ItemTokens, items_record, items_to_load
 from datamodules.sources.pretrained import check_backbone_name
 from recmodels.backbones.base import Backbone, Precision
 from recmodels.backbones.encoder_decoder import load_backbone
@@ -192,7 +192,7 @@ class InstructionRecommender(Recommender):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes room for the items' vectors that a checkpoint holds."""
-        self.item_tokens = self.item_tokens or recorded_items(checkpoint.get("instructrec") or {})
+        self.item_tokens = items_to_load(self.item_tokens, checkpoint.get("instructrec") or {})
         super().on_load_checkpoint(checkpoint)
 
     def merged_model(self, tolerance: float = TOLERANCE) -> Any:

@@ -116,7 +116,7 @@ def test_lists_are_what_merging_a_prompt_for_each_target_gives(
 
 @pytest.mark.parametrize("items", FORMS, ids=lambda form: type(form).__name__)
 def test_no_target_sees_itself_or_what_comes_later(mini_data: Path, tiny_causal: Path, items: ItemForm) -> None:
-    """Every score stays as it is, to the bit, when later events of the list are others."""
+    """Every score is the same where the later events of the list are not there at all."""
     data = data_of(tiny_causal, items)
     model = model_of(data, "lora")
     group = data.slates.training(0, 0)
@@ -189,6 +189,32 @@ def test_vectors_start_from_titles_or_from_chance(mini_data: Path, tiny_causal: 
     assert abs(float(table.item.detach().std() / words.std()) - 1) < 0.2 or start == "title"
     token = torch.tensor([0, items.first - 1, items.first, items.first + 3])
     torch.testing.assert_close(table(token), torch.stack([words[0], words[-1], table.item[0], table.item[3]]))
+
+
+def test_vectors_never_stand_for_other_items(mini_data: Path, tiny_causal: Path) -> None:
+    """A catalogue of as many items in another order has the shapes that fit, and is refused by its titles."""
+    data = data_of(tiny_causal, Token())
+    model = model_of(data, "lora")
+    checkpoint: dict[str, Any] = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    other = LoRATuning(backbone=str(tiny_causal), r=2)
+    items = data.item_tokens
+    assert items is not None
+    other.item_tokens = ItemTokens(items.first, items.titles[::-1])
+    with pytest.raises(
+        InputError, match=r"holds vectors of 40 items, and the data's 40 are others or in another order"
+    ):
+        other.on_load_checkpoint(checkpoint)
+
+
+def test_a_title_without_tokens_is_named_in_a_list_too(mini_data: Path, tiny_causal: Path) -> None:
+    data = data_of(tiny_causal, Title())
+    collator: Any = data.collator
+    group = data.slates.training(0, 0)
+    alone = collator.slates.titles.alone
+    collator.slates.titles.alone = lambda item: [] if item == group[1].target else alone(item)
+    with pytest.raises(InputError, match="has no tokens under this tokenizer"):
+        collator.trees([group])
 
 
 @pytest.mark.parametrize("kind", METHODS)
