@@ -27,7 +27,7 @@ class CostMeter(L.Callback):
         self._began: dict[str, float] = {}
         self._tokens = {"train": 0, "test": 0}
         self._unshared = {"train": 0, "test": 0}
-        self._steps = 0
+        self._steps, self._targets = 0, 0
         self._cases = 0
         self._parameters: dict[str, int] = {}
         self._waited: dict[str, float] = {}
@@ -56,11 +56,13 @@ class CostMeter(L.Callback):
         # A validation that is under way will begin again.
         truncated = self._truncated_before if "validation" in self._began else self.truncated
         counts = {"tokens": self._tokens, "unshared": self._unshared, "steps": self._steps, "truncated": truncated}
+        counts |= {"targets": self._targets}
         return {"seconds": seconds, "waited": waited, "best": self._best, **counts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting from there."""
         self._seconds, self._steps = dict(state_dict["seconds"]), state_dict["steps"]
+        self._targets = state_dict.get("targets", 0)  # of a checkpoint that counted none
         self._tokens, self._unshared = dict(state_dict["tokens"]), dict(state_dict["unshared"])
         self._best = state_dict.get("best")
         self._waited, self.truncated = {"train": state_dict["waited"]}, state_dict["truncated"]
@@ -83,8 +85,10 @@ class CostMeter(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts a step and its tokens."""
+        """Counts a step, its tokens and its targets."""
         self._steps += 1
+        self._targets += getattr(batch, "targets", 0)
+        pl_module.log("train/targets", float(self._targets), batch_size=1)
         self._add_batch("train", batch, batch)
 
     def on_validation_batch_end(
@@ -150,6 +154,8 @@ class CostMeter(L.Callback):
         made["peak_memory_bytes"] = peak_memory() if self._peak is None else self._peak
         if self._steps:
             made["train_steps"] = self._steps
+            if self._targets:
+                made["train_targets"] = self._targets
             made["train_seconds"] = round(self._seconds["train"], 3)
             if self._optimizer_bytes is not None:
                 made["optimizer_state_bytes"] = self._optimizer_bytes

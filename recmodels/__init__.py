@@ -6,6 +6,7 @@ from recmodels.baselines.bm25 import BM25
 from recmodels.baselines.bpr import BPR
 from recmodels.baselines.ease import EASE
 from recmodels.baselines.item_knn import ItemKNN
+from recmodels.baselines.pure_svd import PureSVD
 from recmodels.baselines.sasrec import SASRec
 from recmodels.baselines.sentence_encoder import SentenceEncoder
 from recmodels.baselines.simple import NextId, Popularity, Random
@@ -34,6 +35,7 @@ __all__ = [  # noqa: RUF022  # plain order, as the tests hold it
     "PeftTuning",
     "Popularity",
     "PrefixTuning",
+    "PureSVD",
     "Random",
     "SASRec",
     "SentenceEncoder",

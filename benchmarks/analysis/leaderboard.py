@@ -18,7 +18,7 @@ from benchmarks.analysis.runs import GridResults, Problem, Run
 from benchmarks.analysis.significance import PairedComparison, holm, paired_bootstrap
 from benchmarks.metric_names import higher_is_better, metric_base, metric_label
 
-SOLVED = ("BM25", "EASE", "ItemKNN", "SentenceEncoder")
+SOLVED = ("BM25", "EASE", "ItemKNN", "PureSVD", "SentenceEncoder")
 """Baselines without a learning rate that have other options to search."""
 LEVEL = 0.05
 """Of the tests behind the mark "best", and behind a win."""

@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 
 from benchmarks.option_groups import spell_out
 from benchmarks.plain_yaml import check_plain
-from datamodules.contract.compat.jsonargparse import restrict_subclasses
+from datamodules.contract.compat.jsonargparse import accept_nested_null, restrict_subclasses
 from datamodules.contract.errors import InputError
 
 FLAG = "--allow-import"
@@ -105,6 +105,7 @@ def allow_imports(plugins: Iterable[str] = ()) -> None:
     before, _plugins = _plugins, tuple(plugins)
     os.environ.pop("JSONARGPARSE_DEFAULT_ENV", None)
     set_loader("yaml", _load_plain, (yaml.YAMLError,))
+    accept_nested_null()
     restrict_subclasses(lambda path: _within(path, (*OWN, *OTHERS, *_plugins)))
     set_parsing_settings(
         config_read_mode_fsspec_enabled=False,

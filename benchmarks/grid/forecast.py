@@ -117,7 +117,7 @@ FLOATS = 1.65  # numbers kept for backward, as a multiple of the matrices' input
 ENCODER_FLOATS = 5.0  # an encoder's dropouts keep their masks, and its attention its weights
 EFFICIENCY, TEST_EFFICIENCY = 0.55, 0.9  # of the machine's matrix rate that training and scoring reach
 STARTING = 3.0  # seconds
-CLASSICAL = ("BM25", "EASE", "ItemKNN", "Popularity", "Random")
+CLASSICAL = ("BM25", "EASE", "ItemKNN", "Popularity", "PureSVD", "Random")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from benchmarks.analysis.leaderboard import Table
+from benchmarks.analysis.learning import learning_curve, levels
 from benchmarks.analysis.reliability import Floats, calibration_error, reliability
 from benchmarks.analysis.rows import Row
 from benchmarks.analysis.runs import Run
@@ -82,7 +83,10 @@ def _say_quality_cost(table: Table) -> str:
 
 
 def draw_learning_curves(tables: Sequence[Table], path: Path) -> Picture | None:
-    """Draws validation metric and training loss against the step, a line per run; None where no run left a curve.
+    """Draws validation metric against targets seen and training loss against the step; None where no run left a curve.
+
+    Where no run counted targets the first panel is drawn against the step too; where some did, the others are left out of
+    it. Classical rows are lines across the first.
 
     Example:
         >>> draw_learning_curves([], Path("unused.png")) is None
@@ -101,6 +105,7 @@ def draw_learning_curves(tables: Sequence[Table], path: Path) -> Picture | None:
         panels.append(("train/loss", "training loss (running mean)"))
         for axes, (name, title) in zip(part.subplots(1, 2), panels, strict=True):
             _curve_panel(axes, rows, name, title, styles)
+        _classical_lines(part.axes[0], table, metric)
         draw_legend(part, [handle(row.name, styles[row.name], line=True, rows=[row]) for row in rows])
         said.append(f"Learning curves; {table.title}: {'; '.join(_say_curves(row, metric) for row in rows)}.")
     return save(figure, path, said)
@@ -252,10 +257,11 @@ def spread_apart(heights: Sequence[float], gap: float) -> list[float]:
 def _curve_panel(axes: Any, rows: Sequence[Row], name: str, title: str, styles: dict[str, Style]) -> None:
     smooth: Callable[[Points], Points] = running_mean if name == "train/loss" else list
     empty = True
+    by_targets = name != "train/loss" and any(learning_curve(run, name) for row in rows for run in row.runs)
     for row in rows:
         color, marker, dash = styles[row.name]
         for run in row.runs:
-            points = smooth(sorted(run.curves.get(name, [])))
+            points = learning_curve(run, name) if by_targets else smooth(sorted(run.curves.get(name, [])))
             if points:
                 marks = {"marker": marker, "markersize": 4.5} if len(points) <= 30 else {}
                 alpha = 0.9 if len(row.runs) == 1 else 0.65
@@ -264,9 +270,21 @@ def _curve_panel(axes: Any, rows: Sequence[Row], name: str, title: str, styles: 
                 empty = False
     if empty:
         axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
-    axes.set_xlabel("optimizer step")
+    axes.set_xlabel("targets seen" if by_targets else "optimizer step")
+    axes.set_xscale("log" if by_targets else "linear")
     axes.set_ylabel(title)
     tidy(axes)
+
+
+def _classical_lines(axes: Any, table: Table, metric: str | None) -> None:
+    """Dashed lines where classical rows stand on validation users."""
+    if metric != f"val/{table.main}":
+        return
+    for name, level in levels(table).items():
+        line = axes.axhline(level, color=GREY, linestyle="--", linewidth=1.0, alpha=0.7, zorder=1)
+        label = axes.annotate(literal(f"{name} {fraction(level, 3)}"), (1.0, level), xycoords=("axes fraction", "data"))
+        label.set(ha="right", va="bottom", fontsize=7.5, color=GREY)
+        mark([row for row in table.rows if row.name == name], line, label)
 
 
 def draw_reliability(tables: Sequence[Table], path: Path) -> Picture | None:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 
 from benchmarks.analysis.beyond_accuracy import DEFINITIONS, Beyond, Segment
 from benchmarks.analysis.leaderboard import Table
+from benchmarks.analysis.learning import levels, reached
 from benchmarks.analysis.rows import Row
-from benchmarks.metric_names import fraction, metric_label
+from benchmarks.metric_names import fraction, higher_is_better, metric_label
 from benchmarks.report.tables import EMPTY, TableCell, cost_text, markdown_table
 
 LABELS = {"coverage": "coverage", "gini": "Gini", "popularity": "popularity", "novelty": "novelty (bits)"}
 LABELS |= {"diversity": "diversity", "ece": "ECE", "brier": "Brier"}
 COSTS = {
+    "targets": "train_targets",
     "train time": "train_seconds",
     "to best validation": "best_validation_seconds",
     "training FLOPs": "train_flops",
@@ -28,6 +30,7 @@ COSTS = {
 }
 """Titles of the columns, and the costs of the records."""
 COST_NOTES = {
+    "targets": "targets: events that training learnt to predict, each time it did",
     "train time": "train time: training alone, without validation and test",
     "to best validation": "to best validation: seconds of training and validation until the validation that chose the checkpoint",
     "training FLOPs": "training FLOPs: matrix products and attention of one batch, times the tokens trained on (an estimate)",
@@ -188,6 +191,40 @@ def cost_section(table: Table) -> Section | None:
     if any(_forgotten(row) is not None for row in table.rows):
         columns["perplexity"] = [_perplexity(row) for row in table.rows]
     return None if len(columns) == 1 else Section("Costs", columns, _notes(columns, table.rows))
+
+
+def targets_section(table: Table) -> Section | None:
+    """Targets that tuned rows took to be as good as each classical row on validation users; None where none counted them.
+
+    Example:
+        >>> targets_section(Table("ab", None, "ranking", 20, {}, ("hr@5",), "hr@5", {}, (), ())) is None
+        True
+    """
+    rows = [row for row in table.rows if row.kind == "tuned"]
+    columns = {"method": [TableCell(row.name) for row in rows]}
+    for name, level in sorted(
+        levels(table).items(), key=lambda pair: pair[1], reverse=not higher_is_better(table.main)
+    ):
+        cells = [_targets_cell(reached(row, table, level)) for row in rows]
+        columns[f"{name} ({fraction(level, 3)})"] = cells
+    if len(columns) == 1 or all(cell.text == EMPTY for cells in [*columns.values()][1:] for cell in cells):
+        return None
+    metric = metric_label(table.main)
+    notes = [
+        f"Targets seen when {metric} on validation users first was that of a classical row (in brackets: its best there);"
+        " interpolated between validations, the median of seeds, with least and most where there are several."
+    ]
+    return Section("Targets to reach classical rows", columns, tuple(notes))
+
+
+def _targets_cell(targets: Sequence[float | None]) -> TableCell:
+    if not targets:
+        return TableCell(EMPTY)
+    known = sorted(float("inf") if value is None else value for value in targets)
+    middle = known[len(known) // 2]
+    words = ["never" if value == float("inf") else f"{value:,.0f}" for value in (middle, known[0], known[-1])]
+    spread = f" [{words[1]}, {words[2]}]" if len(known) > 1 and words[1] != words[2] else ""
+    return TableCell(words[0] + spread, None if middle == float("inf") else middle)
 
 
 def _notes(columns: dict[str, list[TableCell]], rows: Sequence[Row]) -> tuple[str, ...]:

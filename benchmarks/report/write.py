@@ -18,7 +18,7 @@ from benchmarks.analysis.leaderboard import build_tables
 from benchmarks.analysis.pairs import compare_rows, conclude
 from benchmarks.analysis.runs import read_suite
 from benchmarks.report.latex import render_latex
-from benchmarks.report.sections import cost_section, render_beyond_csv, render_sections, sections
+from benchmarks.report.sections import cost_section, render_beyond_csv, render_sections, sections, targets_section
 from benchmarks.report.tables import render_csv, render_markdown, summary_markdown
 from datamodules.contract.errors import InputError
 from datamodules.contract.files import write_atomic
@@ -70,7 +70,7 @@ def write_report(directory: Path) -> ReportPaths:
     tables, problems = build_tables(results)
     found, pairs = [beyond(table) for table in tables], [compare_rows(table) for table in tables]
     below = [
-        [*filter(None, [cost_section(table)]), *sections(table, made)]
+        [*filter(None, [cost_section(table), targets_section(table)]), *sections(table, made)]
         for table, made in zip(tables, found, strict=True)
     ]
     (directory / "figures").mkdir(exist_ok=True)

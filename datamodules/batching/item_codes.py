@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from datamodules.batching.loaders import Collator, TrainingBatches
 from datamodules.contract.batch import Batch, BatchFormat, EventBatch, InteractionBatch, SequenceBatch
 from datamodules.contract.errors import InputError
+from datamodules.contract.items import ItemTokens
 from datamodules.instructions.prompts import SlateText, shared_fields
 from datamodules.instructions.slates import Ints, Slate, SlateMaker
 from datamodules.protocol.sequences import Sequences
@@ -129,3 +130,10 @@ def training_events(sequences: Sequences, _: object = None) -> EventBatch:
         items=len(sequences.item_ids),
         titles=tuple(sequences.titles),
     )
+
+
+def with_events(tokens: ItemTokens | None, sequences: Sequences) -> ItemTokens | None:
+    """Gives item tokens the training events, if it is those that their vectors start from."""
+    if tokens is None or tokens.start != "events":
+        return tokens
+    return replace(tokens, events=training_events(sequences))

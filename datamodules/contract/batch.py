@@ -70,6 +70,11 @@ class Batch(Columns):
     answers: Answers
     rule: tuple[str, ...] = field(default=(), kw_only=True)
 
+    @property
+    def targets(self) -> int:
+        """Its cases."""
+        return len(self.case)
+
 
 @dataclass(frozen=True)
 class PromptTreeBatch(Batch):
@@ -260,6 +265,11 @@ class SequenceBatch(Columns):
     own: Tensor
     negative: Tensor
 
+    @property
+    def targets(self) -> int:
+        """The events that its windows own."""
+        return int(self.own.sum())
+
 
 @dataclass(frozen=True)
 class EventBatch(Columns):
@@ -278,3 +288,8 @@ class EventBatch(Columns):
     users: int
     items: int
     titles: tuple[str, ...] = ()
+
+    @property
+    def targets(self) -> int:
+        """Its events."""
+        return len(self.item)

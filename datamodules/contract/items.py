@@ -6,13 +6,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from datamodules.contract.batch import EventBatch
 from datamodules.contract.errors import InputError
 
-TokenStart = Literal["title", "random"]
-"""What the vector of an item starts from: the mean of its title's word embeddings, or chance."""
+TokenStart = Literal["title", "random", "events"]
+"""What the vector of an item starts from: the mean of its title's word embeddings, chance, or that mean and what the training
+events say of the item."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class ItemTokens:
         first: words of the vocabulary.
         titles: `[I]` word ids of each item's title.
         start: what the items' vectors start from.
+        events: training events, where the vectors start from them.
         key: tells catalogues apart: a checksum of the titles in their order, or the one that a checkpoint recorded.
     """
 
     first: int
     titles: tuple[tuple[int, ...], ...]
     start: TokenStart = "title"
+    events: EventBatch | None = field(default=None, compare=False, repr=False)
     key: str = ""
 
     def __post_init__(self) -> None:

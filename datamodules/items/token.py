@@ -14,7 +14,8 @@ class Token(Title):
     their encoders.
 
     Args:
-        start: of the vectors: `title`, the mean of the title's word embeddings, or `random`, of their size.
+        start: of the vectors: `title`, the mean of the title's word embeddings; `random`, of their size; or `events`, that
+            mean and the item's factors of the training events, which `PureSVD` ranks by without a language model.
 
     Example:
         >>> import polars as pl

@@ -16,7 +16,8 @@ from datamodules.contract.items import ItemTokens
 from recmodels.backbones.quantization import is_quantised
 from recmodels.engine.prompt_tree import label_log_probabilities
 from recmodels.layers.bottleneck import Adapted
-from recmodels.layers.item_table import ItemTable, mean_rows
+from recmodels.layers.item_factors import item_factors
+from recmodels.layers.item_table import ItemTable, mean_rows, widened
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -25,6 +26,8 @@ OUTPUTS = {
     "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo", "Wo", "lin2", "dense"),
 }
 """Names of the linear layers that end a block, by architecture family."""
+START_FACTORS = 64
+"""Factors of the training events that items' vectors start from: about as many as rank well by themselves."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,15 @@ class Backbone(ABC):
 
     @staticmethod
     def _item_start(weight: Tensor, items: ItemTokens) -> Tensor:
-        if items.start == "title":
-            return mean_rows(weight.detach(), items.titles)
-        size = (len(items.titles), weight.shape[1])
-        return torch.randn(size, generator=torch.Generator().manual_seed(0)).to(weight.device) * weight.float().std()
+        draw = torch.Generator().manual_seed(0)
+        if items.start == "random":
+            size = (len(items.titles), weight.shape[1])
+            return torch.randn(size, generator=draw).to(weight.device) * weight.float().std()
+        titles = mean_rows(weight.detach(), items.titles)
+        if items.events is None:
+            return titles
+        factors = item_factors(items.events, min(START_FACTORS, titles.shape[1])).to(titles)
+        return titles + widened(factors, titles, draw)
 
     def log_probabilities(self, hidden: Tensor, place: Tensor, token: Tensor) -> Tensor:
         """Log-probabilities `[L]` of labels at places of `[R, N, D]` states: of words among words, of items among items."""

@@ -1,6 +1,6 @@
 """Items as tokens: vectors beside a vocabulary's word embeddings, which a model reads and predicts by.
 
-# I items, D hidden, N tokens
+# I items, D hidden, K dimensions of given vectors, N tokens
 """
 
 from __future__ import annotations
@@ -70,3 +70,22 @@ def mean_rows(weight: Tensor, words: Any) -> Tensor:
     """
     every = weight.float().mean(0)
     return torch.stack([weight[list(ids)].float().mean(0) if len(ids) else every for ids in words])
+
+
+def widened(vectors: Tensor, like: Tensor, draw: torch.Generator) -> Tensor:
+    """Turns vectors `[I, K]` at random into a wider space; their angles stay.
+
+    Args:
+        vectors: at most as many dimensions; their mean norm becomes the spread of others.
+        like: `[I, D]` these; their spread is their mean distance from their mean.
+        draw: what the rotation is drawn from.
+
+    Example:
+        >>> wide = widened(torch.tensor([[3.0], [-1.0]]), torch.tensor([[0.0, 5.0], [0.0, 1.0]]), torch.Generator())
+        >>> [round(float(norm), 4) for norm in wide.norm(dim=1)]
+        [3.0, 1.0]
+    """
+    noise = torch.randn(like.shape[1], vectors.shape[1], generator=draw).to(vectors)
+    spread = (like - like.mean(0)).norm(dim=1).mean()
+    wide: Tensor = vectors @ torch.linalg.qr(noise)[0].T
+    return wide.mul_(spread / vectors.norm(dim=1).mean().clamp(min=1e-12))

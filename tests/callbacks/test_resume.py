@@ -98,18 +98,21 @@ def test_the_newest_checkpoint_comes_first(tmp_path: Path) -> None:
 
 
 def test_costs_go_on_from_where_they_were() -> None:
-    meter, batch = CostMeter(), SimpleNamespace(tokens=7, tokens_unshared=9)
+    meter, batch = CostMeter(), SimpleNamespace(tokens=7, tokens_unshared=9, targets=3)
+    logged: list[float] = []
+    module = SimpleNamespace(log=lambda name, value, **options: logged.append(value))
     meter.on_train_start(None, None)  # type: ignore[arg-type]
-    meter.on_train_batch_end(None, None, None, batch, 0)  # type: ignore[arg-type]
+    meter.on_train_batch_end(None, module, None, batch, 0)  # type: ignore[arg-type]
     state = meter.state_dict()
     assert state["seconds"]["train"] > 0
     again = CostMeter()
     again.load_state_dict(state)
     again.on_train_start(None, None)  # type: ignore[arg-type]
-    again.on_train_batch_end(None, None, None, batch, 1)  # type: ignore[arg-type]
+    again.on_train_batch_end(None, module, None, batch, 1)  # type: ignore[arg-type]
     again.on_train_end(None, None)  # type: ignore[arg-type]
     costs = again.costs()
     assert (costs["train_steps"], costs["train_tokens"], costs["train_tokens_unshared"]) == (2, 14, 18)
+    assert (costs["train_targets"], logged) == (6, [3.0, 6.0])
     assert costs["train_seconds"] >= round(state["seconds"]["train"], 3)
 
 

@@ -7,7 +7,7 @@ from argparse import Action, ArgumentParser
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jsonargparse import _typehints
+from jsonargparse import _typehints, _util
 
 _all_subclass_paths = _typehints.get_all_subclass_paths  # before it is replaced below
 
@@ -24,6 +24,23 @@ def restrict_subclasses(accepts: Callable[[str], bool]) -> None:
         return [path for path in _all_subclass_paths(*args, **kwargs) if accepts(path)]
 
     _typehints.get_all_subclass_paths = accepted
+
+
+class _NestedArgument(_util.NestedArg):
+    """An option inside a class, such as `protocol.shots`, whose null is written as YAML."""
+
+    def __new__(cls, key: str, val: Any) -> _NestedArgument:
+        return super().__new__(cls, key, "null" if val is None else val)
+
+
+def accept_nested_null() -> None:
+    """Lets `--data.protocol.shots null` mean null.
+
+    Replaces `_util.NestedArg` and the name of it in `_typehints`: the parser hands an option of a group inside a class on
+    as text, in which None became the word `None`.
+    """
+    for module in (_util, _typehints):
+        setattr(module, "NestedArg", _NestedArgument)  # noqa: B010 - mypy holds an assignment to a class for a mistake
 
 
 def actions_of(parser: ArgumentParser) -> Iterator[Action]:

@@ -15,7 +15,9 @@ import yaml
 import datamodules.items
 from benchmarks.cli.app import build
 from datamodules.datasets.movielens import MovieLens100K
+from datamodules.instructions.choice import PromptOptions
 from datamodules.items.base import ItemForm, clean_title
+from datamodules.items.token import Token
 from datamodules.protocol.rules import Protocol
 
 ROOT = Path(__file__).parents[3]
@@ -80,3 +82,19 @@ def test_prompts_and_answers_are_written_in_the_form(mini_data: Path, tiny_causa
         assert title in data.sample_prompt("test", 0)
     [one, other] = [next(iter(each.test_dataloader())) for each in (data, plain)]
     assert one.token.tolist() != other.token.tolist()
+
+
+def test_an_item_starts_from_training_events_alone(mini_data: Path, tiny_causal: Path) -> None:
+    data = MovieLens100K(
+        backbone=str(tiny_causal),
+        items=Token(start="events"),
+        protocol=Protocol(negatives=3),
+        prompts=PromptOptions(paraphrase="dense"),
+    )
+    data.setup()
+    events = data.item_tokens.events  # type: ignore[union-attr]
+    assert events is not None
+    seen = data.sequences.trained
+    assert 0 < seen.sum() < len(seen)
+    assert events.user.tolist() == data.sequences.owner[seen].tolist()
+    assert events.item.tolist() == data.sequences.item[seen].tolist()

@@ -31,12 +31,13 @@ from recmodels.baselines.ease import ease_weights
 from recmodels.baselines.item_knn import nearest_items
 from recmodels.baselines.sentence_encoder import embed
 from recmodels.baselines.sequential import ItemTransformer
+from recmodels.layers.item_factors import item_factors
 
 pytestmark = [
     # torch 2.11 says so once even where checks are switched off by name.
     pytest.mark.filterwarnings("ignore:Sparse invariant checks are implicitly disabled"),
 ]
-SOLVED = ("Popularity", "ItemKNN", "EASE", "BM25")
+SOLVED = ("Popularity", "ItemKNN", "EASE", "PureSVD", "BM25")
 LEARNED = ("BPR", "SASRec", "BERT4Rec")
 
 
@@ -146,6 +147,36 @@ def test_ease_in_single_precision_is_that_in_double() -> None:
     assert single.dtype == torch.float32
     torch.testing.assert_close(single, double, atol=2e-6, rtol=1e-4)
     assert not torch.equal(single, double)
+
+
+@pytest.mark.parametrize("half_life", [None, 1.5])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_pure_svd_projects_histories_onto_the_strongest_factors(normalised: bool, half_life: float | None) -> None:
+    matrix, events = dense_events(0)
+    if normalised:
+        counts = matrix.sum(1, keepdims=True) * matrix.sum(0)
+        matrix = matrix / np.sqrt(counts)
+    _, _, right = np.linalg.svd(matrix)
+    projection = right[:6].T @ right[:6]
+    twice = EventBatch(events.user.repeat(2), events.item.repeat(2), events.users, events.items)
+    model = solve("PureSVD", twice, factors=6, normalised=normalised, half_life=half_life)
+    expected = np.zeros((len(HISTORY), events.items))
+    for case, history in enumerate(HISTORY):
+        known = [item for item in history if item >= 0]
+        for later, item in enumerate(reversed(known)):
+            expected[case] += projection[item] * (1.0 if half_life is None else 0.5 ** (later / half_life))
+    scores = model.score(full_batch(HISTORY, events.items)).reshape(expected.shape)
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+def test_factors_leave_the_runs_own_draws_alone() -> None:
+    _, events = dense_events(1)
+    state = torch.get_rng_state()
+    few, many = item_factors(events, 3), item_factors(events, 40)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(few, item_factors(events, 3))
+    assert many.shape == (17, 40)
+    assert many[:, 17:].eq(0).all()
 
 
 def test_bm25_is_the_formula() -> None:
@@ -258,6 +289,8 @@ def test_bpr_refuses_users_it_never_saw() -> None:
         ("ItemKNN", {"neighbours": 0}),
         ("ItemKNN", {"shrink": -1.0}),
         ("EASE", {"regularization": 0.0}),
+        ("PureSVD", {"factors": 0}),
+        ("PureSVD", {"half_life": 0.0}),
         ("BM25", {"b": 1.5}),
         ("BM25", {"k1": -1.0}),
         ("BPR", {"dimensions": 0}),

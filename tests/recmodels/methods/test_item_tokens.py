@@ -17,6 +17,7 @@ from datamodules.items.title import Title
 from datamodules.items.token import Token
 from datamodules.protocol.rules import Protocol
 from recmodels.backbones.causal import load_causal
+from recmodels.layers.item_factors import item_factors
 from recmodels.methods.adapter import AdapterTuning
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.full import FullTuning
@@ -172,8 +173,8 @@ def test_a_solved_case_before_an_open_list_is_a_list_with_its_answer(mini_data: 
     assert written.count("List the movies that a user watched") == 2
 
 
-@pytest.mark.parametrize("start", ["title", "random"])
-def test_vectors_start_from_titles_or_from_chance(mini_data: Path, tiny_causal: Path, start: TokenStart) -> None:
+@pytest.mark.parametrize("start", ["title", "random", "events"])
+def test_vectors_start_from_titles_events_or_chance(mini_data: Path, tiny_causal: Path, start: TokenStart) -> None:
     data = data_of(tiny_causal, Token(start))
     items = data.item_tokens
     assert items is not None
@@ -186,7 +187,14 @@ def test_vectors_start_from_titles_or_from_chance(mini_data: Path, tiny_causal: 
     assert table.output is None
     means = torch.stack([words[list(ids)].mean(0) for ids in items.titles])
     assert torch.allclose(table.item, means) == (start == "title")
-    assert abs(float(table.item.detach().std() / words.std()) - 1) < 0.2 or start == "title"
+    if start == "events":
+        assert items.events is not None
+        added, factors = (table.item - means).detach(), item_factors(items.events, backbone.width)
+        torch.testing.assert_close(added.norm(dim=1).mean(), (means - means.mean(0)).norm(dim=1).mean())
+        similar = torch.nn.functional.cosine_similarity
+        angles = (similar(each[:, None], each, -1) for each in (added, factors))
+        torch.testing.assert_close(*angles, atol=1e-4, rtol=0)
+    assert abs(float(table.item.detach().std() / words.std()) - 1) < 0.2 or start != "random"
     token = torch.tensor([0, items.first - 1, items.first, items.first + 3])
     torch.testing.assert_close(table(token), torch.stack([words[0], words[-1], table.item[0], table.item[3]]))
 
