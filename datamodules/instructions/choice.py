@@ -151,12 +151,16 @@ class Prompting:
         """Fills in what the user did not say: targets by the dozen, or whole sequences where each costs its own tokens.
 
         Raises:
-            InputError: a number fits no data set.
+            InputError: a number fits no data set, or the objective has no negatives.
         """
         history = protocol.history if windows.train_history is None else windows.train_history
         negatives, targets = windows.train_negatives, windows.targets_per_window
         if negatives is None:
             negatives = self.default_negatives(needs, protocol)
+        elif needs.negatives and negatives < 1 and not self.forms <= {"like", "rating"}:
+            raise InputError(
+                f"model.objective {needs.objective!r} needs negatives, and data.train_negatives is {negatives}"
+            )
         if targets is None:
             targets = min(history, MOST_DENSE if self.template.entry else 10)
         if history < 1:

@@ -152,17 +152,18 @@ class Backbone(ABC):
         factors = item_factors(items.events, min(START_FACTORS, titles.shape[1])).to(titles)
         return titles + widened(factors, titles, draw)
 
-    def log_probabilities(self, hidden: Tensor, place: Tensor, token: Tensor) -> Tensor:
+    def log_probabilities(self, hidden: Tensor, place: Tensor, token: Tensor, smoothing: float = 0.0) -> Tensor:
         """Log-probabilities `[L]` of labels at places of `[R, N, D]` states: of words among words, of items among items."""
         table = self.item_table
         if table is None:
-            return label_log_probabilities(hidden, self.head, place, token)
+            return label_log_probabilities(hidden, self.head, place, token, smoothing=smoothing)
         is_item = token >= table.first
         made = hidden.new_zeros(len(token), dtype=torch.float32)
         for kind, head, first in ((is_item, table.logits, table.first), (~is_item, self.head, 0)):
             chosen = kind.nonzero().flatten()
             if len(chosen):
-                part = label_log_probabilities(hidden, head, place[chosen], token[chosen] - first)
+                label = place[chosen], token[chosen] - first
+                part = label_log_probabilities(hidden, head, *label, smoothing=smoothing)
                 made = made.index_copy(0, chosen, part)
         return made
 

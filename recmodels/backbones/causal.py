@@ -58,10 +58,16 @@ class CausalBackbone(Backbone):
 
     def log_likelihood(self, batch: PromptTreeBatch) -> Tensor:
         """Returns the summed log-probability `[B]` of each branch's tokens."""
-        forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
-        hidden = self.hidden_states(*forest, read=batch.label_place.unique())
-        log_probability = self.log_probabilities(hidden, batch.label_place, batch.label_token)
+        log_probability = self.label_log_probabilities(batch, batch.label_place, batch.label_token)
         return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
+
+    def label_log_probabilities(
+        self, batch: PromptTreeBatch, place: Tensor, token: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
+        """Returns log-probabilities `[L]` of tokens at places where the batch has labels: its own, or others."""
+        forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
+        hidden = self.hidden_states(*forest, read=place.unique())
+        return self.log_probabilities(hidden, place, token, smoothing)
 
     def hidden_states(
         self,

@@ -85,18 +85,24 @@ class EncoderDecoderBackbone(Backbone):
 
     def log_likelihood(self, batch: EncoderDecoderBatch) -> Tensor:
         """Returns the summed log-probability `[B]` of each branch's tokens."""
+        log_probability = self.label_log_probabilities(batch, batch.label_place, batch.label_token)
+        return branch_scores(log_probability, batch.label_branch, len(batch.branch_case), mean=False)
+
+    def label_log_probabilities(
+        self, batch: EncoderDecoderBatch, place: Tensor, token: Tensor, smoothing: float = 0.0
+    ) -> Tensor:
+        """Returns log-probabilities `[L]` of tokens at places where the batch has labels: its own, or others."""
         encoded = self.encode(batch)
         rows, width = batch.token.shape
         some = max(1, self.decoded_tokens // width)
-        row = batch.label_place // width
-        total = encoded.new_zeros(len(batch.branch_case), dtype=torch.float32)
+        row = place // width
+        made = encoded.new_zeros(len(token), dtype=torch.float32)
         for begin in range(0, rows, some):
             label = ((begin <= row) & (row < begin + some)).nonzero().flatten()
             hidden = self.decode(batch, encoded, slice(begin, begin + some))
-            position = batch.label_place[label] - begin * width
-            log_probability = self.log_probabilities(hidden, position, batch.label_token[label])
-            total = total + branch_scores(log_probability, batch.label_branch[label], len(total), mean=False)
-        return total
+            part = self.log_probabilities(hidden, place[label] - begin * width, token[label], smoothing)
+            made = made.index_copy(0, label, part)
+        return made
 
 
 def load_backbone(

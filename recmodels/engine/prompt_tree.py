@@ -84,7 +84,12 @@ class Head:
 
 
 def label_log_probabilities(
-    hidden: Tensor, head: Callable[[Tensor], Tensor], position: Tensor, token: Tensor, chunk: int | None = None
+    hidden: Tensor,
+    head: Callable[[Tensor], Tensor],
+    position: Tensor,
+    token: Tensor,
+    chunk: int | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Returns the log-probabilities of labels, computing logits once per predicting token and nowhere else.
 
@@ -98,6 +103,7 @@ def label_log_probabilities(
         token: `[L]` the label.
         chunk: predicting positions whose logits are held at once; None holds 1,024 under autograd, which more would
             recompute, and else 128.
+        smoothing: share of a label that is spread over the whole vocabulary (doi:10.1109/CVPR.2016.308).
 
     Returns:
         `[L]` log-probabilities in float32.
@@ -126,25 +132,29 @@ def label_log_probabilities(
             sorted_token[low:high],
         )
         if torch.is_grad_enabled() and len(unique) > chunk:
-            parts.append(checkpoint(_gathered, head, *arguments, use_reentrant=False))
+            parts.append(checkpoint(_gathered, head, *arguments, smoothing, use_reentrant=False))
         else:
-            parts.append(_gathered(head, *arguments))
+            parts.append(_gathered(head, *arguments, smoothing))
     return torch.cat(parts)[torch.argsort(order)]
 
 
-def _gathered(head: Callable[[Tensor], Tensor], states: Tensor, row: Tensor, token: Tensor) -> Tensor:
+def _gathered(head: Callable[[Tensor], Tensor], states: Tensor, row: Tensor, token: Tensor, smoothing: float) -> Tensor:
     logits = head(states)
     if torch.is_grad_enabled():
-        return cast(Tensor, _PickedLogProbability.apply(logits, row, token))
-    log_probability, normaliser = _picked(logits.float(), row, token)
+        return cast(Tensor, _PickedLogProbability.apply(logits, row, token, smoothing))
+    log_probability, normaliser = _picked(logits.float(), row, token, smoothing)
+    if smoothing:
+        return log_probability
     rounded = states.dtype != torch.float32 or torch.is_autocast_enabled(states.device.type)
     exact = head.picked(states[row], token) if rounded and isinstance(head, Head) else None
     return log_probability if exact is None else exact - normaliser[row, 0]
 
 
-def _picked(wide: Tensor, row: Tensor, token: Tensor) -> tuple[Tensor, Tensor]:
+def _picked(wide: Tensor, row: Tensor, token: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities, and the normaliser `[chunk, 1]` of float32 logits `[chunk, V]`, which are used up."""
     picked = wide[row, token]
+    if smoothing:
+        picked = torch.lerp(picked, wide.mean(-1)[row], smoothing)
     top = wide.amax(-1, keepdim=True)
     normaliser = top + wide.sub_(top).exp_().sum(-1, keepdim=True).log()
     return picked - normaliser[row, 0], normaliser
@@ -157,19 +167,22 @@ class _PickedLogProbability(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, row: Tensor, token: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, row: Tensor, token: Tensor, smoothing: float) -> Tensor:
         wide = logits.float() if logits.dtype != torch.float32 else logits.clone()
-        log_probability, normaliser = _picked(wide, row, token)
+        log_probability, normaliser = _picked(wide, row, token, smoothing)
         ctx.save_for_backward(logits, normaliser, row, token)
+        ctx.smoothing = smoothing
         return log_probability
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         logits, normaliser, row, token = ctx.saved_tensors
         total = normaliser.new_zeros(len(logits)).index_add_(0, row, gradients[0])
         gradient = logits.float().sub(normaliser).exp_().mul_(-total[:, None])
-        gradient.index_put_((row, token), gradients[0], accumulate=True)
-        return gradient.to(logits.dtype), None, None
+        if ctx.smoothing:
+            gradient += total[:, None] * (ctx.smoothing / logits.shape[-1])
+        gradient.index_put_((row, token), gradients[0] * (1 - ctx.smoothing), accumulate=True)
+        return gradient.to(logits.dtype), None, None, None
 
 
 def branch_scores(log_probability: Tensor, branch: Tensor, branches: int, *, mean: bool) -> Tensor:
@@ -181,3 +194,16 @@ def branch_scores(log_probability: Tensor, branch: Tensor, branches: int, *, mea
     """
     total = log_probability.new_zeros(branches).index_add(0, branch, log_probability)
     return total / torch.bincount(branch, minlength=branches).clamp(min=1) if mean else total
+
+
+def log_sums(value: Tensor, group: Tensor, groups: int) -> Tensor:
+    """Returns the logarithm of the sum of exponentials `[*, G]` of each group's values `[*, C]`, groups `[C]` from 0.
+
+    Example:
+        >>> log_sums(torch.tensor([1.0, 2.0, 3.0]).log(), torch.tensor([0, 1, 0]), 2).exp().tolist()
+        [4.0, 2.0]
+    """
+    index, fixed = group.expand_as(value), value.detach()
+    top = fixed.new_full((*value.shape[:-1], groups), -torch.inf).scatter_reduce(-1, index, fixed, "amax")
+    total = torch.zeros_like(top).scatter_add(-1, index, (value - top.gather(-1, index)).exp())
+    return top + total.log()

@@ -24,11 +24,19 @@ from recmodels.backbones.loading import checkpoint_blocks
 from recmodels.backbones.quantization import Quantization, check_quantization
 from recmodels.base import CaseScores, IdentityError, Recommender
 from recmodels.layers.reference import Reference
-from recmodels.methods.budget import count_trained, meta_copy, nearest_size, parse_budget
+from recmodels.methods.budget import keep_to_budget, parse_budget
 from recmodels.methods.export import TOLERANCE, adapter_parts, merged
-from recmodels.metrics.rating import rating_values
+from recmodels.methods.scoring import (
+    Scoring,
+    StartingWeights,
+    answer_scores,
+    catalogue_of,
+    scoring_of,
+    token_scores,
+    training_scores,
+)
 from recmodels.objectives import ObjectiveName, objective_named
-from recmodels.objectives.base import BranchScores, Objective
+from recmodels.objectives.base import Objective
 from recmodels.retrieval.beam_search import Retrieved
 from recmodels.retrieval.scorer import as_causal, retrieve, retrieved_cases, score_catalogue, trie_on_device
 
@@ -42,7 +50,9 @@ class InstructionRecommender(Recommender):
         backbone: packaged name, folder with a Hugging Face model, GGUF file, or hub id `owner/name[@revision]`.
         objective: what is minimised: a class of `recmodels.objectives`, with its options, or one of their old names
             `likelihood`, `listwise`, `yes_no`, `rating`.
-        length_normalised: score an answer by its mean log-probability a token instead of the sum.
+        scoring: score of an answer: the `sum` of its tokens' log-probabilities, their `mean`, or the sum among the tokens
+            with which a title of the `catalogue` can go on (D3, arXiv 2406.14900); null is `sum`.
+        length_normalised: the older spelling of `scoring: mean`.
         dropout: probability for the backbone's dropouts; null leaves the architecture's own.
         retrieval: how a whole catalogue is ranked: `exhaustive` scores every title, `beam` searches the likeliest ones
             token by token and counts the others as missed. Lists of candidates are always scored whole.
@@ -65,6 +75,7 @@ class InstructionRecommender(Recommender):
         self,
         backbone: str = "smollm2-135m-instruct",
         objective: Objective | ObjectiveName = "likelihood",  # its own mistakes are told: the class is first
+        scoring: Scoring | None = None,
         length_normalised: bool = False,
         dropout: float | None = None,
         retrieval: Literal["exhaustive", "beam"] = "exhaustive",
@@ -91,10 +102,12 @@ class InstructionRecommender(Recommender):
         if beams < least:
             reason = "" if least == 1 else ", the largest of model.cutoffs"
             raise InputError(f"model.beams is {beams}, must be at least {least}{reason}")
-        self.retrieval, self.beams = retrieval, beams
+        self.retrieval, self.beams, self.dropout = retrieval, beams, dropout
+        self.scoring = scoring_of(scoring, length_normalised, retrieval)
+        self.catalogue: CatalogueTrie | None = None  # of the data, where scores or the objective read it
         self._trie: CatalogueTrie | None = None
         self.backbone_name, self.objective = backbone, objective_named(objective)
-        self.length_normalised, self.dropout = length_normalised, dropout
+        self._start: StartingWeights | None = None  # what preferences are compared with
         self.network: torch.nn.Module | None = None
         self._tuner: Reference[Any] = Reference(None)  # PEFT's, over the backbone
 
@@ -129,24 +142,13 @@ class InstructionRecommender(Recommender):
         """
         backbone.model.requires_grad_(False)
         if self.budget is not None:
-            self._keep_to_budget(backbone, self.budget)
+            self.findings |= keep_to_budget(self.budget, backbone, self.resize, self.tune)
         self.tune(backbone)
         if self.gradient_checkpointing:
             checkpoint_blocks(backbone)
         for value in backbone.model.parameters():  # small updates vanish in bfloat16
             if value.requires_grad:
                 value.data = value.data.float()
-
-    def _keep_to_budget(self, backbone: Backbone, share: float) -> None:
-        meta = meta_copy(backbone)
-        wanted = round(share * sum(value.numel() for value in meta.model.parameters()))  # four bits pack theirs
-
-        def count(size: int) -> int:
-            self.resize(size)
-            return count_trained(self.tune, meta)
-
-        chosen = nearest_size(count, wanted)
-        self.findings |= {"budget_parameters": wanted, "budget_size": chosen, "budget_trained": count(chosen)}
 
     def configure_model(self) -> None:
         """Loads the backbone once and applies the variant."""
@@ -167,11 +169,17 @@ class InstructionRecommender(Recommender):
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
         if untuned is not None:
             self.check_identity(self._probe(), untuned)
+        if self.objective.needs_reference and (trainer is None or trainer.training):
+            self._start = StartingWeights(self.trained())
 
     def setup(self, stage: str) -> None:
-        """Takes the data's items, where they are tokens; the trainer has set the data up by now."""
+        """Takes the data's items, where they are tokens, and its catalogue; the trainer has set the data up by now."""
         data = cast(Any, self.trainer).datamodule
         self.item_tokens = getattr(data, "item_tokens", None) or self.item_tokens
+        if self.scoring == "catalogue":
+            self.catalogue = catalogue_of(data, "model.scoring catalogue")
+        elif self.objective.needs_catalogue and stage == "fit":
+            self.catalogue = catalogue_of(data, f"model.objective {self.objective.needs.name!r}")
 
     def checkpoint_keys(self) -> set[str]:
         """What is trained, and the items' vectors in any case."""
@@ -242,9 +250,11 @@ class InstructionRecommender(Recommender):
 
     def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt; of those found, under beam retrieval."""
-        if not isinstance(batch, CatalogueBatch):
-            return self._rank(self._log_likelihood(batch), batch)
-        return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
+        if isinstance(batch, CatalogueBatch):
+            return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
+        reads: Any = "probabilities" if self.scoring == "catalogue" else None
+        tokens = token_scores(self.backbone, batch, self._catalogue_on(batch.branch_case.device), reads)
+        return answer_scores(tokens, len(batch.branch_case), self.scoring)
 
     def score_cases(self, batch: Batch) -> CaseScores:
         """Returns scores of a batch's candidates, or of what beam search finds among them."""
@@ -254,32 +264,21 @@ class InstructionRecommender(Recommender):
 
     def _score_catalogue(self, batch: CatalogueBatch) -> Tensor:
         self._trie = trie_on_device(batch, self._trie)
-        return score_catalogue(self.backbone, batch, self._trie, length_normalised=self.length_normalised)
+        return score_catalogue(self.backbone, batch, self._trie, self.scoring)
 
     def _retrieve(self, batch: CatalogueBatch) -> Retrieved:
         self._trie = trie_on_device(batch, self._trie)
-        return retrieve(self.backbone, batch, self._trie, self.beams, length_normalised=self.length_normalised)
+        return retrieve(self.backbone, batch, self._trie, self.beams, length_normalised=self.scoring == "mean")
 
-    def _log_likelihood(self, batch: BranchBatch) -> Tensor:
-        backbone: Any = self.backbone  # the collator and the backbone go by the same configuration
-        return cast(Tensor, backbone.log_likelihood(batch))
-
-    def _rank(self, log_likelihood: Tensor, batch: BranchBatch) -> Tensor:
-        return log_likelihood / self._length(batch) if self.length_normalised else log_likelihood
-
-    @staticmethod
-    def _length(batch: BranchBatch) -> Tensor:
-        return torch.bincount(batch.label_branch, minlength=len(batch.branch_case))
+    def _catalogue_on(self, device: torch.device) -> CatalogueTrie | None:
+        if self.catalogue is not None and self.catalogue.token.device != device:
+            self.catalogue = self.catalogue.to(device)
+        return self.catalogue
 
     def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
         """Returns the objective's loss on a batch of windows."""
-        log_likelihood = self._log_likelihood(batch)
-        scores = BranchScores(
-            log_likelihood,
-            self._length(batch),
-            self._rank(log_likelihood, batch),
-            batch.relevance,
-            batch.branch_case,
-            rating_values(batch.branch_item) if batch.answers == "ratings" else None,
-        )
+        start = self._start
+        before = None if start is None else start.log_likelihood(self.backbone, batch, self.trained())
+        trie = self._catalogue_on(batch.branch_case.device)
+        scores = training_scores(self.backbone, batch, self.objective, self.scoring, trie, before)
         return self.check_loss(self.objective(scores))

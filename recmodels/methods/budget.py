@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from datamodules.contract.errors import InputError
+from datamodules.contract.findings import Findings
 from recmodels.backbones.base import Backbone
 
 LARGEST = 1 << 20
@@ -35,6 +36,25 @@ def parse_budget(budget: str) -> float:
     if not 0 < share <= 1:
         raise InputError(f"model.budget is {budget!r}, must be above 0% and at most 100%, such as 0.1%")
     return share
+
+
+def keep_to_budget(
+    share: float, backbone: Backbone, resize: Callable[[int], None], tune: Callable[[Backbone], None]
+) -> Findings:
+    """Gives a method the size that trains nearest to a share of the backbone's parameters; returns what was found.
+
+    Raises:
+        InputError: the method does not fit the backbone.
+    """
+    meta = meta_copy(backbone)
+    wanted = round(share * sum(value.numel() for value in meta.model.parameters()))  # four bits pack theirs
+
+    def count(size: int) -> int:
+        resize(size)
+        return count_trained(tune, meta)
+
+    chosen = nearest_size(count, wanted)
+    return {"budget_parameters": wanted, "budget_size": chosen, "budget_trained": count(chosen)}
 
 
 def nearest_size(count: Callable[[int], int], wanted: int) -> int:

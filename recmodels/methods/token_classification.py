@@ -22,6 +22,7 @@ from recmodels.layers.reference import Reference
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.full import FullTuning
 from recmodels.methods.partial import PartialTuning
+from recmodels.objectives import Likelihood
 
 TAGS = ("O", "RECOMMEND")
 
@@ -172,8 +173,8 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
     """Passes a tuning method on that has no training step of its own.
 
     Raises:
-        InputError: it tunes nothing, wants four bits, stands on another run, or trains in a way that a tagger's loop
-            does not.
+        InputError: it tunes nothing, wants four bits, stands on another run, has an objective, or trains in a way that
+            a tagger's loop does not.
     """
     name = type(tuning).__name__
     if not tuning.trains:
@@ -186,6 +187,9 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
         raise InputError(
             "model.tuning.stack_on is set, and a tagger's adapters stand on its encoder only; leave it out"
         )
+    if type(tuning.objective) is not Likelihood:
+        chosen = type(tuning.objective).__name__
+        raise InputError(f"model.tuning.objective is {chosen}, and a tagger has a loss of its own; leave it out")
     steps = [step for step in ("training_step", "optimizer_step") if step in vars(type(tuning))]
     if steps:
         raise InputError(

@@ -3,12 +3,27 @@
 from typing import Literal
 
 from recmodels.objectives.base import Objective
+from recmodels.objectives.catalogue_likelihood import CatalogueLikelihood
+from recmodels.objectives.dmpo import DMPO
+from recmodels.objectives.dpo import DPO
 from recmodels.objectives.likelihood import Likelihood
 from recmodels.objectives.listwise import Listwise
 from recmodels.objectives.rating import Rating
+from recmodels.objectives.simpo import SimPO
+from recmodels.objectives.softmax_dpo import SoftmaxDPO
 from recmodels.objectives.yes_no import YesNo
 
-__all__ = ["Likelihood", "Listwise", "Rating", "YesNo"]
+__all__ = [
+    "DMPO",
+    "DPO",
+    "CatalogueLikelihood",
+    "Likelihood",
+    "Listwise",
+    "Rating",
+    "SimPO",
+    "SoftmaxDPO",
+    "YesNo",
+]
 
 ObjectiveName = Literal["likelihood", "listwise", "yes_no", "rating"]
 """Release 0.1's names, each of the class with its default options."""

@@ -1,17 +1,35 @@
 """What an objective is: a class with its options, from the scores of a batch's branches to a loss.
 
-# B branches, U cases
+# B branches, U cases, L labelled tokens, P pairs of a right and a wrong answer
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import ObjectiveNeeds
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """The labelled tokens of a batch's answers.
+
+    Attributes:
+        branch: `[L]` branch of each, sorted.
+        log_probability: `[L]`.
+        choices: `[L]` number of ways in which the catalogue's answers go on at its place; None where nobody asked.
+        allowed: `[L]` log-probability of all tokens together that do so; None likewise.
+    """
+
+    branch: Tensor
+    log_probability: Tensor
+    choices: Tensor | None = None
+    allowed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +43,8 @@ class BranchScores:
         relevance: `[B]` gains; positive for right answers.
         branch_case: `[B]` case of each branch, sorted.
         value: `[B]` what each answer stands for; None unless answers are ratings.
+        reference: `[B]` `log_likelihood` under the weights before training; None unless the objective asks for it.
+        tokens: the answers token by token, with what the catalogue allows where the objective asks for that.
     """
 
     log_likelihood: Tensor
@@ -33,6 +53,8 @@ class BranchScores:
     relevance: Tensor
     branch_case: Tensor
     value: Tensor | None = None
+    reference: Tensor | None = None
+    tokens: TokenScores | None = None
 
 
 class Objective(ABC):
@@ -40,6 +62,12 @@ class Objective(ABC):
 
     needs: ClassVar[ObjectiveNeeds]
     """What the data must offer; the command line hands it to the data module."""
+    needs_reference: ClassVar[bool] = False
+    """Whether it reads `BranchScores.reference`."""
+    needs_catalogue: Literal["choices", "probabilities"] | None = None
+    """What it reads of the catalogue: the number of tokens allowed in each place, or their probability, too."""
+    smoothing: float = 0.0
+    """Share of each label that is spread over the whole vocabulary before its log-probability is taken."""
 
     @abstractmethod
     def __call__(self, scores: BranchScores) -> Tensor:
@@ -63,3 +91,38 @@ def log_shares(score: Tensor, branch_case: Tensor) -> Tensor:
     top = score.detach().new_full((cases,), float("-inf")).scatter_reduce(0, branch_case, score.detach(), "amax")
     total = score.new_zeros(cases).index_add(0, branch_case, (score - top[branch_case]).exp())
     return score - top[branch_case] - total.log()[branch_case]
+
+
+def pairs(scores: BranchScores, objective: str) -> tuple[Tensor, Tensor]:
+    """Returns `[P]` indices of a right and of a wrong answer of the same case, for every such pair.
+
+    Raises:
+        ValueError: a case has no wrong answer.
+
+    Example:
+        >>> import torch
+        >>> gain, case, none = torch.tensor([0.0, 1, 0, 1, 0]), torch.tensor([0, 0, 0, 1, 1]), torch.zeros(5)
+        >>> [index.tolist() for index in pairs(BranchScores(none, none, none, gain, case), "dpo")]
+        [[1, 1, 3], [0, 2, 4]]
+    """
+    right = scores.relevance > 0
+    wrong = right.new_zeros(int(scores.branch_case[-1]) + 1).index_put((scores.branch_case[~right],), ~right[~right])
+    if not bool(wrong.all()):
+        raise ValueError(f"the {objective} objective needs negatives; set data.train_negatives")
+    same = scores.branch_case[:, None] == scores.branch_case
+    won, lost = (same & right[:, None] & ~right).nonzero(as_tuple=True)
+    return won, lost
+
+
+def gains(scores: BranchScores, beta: float) -> Tensor:
+    """Returns `[B]`: how much likelier each answer has become since training began, times `beta`."""
+    if scores.reference is None:
+        raise RuntimeError("no reference was computed")
+    return beta * (scores.log_likelihood - scores.reference)
+
+
+def check_positive(**options: float) -> None:
+    """Raises `InputError` for an option of an objective that is not a finite number above 0."""
+    for name, value in options.items():
+        if not 0 < value < float("inf"):
+            raise InputError(f"model.objective.{name} is {value}, must be above 0")

@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import ObjectiveNeeds
-from recmodels.objectives.base import BranchScores, Objective, log_shares
+from recmodels.objectives.base import BranchScores, Objective, check_positive, log_shares
 
 
 class Listwise(Objective):
@@ -28,8 +27,7 @@ class Listwise(Objective):
     needs: ClassVar[ObjectiveNeeds] = ObjectiveNeeds("listwise", negatives=True)
 
     def __init__(self, temperature: float = 1.0) -> None:
-        if not 0 < temperature < float("inf"):
-            raise InputError(f"model.objective.temperature is {temperature}, must be above 0")
+        check_positive(temperature=temperature)
         self.temperature = temperature
 
     def __call__(self, scores: BranchScores) -> Tensor:

@@ -7,9 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import ObjectiveNeeds
-from recmodels.objectives.base import BranchScores, Objective, log_shares
+from recmodels.objectives.base import BranchScores, Objective, check_positive, log_shares
 
 
 class YesNo(Objective):
@@ -29,8 +28,7 @@ class YesNo(Objective):
     needs: ClassVar[ObjectiveNeeds] = ObjectiveNeeds("yes_no", task="like")
 
     def __init__(self, positive_weight: float = 1.0) -> None:
-        if not 0 < positive_weight < float("inf"):
-            raise InputError(f"model.objective.positive_weight is {positive_weight}, must be above 0")
+        check_positive(positive_weight=positive_weight)
         self.positive_weight = positive_weight
 
     def __call__(self, scores: BranchScores) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from datamodules.contract.batch import CatalogueTrie
 from recmodels.backbones.causal import CausalBackbone
+from recmodels.engine.prompt_tree import log_sums
 from recmodels.retrieval.prompt_cache import EncodedPrompts, encode_prompts
 
 
@@ -29,6 +30,7 @@ def catalogue_scores(
     *,
     row_tokens: int = 64,
     chunk_tokens: int = 512,
+    among_allowed: bool = False,
 ) -> Tensor:
     """Returns the log-likelihood of every item's answer under each prompt.
 
@@ -41,6 +43,7 @@ def catalogue_scores(
         trie: the catalogue, on the prompts' device.
         row_tokens: nodes a row holds; at least the longest answer.
         chunk_tokens: nodes of all users that go through the network at once, as far as one row each permits.
+        among_allowed: take each token's probability among those with which an answer can go on there.
 
     Returns:
         `[U, I]` in float32, summed over an answer's tokens.
@@ -59,6 +62,9 @@ def catalogue_scores(
     for rows in _cut(trie, width, max(1, chunk_tokens // (users * width))):
         hidden = _row_states(backbone, encoded, trie, rows)
         value[:, rows.label] = _predicted(backbone, hidden, rows.parents(trie), trie.token[rows.label])
+    if among_allowed:
+        group = trie.parent + 1
+        value[:, :-1] -= log_sums(value[:, :-1], group, nodes + 1)[:, group]
     return path_sums(value, trie.parent, trie.height)[:, trie.last]
 
 

@@ -39,12 +39,11 @@ def trie_on_device(batch: CatalogueBatch, last: CatalogueTrie | None) -> Catalog
     return last
 
 
-def score_catalogue(
-    backbone: Backbone, batch: CatalogueBatch, trie: CatalogueTrie, *, length_normalised: bool
-) -> Tensor:
-    """Returns scores `[B]` of a batch's candidates, from those of every title."""
-    scores = catalogue_scores(as_causal(backbone), batch.prompt, batch.prompt_length, trie)
-    if length_normalised:
+def score_catalogue(backbone: Backbone, batch: CatalogueBatch, trie: CatalogueTrie, rule: str) -> Tensor:
+    """Returns scores `[B]` of a batch's candidates by a rule (`sum`, `mean`, `catalogue`), from those of every title."""
+    prompts = batch.prompt, batch.prompt_length
+    scores = catalogue_scores(as_causal(backbone), *prompts, trie, among_allowed=rule == "catalogue")
+    if rule == "mean":
         scores = scores / (trie.depth[trie.last] + 1)
     return scores[batch.branch_case, batch.branch_item]
 

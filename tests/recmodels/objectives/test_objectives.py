@@ -19,8 +19,8 @@ from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import NAMED_NEEDS, ObjectiveNeeds
 from recmodels import objectives
 from recmodels.metrics.rating import rating_values
-from recmodels.objectives import Likelihood, Listwise, Rating, YesNo, objective_named
-from recmodels.objectives.base import BranchScores, Objective
+from recmodels.objectives import DMPO, DPO, Likelihood, Listwise, Rating, SimPO, SoftmaxDPO, YesNo, objective_named
+from recmodels.objectives.base import BranchScores, Objective, TokenScores
 from recmodels.objectives.rating import expected_rating
 
 FOLDER = Path(__file__).parents[3] / "configs" / "objective"
@@ -31,17 +31,25 @@ STARS = st.lists(st.tuples(st.lists(REAL, min_size=5, max_size=5), st.floats(1, 
 LISTS = st.lists(st.lists(REAL, min_size=2, max_size=7), min_size=1, max_size=6)
 
 
-def batch_for(needs: ObjectiveNeeds, seed: int = 0) -> BranchScores:
-    """A toy batch of what an objective needs; its first case has the right answer first, the second one last."""
+def batch_for(needs: ObjectiveNeeds, seed: int = 0, step: Tensor | None = None) -> BranchScores:
+    """A toy batch of what an objective may read; its first case has the right answer first, the second one last.
+
+    Scores are drawn, or are those of the same draw after a step.
+    """
     answers = {"like": 2, "rating": 5, None: 4}[needs.task]
     draw = torch.Generator().manual_seed(seed)
-    score = torch.randn(3 * answers, generator=draw).requires_grad_()
+    score = torch.randn(3 * answers, generator=draw)
+    score = (score if step is None else score + step).requires_grad_()
     length = torch.randint(1, 6, (3 * answers,), generator=draw)
     relevance = torch.zeros(3, answers)
     relevance[torch.arange(3), torch.tensor([0, -1, 0])] = 1
     case = torch.arange(3).repeat_interleave(answers)
     value = rating_values(torch.arange(answers).repeat(3)) if needs.task == "rating" else None
-    return BranchScores(score * length, length, score, relevance.flatten(), case, value)
+    branch = torch.arange(3 * answers).repeat_interleave(length)
+    choices = torch.randint(1, 3, branch.shape, generator=draw)
+    tokens = TokenScores(branch, score[branch], choices, allowed=torch.rand(branch.shape, generator=draw))
+    reference = torch.randn(3 * answers, generator=draw)
+    return BranchScores(score * length, length, score, relevance.flatten(), case, value, reference, tokens)
 
 
 def scored(cases: list[list[float]], relevance: list[list[float]], value: Tensor | None = None) -> BranchScores:
@@ -62,9 +70,8 @@ def shared(rating: float) -> list[float]:
 
 def test_every_export_has_a_config_and_every_config_an_export() -> None:
     assert CLASSES
-    assert objectives.__all__ == sorted(objectives.__all__)
     named = [sheet["model"]["init_args"]["objective"]["class_path"] for sheet in SHEETS.values()]
-    assert sorted(named) == objectives.__all__
+    assert sorted(named) == sorted(objectives.__all__)
     files = [path for path in Path(objectives.__file__).parent.glob("*.py") if path.stem not in ("__init__", "base")]
     assert sorted(path.stem for path in files) == sorted(path.stem for path in SHEETS)
 
@@ -85,10 +92,7 @@ def test_every_objective_cites_its_paper_and_has_a_loss_and_a_gradient(objective
     (gradient,) = torch.autograd.grad(loss, batch.score)
     assert torch.isfinite(gradient).all()
     assert gradient.abs().sum() > 0
-    stepped = (batch.score - 1e-2 * gradient).detach()
-    better = BranchScores(
-        stepped * batch.length, batch.length, stepped, batch.relevance, batch.branch_case, batch.value
-    )
+    better = batch_for(objective.needs, step=-1e-2 * gradient)
     assert objective()(better) < loss
 
 
@@ -187,6 +191,10 @@ def test_no_objective_overflows_on_large_scores() -> None:
     [
         (Listwise(), [[1.0], [1.0, 2.0]], "needs negatives; set data.train_negatives"),
         (YesNo(), [[1.0, 2.0, 3.0]], "exactly two answers a case; use data.task=like"),
+        (DPO(), [[1.0, 2.0], [1.0]], "the dpo objective needs negatives; set data.train_negatives"),
+        (SoftmaxDPO(), [[1.0], [1.0, 2.0]], "the softmax_dpo objective needs negatives; set data.train_negatives"),
+        (DMPO(), [[1.0]], "the dmpo objective needs negatives; set data.train_negatives"),
+        (SimPO(), [[1.0]], "the simpo objective needs negatives; set data.train_negatives"),
         (Rating(), [[1.0, 2.0]], "answers that are ratings; use data.task=rating"),
     ],
 )
@@ -201,3 +209,17 @@ def test_options_without_meaning_are_refused(value: float) -> None:
         Listwise(temperature=value)
     with pytest.raises(InputError, match=r"model\.objective\.positive_weight is .*, must be"):
         YesNo(positive_weight=value)
+    for preference in (DPO, SoftmaxDPO, DMPO, SimPO):
+        with pytest.raises(InputError, match=r"model\.objective\.beta is .*, must be above 0"):
+            preference(beta=value)
+
+
+def test_shares_and_margins_out_of_range_are_refused() -> None:
+    for value in (-0.1, 1.0, float("nan")):
+        with pytest.raises(InputError, match=r"model\.objective\.smoothing is .*, must be 0 to below 1"):
+            Likelihood(smoothing=value)
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"model\.objective\.certain_weight is .*, must be at least 0"):
+            Likelihood(certain_weight=value)
+        with pytest.raises(InputError, match=r"model\.objective\.margin is .*, must be at least 0"):
+            SimPO(margin=value)

@@ -1,0 +1,182 @@
+"""How a language model's log-probabilities become scores of answers, in evaluation and for objectives.
+
+# B branches, L labelled tokens, T nodes of the catalogue's tree, P places, C tokens that may follow them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from datamodules.contract.batch import BranchBatch, CatalogueTrie
+from datamodules.contract.errors import InputError
+from recmodels.backbones.base import Backbone, evaluating
+from recmodels.engine.prompt_tree import branch_scores, log_sums
+from recmodels.metrics.rating import rating_values
+from recmodels.objectives.base import BranchScores, Objective, TokenScores
+
+Scoring = Literal["sum", "mean", "catalogue"]
+
+
+def scoring_of(scoring: Scoring | None, length_normalised: bool, retrieval: str) -> Scoring:
+    """Returns the rule that options ask for, in the newer spelling or the older one.
+
+    Raises:
+        InputError: they contradict each other, or beams would be ranked among what the catalogue allows.
+
+    Example:
+        >>> scoring_of(None, False, "beam"), scoring_of(None, True, "exhaustive")
+        ('sum', 'mean')
+    """
+    if length_normalised and scoring not in (None, "mean"):
+        raise InputError(f"model.length_normalised is model.scoring mean, and model.scoring is {scoring}; keep one")
+    if scoring == "catalogue" and retrieval == "beam":
+        raise InputError("model.scoring catalogue scores whole catalogues; use model.retrieval=exhaustive")
+    return scoring or ("mean" if length_normalised else "sum")
+
+
+def catalogue_of(data: Any, asked_by: str) -> CatalogueTrie:
+    """Returns the tree of a data module's catalogue.
+
+    Raises:
+        InputError: its answers are no titles of the catalogue.
+    """
+    trie: CatalogueTrie | None = getattr(getattr(data, "collator", None), "trie", None)
+    if trie is None:
+        raise InputError(
+            f"{asked_by} needs answers out of the whole catalogue, of a causal backbone; use data.task=matching"
+        )
+    return trie
+
+
+def token_scores(
+    backbone: Any,
+    batch: BranchBatch,
+    trie: CatalogueTrie | None = None,
+    reads: Literal["choices", "probabilities"] | None = None,
+    smoothing: float = 0.0,
+) -> TokenScores:
+    """Returns log-probabilities of a batch's labels, and what the catalogue allows in their places."""
+    branch = batch.label_branch
+    if trie is None or reads is None:
+        log_probability = backbone.label_log_probabilities(batch, batch.label_place, batch.label_token, smoothing)
+        return TokenScores(branch, log_probability)
+    above = trie.parent[nodes_of(trie, batch.label_token, branch)]
+    ends = (trie.item_start[above + 1] > trie.item_start[above]) & (above >= 0)
+    choices = trie.child_start[above + 2] - trie.child_start[above + 1] + ends
+    if reads == "choices":
+        log_probability = backbone.label_log_probabilities(batch, batch.label_place, batch.label_token, smoothing)
+        return TokenScores(branch, log_probability, choices)
+    place, index = batch.label_place.unique(return_inverse=True)
+    node = above.new_zeros(len(place)).index_copy(0, index, above)
+    start, count = trie.child_start[node + 1], trie.child_start[node + 2] - trie.child_start[node + 1]
+    owner = torch.arange(len(place), device=place.device).repeat_interleave(count)
+    within = torch.arange(len(owner), device=place.device) - (count.cumsum(0) - count)[owner]
+    follows = trie.token[trie.child[start[owner] + within]]  # [C]
+    value = backbone.label_log_probabilities(
+        batch, torch.cat([batch.label_place, place[owner]]), torch.cat([batch.label_token, follows])
+    )
+    log_probability, other = value.split([len(branch), len(follows)])
+    if smoothing:
+        log_probability = backbone.label_log_probabilities(batch, batch.label_place, batch.label_token, smoothing)
+    return TokenScores(branch, log_probability, choices, log_sums(other, owner, len(place))[index])
+
+
+def nodes_of(trie: CatalogueTrie, token: Tensor, branch: Tensor) -> Tensor:
+    """Returns the node `[L]` at which each token of some answers stands; answers are whole and in order.
+
+    Raises:
+        InputError: an answer is none of the catalogue's.
+    """
+    first = torch.searchsorted(branch, branch)  # index of the first label of its branch
+    depth = torch.arange(len(branch), device=branch.device) - first
+    width = int(torch.maximum(trie.token.max(), token.max())) + 1
+    key = (trie.parent[trie.child] + 1) * width + trie.token[trie.child]  # ascending
+    node = torch.full_like(token, -1)
+    for mine in ((depth == number).nonzero().flatten() for number in range(int(depth.max()) + 1)):
+        above = node[mine - 1].where(depth[mine] > 0, -1)
+        wanted = (above + 1) * width + token[mine]
+        at = torch.searchsorted(key, wanted).clamp(max=len(key) - 1)
+        if not torch.equal(key[at], wanted):
+            raise InputError(
+                "an answer is none of the catalogue's: its wording is another; use one template in training"
+            )
+        node[mine] = trie.child[at]
+    return node
+
+
+def answer_scores(tokens: TokenScores, branches: int, rule: Scoring) -> Tensor:
+    """Returns scores `[B]` of answers: sums of log-probabilities, means, or sums among what the catalogue allows.
+
+    Example:
+        >>> tokens = TokenScores(torch.tensor([0, 0]), torch.tensor([-2.0, -4.0]))
+        >>> answer_scores(tokens, 1, "mean").item()
+        -3.0
+    """
+    value = tokens.log_probability
+    if rule == "catalogue":
+        if tokens.allowed is None:
+            raise RuntimeError("nothing was computed of what the catalogue allows")
+        value = value - tokens.allowed
+    return branch_scores(value, tokens.branch, branches, mean=rule == "mean")
+
+
+class StartingWeights:
+    """The weights that train, as they were before training: what preference losses compare with.
+
+    Scores under them come out of the same trees, whatever the tuning method; full tuning keeps a second copy.
+
+    Args:
+        trained: parameters by name.
+    """
+
+    def __init__(self, trained: dict[str, nn.Parameter]) -> None:
+        self.values = {name: value.detach().clone() for name, value in trained.items()}
+
+    @contextmanager
+    def put_in(self, trained: dict[str, nn.Parameter]) -> Iterator[None]:
+        """While it lasts, parameters have the values that they had at first."""
+        tuned = {name: value.data for name, value in trained.items()}
+        for name, value in trained.items():
+            self.values[name] = self.values[name].to(value.device)
+            value.data = self.values[name]
+        try:
+            yield
+        finally:
+            for name, value in trained.items():
+                value.data = tuned[name]
+
+    @torch.no_grad()
+    def log_likelihood(self, backbone: Any, batch: BranchBatch, trained: dict[str, nn.Parameter]) -> Tensor:
+        """Returns the summed log-probability `[B]` of each branch's tokens, without dropout."""
+        with evaluating(backbone.model), self.put_in(trained):
+            value: Tensor = backbone.log_likelihood(batch)
+        return value
+
+
+def training_scores(
+    backbone: Backbone,
+    batch: BranchBatch,
+    objective: Objective,
+    rule: Scoring,
+    trie: CatalogueTrie | None,
+    reference: Tensor | None,
+) -> BranchScores:
+    """Returns what an objective reads of a training batch."""
+    reads = "probabilities" if rule == "catalogue" else objective.needs_catalogue
+    tokens = token_scores(backbone, batch, trie, reads, objective.smoothing)
+    branches = len(batch.branch_case)
+    return BranchScores(
+        answer_scores(tokens, branches, "sum"),
+        torch.bincount(batch.label_branch, minlength=branches),
+        answer_scores(tokens, branches, rule),
+        batch.relevance,
+        batch.branch_case,
+        rating_values(batch.branch_item) if batch.answers == "ratings" else None,
+        reference,
+        tokens,
+    )
