@@ -75,6 +75,7 @@ class PromptTreeCollator:
         ends = [np.full(trunk, sum(sizes)), *(f.end + b for f, b in zip(forests, begin, strict=True))]
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
+            owner=owners(slates),
             token=torch.from_numpy(np.concatenate([np.array(prompts[0][:trunk], int), *(f.token for f in forests)])),
             end=torch.from_numpy(np.concatenate(ends)),
             depth=torch.from_numpy(np.concatenate([lead, *(f.depth + trunk for f in forests)])),
@@ -102,6 +103,7 @@ class PromptTreeCollator:
         lengths = np.concatenate(counts)
         return PromptTreeBatch(
             **shared_fields(self.text, slates),
+            owner=owners(slates),
             token=torch.from_numpy(np.concatenate([ids[0][:trunk], *(of[trunk:-1] for of in ids)]).astype(np.int64)),
             end=torch.from_numpy(np.concatenate((np.full(trunk, stop), np.repeat(begin + sizes, sizes)))),
             depth=torch.from_numpy(np.concatenate([lead, *(np.arange(trunk, trunk + size) for size in sizes)])),
@@ -116,6 +118,12 @@ class PromptTreeCollator:
             ),
             truncated=0,
         )
+
+
+def owners(slates: Sequence[Slate]) -> Tensor:
+    """Returns `[U]` numbers that tell the users of slates apart."""
+    number: dict[str, int] = {}
+    return torch.tensor([number.setdefault(slate.user, len(number)) for slate in slates])
 
 
 def common_beginning(prompts: Sequence[list[int]]) -> int:

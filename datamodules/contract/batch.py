@@ -94,6 +94,7 @@ class PromptTreeBatch(Batch):
         tokens: N.
         tokens_unshared: tokens the same branches would take as separate sequences.
         truncated: prompts that lost their oldest history, because they exceed the backbone's context.
+        owner: `[U]` number, within this batch, of the user whose case it is; empty where nobody counted.
     """
 
     token: Tensor
@@ -107,6 +108,7 @@ class PromptTreeBatch(Batch):
     tokens: int
     tokens_unshared: int
     truncated: int
+    owner: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long), kw_only=True)
 
 
 @dataclass(frozen=True)

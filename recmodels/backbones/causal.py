@@ -20,6 +20,9 @@ from recmodels.engine.prompt_tree import Head, branch_scores
 from recmodels.engine.tree_attention import ATTENTION, AttentionForest, bucket, few_rows
 from recmodels.layers.fused import replace_norms
 
+TEXT_TOKENS = 256
+"""Tokens of short texts that attention handles at once."""
+
 
 class CausalBackbone(Backbone):
     """A causal language model that honours prompt trees."""
@@ -65,9 +68,22 @@ class CausalBackbone(Backbone):
         self, batch: PromptTreeBatch, place: Tensor, token: Tensor, smoothing: float = 0.0
     ) -> Tensor:
         """Returns log-probabilities `[L]` of tokens at places where the batch has labels: its own, or others."""
+        return self.log_probabilities(self.batch_states(batch, place), place, token, smoothing)
+
+    def batch_states(self, batch: PromptTreeBatch, place: Tensor) -> Tensor:
+        """Returns the last hidden states `[N, D]` of a batch, whole at the places that are asked for."""
         forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
-        hidden = self.hidden_states(*forest, read=place.unique())
-        return self.log_probabilities(hidden, place, token, smoothing)
+        return self.hidden_states(*forest, read=place.unique())
+
+    def text_states(self, token: Tensor, size: Tensor) -> Tensor:
+        """Returns the last hidden state `[T, D]` of each of some texts, laid side by side, of so many tokens `[T]`."""
+        end = size.cumsum(0)
+        bounds = [0]
+        for bound in end.tolist():
+            if bound - bounds[-1] >= TEXT_TOKENS or bound == len(token):
+                bounds.append(bound)
+        depth = torch.arange(len(token), device=token.device) - (end - size).repeat_interleave(size)
+        return self.hidden_states(token, end.repeat_interleave(size), depth, 0, bounds, read=end - 1)[end - 1]
 
     def hidden_states(
         self,

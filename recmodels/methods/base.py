@@ -31,6 +31,7 @@ from recmodels.methods.scoring import (
     StartingWeights,
     answer_scores,
     catalogue_of,
+    predictor,
     scoring_of,
     token_scores,
     training_scores,
@@ -178,7 +179,7 @@ class InstructionRecommender(Recommender):
         self.item_tokens = getattr(data, "item_tokens", None) or self.item_tokens
         if self.scoring == "catalogue":
             self.catalogue = catalogue_of(data, "model.scoring catalogue")
-        elif self.objective.needs_catalogue and stage == "fit":
+        elif stage == "fit" and (self.objective.needs_catalogue or self.objective.needs_representations):
             self.catalogue = catalogue_of(data, f"model.objective {self.objective.needs.name!r}")
 
     def checkpoint_keys(self) -> set[str]:
@@ -253,7 +254,9 @@ class InstructionRecommender(Recommender):
         if isinstance(batch, CatalogueBatch):
             return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
         reads: Any = "probabilities" if self.scoring == "catalogue" else None
-        tokens = token_scores(self.backbone, batch, self._catalogue_on(batch.branch_case.device), reads)
+        tokens = token_scores(
+            predictor(self.backbone, batch), batch, self._catalogue_on(batch.branch_case.device), reads
+        )
         return answer_scores(tokens, len(batch.branch_case), self.scoring)
 
     def score_cases(self, batch: Batch) -> CaseScores:
@@ -281,4 +284,6 @@ class InstructionRecommender(Recommender):
         before = None if start is None else start.log_likelihood(self.backbone, batch, self.trained())
         trie = self._catalogue_on(batch.branch_case.device)
         scores = training_scores(self.backbone, batch, self.objective, self.scoring, trie, before)
+        for name, value in self.objective.observed(scores).items():
+            self.log(f"train/{name}", value)
         return self.check_loss(self.objective(scores))

@@ -1,25 +1,29 @@
 """How a language model's log-probabilities become scores of answers, in evaluation and for objectives.
 
-# B branches, L labelled tokens, T nodes of the catalogue's tree, P places, C tokens that may follow them
+# U cases, B branches, I different items, D hidden, L labelled tokens, T nodes of the catalogue's tree, P places, C tokens that may follow them
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from datamodules.contract.batch import BranchBatch, CatalogueTrie
+from datamodules.contract.batch import BranchBatch, CatalogueTrie, PromptTreeBatch
 from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone, evaluating
+from recmodels.backbones.causal import CausalBackbone
 from recmodels.engine.prompt_tree import branch_scores, log_sums
 from recmodels.metrics.rating import rating_values
-from recmodels.objectives.base import BranchScores, Objective, TokenScores
+from recmodels.objectives.base import BranchScores, Objective, Representations, TokenScores
 
 Scoring = Literal["sum", "mean", "catalogue"]
+Predictor = Callable[..., Tensor]
+"""From places, tokens and the share of smoothing to log-probabilities."""
 
 
 def scoring_of(scoring: Scoring | None, length_normalised: bool, retrieval: str) -> Scoring:
@@ -53,8 +57,13 @@ def catalogue_of(data: Any, asked_by: str) -> CatalogueTrie:
     return trie
 
 
+def predictor(backbone: Any, batch: BranchBatch) -> Predictor:
+    """Returns what gives log-probabilities `[L]` of tokens at places of a batch."""
+    return partial(backbone.label_log_probabilities, batch)  # the collator and the backbone go by one configuration
+
+
 def token_scores(
-    backbone: Any,
+    predict: Predictor,
     batch: BranchBatch,
     trie: CatalogueTrie | None = None,
     reads: Literal["choices", "probabilities"] | None = None,
@@ -63,13 +72,13 @@ def token_scores(
     """Returns log-probabilities of a batch's labels, and what the catalogue allows in their places."""
     branch = batch.label_branch
     if trie is None or reads is None:
-        log_probability = backbone.label_log_probabilities(batch, batch.label_place, batch.label_token, smoothing)
+        log_probability = predict(batch.label_place, batch.label_token, smoothing)
         return TokenScores(branch, log_probability)
     above = trie.parent[nodes_of(trie, batch.label_token, branch)]
     ends = (trie.item_start[above + 1] > trie.item_start[above]) & (above >= 0)
     choices = trie.child_start[above + 2] - trie.child_start[above + 1] + ends
     if reads == "choices":
-        log_probability = backbone.label_log_probabilities(batch, batch.label_place, batch.label_token, smoothing)
+        log_probability = predict(batch.label_place, batch.label_token, smoothing)
         return TokenScores(branch, log_probability, choices)
     place, index = batch.label_place.unique(return_inverse=True)
     node = above.new_zeros(len(place)).index_copy(0, index, above)
@@ -77,12 +86,10 @@ def token_scores(
     owner = torch.arange(len(place), device=place.device).repeat_interleave(count)
     within = torch.arange(len(owner), device=place.device) - (count.cumsum(0) - count)[owner]
     follows = trie.token[trie.child[start[owner] + within]]  # [C]
-    value = backbone.label_log_probabilities(
-        batch, torch.cat([batch.label_place, place[owner]]), torch.cat([batch.label_token, follows])
-    )
+    value = predict(torch.cat([batch.label_place, place[owner]]), torch.cat([batch.label_token, follows]))
     log_probability, other = value.split([len(branch), len(follows)])
     if smoothing:
-        log_probability = backbone.label_log_probabilities(batch, batch.label_place, batch.label_token, smoothing)
+        log_probability = predict(batch.label_place, batch.label_token, smoothing)
     return TokenScores(branch, log_probability, choices, log_sums(other, owner, len(place))[index])
 
 
@@ -158,6 +165,24 @@ class StartingWeights:
         return value
 
 
+def representations(backbone: CausalBackbone, batch: PromptTreeBatch, hidden: Tensor) -> Representations:
+    """Returns users and items as vectors, of states `[N, D]` of a batch and of its answers read alone."""
+    size = torch.bincount(batch.label_branch, minlength=len(batch.branch_case))
+    item, index = batch.branch_item.unique(return_inverse=True)
+    number = torch.arange(len(index), device=index.device)
+    first = torch.full_like(item, len(index)).scatter_reduce(0, index, number, "amin")  # [I] branch of each item
+    chosen, place = first.sort()
+    text = batch.label_token[torch.isin(batch.label_branch, chosen)]
+    vectors = backbone.text_states(text, size[chosen])[place.argsort()]
+    begin = torch.searchsorted(batch.branch_case, torch.arange(len(batch.case), device=index.device))
+    user = hidden[batch.label_place[(size.cumsum(0) - size)[begin]]]
+    right = torch.zeros(len(user), len(item), dtype=torch.bool, device=index.device)
+    right[batch.branch_case[batch.relevance > 0], index[batch.relevance > 0]] = True
+    owner = batch.owner if len(batch.owner) else torch.arange(len(user), device=index.device)
+    same = (owner[:, None] == owner).float()
+    return Representations(user, vectors, right, same @ right.float() > 0)
+
+
 def training_scores(
     backbone: Backbone,
     batch: BranchBatch,
@@ -168,7 +193,12 @@ def training_scores(
 ) -> BranchScores:
     """Returns what an objective reads of a training batch."""
     reads = "probabilities" if rule == "catalogue" else objective.needs_catalogue
-    tokens = token_scores(backbone, batch, trie, reads, objective.smoothing)
+    predict, vectors = predictor(backbone, batch), None
+    if objective.needs_representations:
+        causal, tree = cast(CausalBackbone, backbone), cast(PromptTreeBatch, batch)  # as `catalogue_of` saw
+        hidden = causal.batch_states(tree, tree.label_place)
+        predict, vectors = partial(causal.log_probabilities, hidden), representations(causal, tree, hidden)
+    tokens = token_scores(predict, batch, trie, reads, objective.smoothing)
     branches = len(batch.branch_case)
     return BranchScores(
         answer_scores(tokens, branches, "sum"),
@@ -179,4 +209,5 @@ def training_scores(
         rating_values(batch.branch_item) if batch.answers == "ratings" else None,
         reference,
         tokens,
+        vectors,
     )

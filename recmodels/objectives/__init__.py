@@ -4,6 +4,7 @@ from typing import Literal
 
 from recmodels.objectives.base import Objective
 from recmodels.objectives.catalogue_likelihood import CatalogueLikelihood
+from recmodels.objectives.contrastive import Contrastive
 from recmodels.objectives.dmpo import DMPO
 from recmodels.objectives.dpo import DPO
 from recmodels.objectives.likelihood import Likelihood
@@ -17,6 +18,7 @@ __all__ = [
     "DMPO",
     "DPO",
     "CatalogueLikelihood",
+    "Contrastive",
     "Likelihood",
     "Listwise",
     "Rating",

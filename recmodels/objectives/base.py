@@ -1,6 +1,6 @@
 """What an objective is: a class with its options, from the scores of a batch's branches to a loss.
 
-# B branches, U cases, L labelled tokens, P pairs of a right and a wrong answer
+# B branches, U cases, I different items, D hidden, L labelled tokens, P pairs of a right and a wrong answer
 """
 
 from __future__ import annotations
@@ -33,6 +33,23 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
+class Representations:
+    """Users and items as vectors of the same model.
+
+    Attributes:
+        user: `[U, D]` state before the answers of each case.
+        item: `[I, D]` state at the end of each answer of the batch, read without a prompt; equal answers are one.
+        right: `[U, I]` whether it is the case's right answer.
+        known: `[U, I]` whether it is a right answer of any case of the same user.
+    """
+
+    user: Tensor
+    item: Tensor
+    right: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True)
 class BranchScores:
     """All that an objective may read of a training batch.
 
@@ -45,6 +62,7 @@ class BranchScores:
         value: `[B]` what each answer stands for; None unless answers are ratings.
         reference: `[B]` `log_likelihood` under the weights before training; None unless the objective asks for it.
         tokens: the answers token by token, with what the catalogue allows where the objective asks for that.
+        representations: of users and items; None unless the objective asks for them.
     """
 
     log_likelihood: Tensor
@@ -55,6 +73,7 @@ class BranchScores:
     value: Tensor | None = None
     reference: Tensor | None = None
     tokens: TokenScores | None = None
+    representations: Representations | None = None
 
 
 class Objective(ABC):
@@ -66,6 +85,8 @@ class Objective(ABC):
     """Whether it reads `BranchScores.reference`."""
     needs_catalogue: Literal["choices", "probabilities"] | None = None
     """What it reads of the catalogue: the number of tokens allowed in each place, or their probability, too."""
+    needs_representations: ClassVar[bool] = False
+    """Whether it reads `BranchScores.representations`."""
     smoothing: float = 0.0
     """Share of each label that is spread over the whole vocabulary before its log-probability is taken."""
 
@@ -76,6 +97,10 @@ class Objective(ABC):
         Raises:
             ValueError: the batch has not what the objective needs.
         """
+
+    def observed(self, scores: BranchScores) -> dict[str, Tensor]:
+        """Returns what the run logs of a training batch beside the loss, by name."""
+        return {}
 
 
 def log_shares(score: Tensor, branch_case: Tensor) -> Tensor:

@@ -19,8 +19,19 @@ from datamodules.contract.errors import InputError
 from datamodules.contract.objectives import NAMED_NEEDS, ObjectiveNeeds
 from recmodels import objectives
 from recmodels.metrics.rating import rating_values
-from recmodels.objectives import DMPO, DPO, Likelihood, Listwise, Rating, SimPO, SoftmaxDPO, YesNo, objective_named
-from recmodels.objectives.base import BranchScores, Objective, TokenScores
+from recmodels.objectives import (
+    DMPO,
+    DPO,
+    Contrastive,
+    Likelihood,
+    Listwise,
+    Rating,
+    SimPO,
+    SoftmaxDPO,
+    YesNo,
+    objective_named,
+)
+from recmodels.objectives.base import BranchScores, Objective, Representations, TokenScores
 from recmodels.objectives.rating import expected_rating
 
 FOLDER = Path(__file__).parents[3] / "configs" / "objective"
@@ -49,7 +60,9 @@ def batch_for(needs: ObjectiveNeeds, seed: int = 0, step: Tensor | None = None) 
     choices = torch.randint(1, 3, branch.shape, generator=draw)
     tokens = TokenScores(branch, score[branch], choices, allowed=torch.rand(branch.shape, generator=draw))
     reference = torch.randn(3 * answers, generator=draw)
-    return BranchScores(score * length, length, score, relevance.flatten(), case, value, reference, tokens)
+    user, item = torch.randn(2, 3, 5, generator=draw)
+    vectors = Representations(user, item, torch.eye(3) > 0, torch.eye(3) > 0)
+    return BranchScores(score * length, length, score, relevance.flatten(), case, value, reference, tokens, vectors)
 
 
 def scored(cases: list[list[float]], relevance: list[list[float]], value: Tensor | None = None) -> BranchScores:
@@ -212,6 +225,8 @@ def test_options_without_meaning_are_refused(value: float) -> None:
     for preference in (DPO, SoftmaxDPO, DMPO, SimPO):
         with pytest.raises(InputError, match=r"model\.objective\.beta is .*, must be above 0"):
             preference(beta=value)
+    with pytest.raises(InputError, match=r"model\.objective\.temperature is .*, must be above 0"):
+        Contrastive(temperature=value)
 
 
 def test_shares_and_margins_out_of_range_are_refused() -> None:
@@ -223,3 +238,5 @@ def test_shares_and_margins_out_of_range_are_refused() -> None:
             Likelihood(certain_weight=value)
         with pytest.raises(InputError, match=r"model\.objective\.margin is .*, must be at least 0"):
             SimPO(margin=value)
+        with pytest.raises(InputError, match=r"model\.objective\.weight is .*, must be at least 0"):
+            Contrastive(weight=value)

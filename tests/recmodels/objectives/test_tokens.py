@@ -21,9 +21,9 @@ from datamodules.items.token import Token
 from datamodules.protocol.rules import Protocol
 from recmodels.engine.prompt_tree import label_log_probabilities
 from recmodels.methods.lora import LoRATuning
-from recmodels.methods.scoring import catalogue_of, nodes_of, scoring_of, token_scores
+from recmodels.methods.scoring import catalogue_of, nodes_of, predictor, scoring_of, token_scores
 from recmodels.methods.zero_shot import ZeroShot
-from recmodels.objectives import CatalogueLikelihood, Likelihood
+from recmodels.objectives import CatalogueLikelihood, Contrastive, Likelihood
 from tests.datamodules.options import grouped
 from tests.recmodels.oracle import CASES, tree_batch
 
@@ -106,7 +106,7 @@ def test_what_the_catalogue_allows_is_what_its_titles_go_on_with(
     titles, first = catalogue_answers(collator.slates), collator.slates.first_item or 0
     model = model_of(data, objective=CatalogueLikelihood())
     batch: Any = next(iter(data.train_dataloader()))
-    got = token_scores(model.backbone, batch, model.catalogue, "probabilities")
+    got = token_scores(predictor(model.backbone, batch), batch, model.catalogue, "probabilities")
     assert got.allowed is not None
     assert got.choices is not None
     values, choices = [], []
@@ -176,5 +176,7 @@ def test_what_cannot_be_read_of_a_catalogue_is_refused(mini_data: Path, tiny_cau
             catalogue_of(data, "model.scoring catalogue")
         with pytest.raises(InputError, match="model.objective 'likelihood' needs answers out of the whole catalogue"):
             model_of(data, objective=Likelihood(certain_weight=0.0))
+        with pytest.raises(InputError, match="model.objective 'contrastive' needs answers out of the whole catalogue"):
+            model_of(data, objective=Contrastive())
     with pytest.raises(InputError, match="an answer is none of the catalogue's"):
         nodes_of(build_trie([[5, 6], [5, 7]]), torch.tensor([5, 8]), torch.tensor([0, 0]))
