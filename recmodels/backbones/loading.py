@@ -101,6 +101,14 @@ def load_model(
     return model
 
 
+def draw_weights(backbone: Backbone) -> None:
+    """Replaces pretrained weights by those that the architecture starts its pretraining from, the same ones in every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # not 0, by which many a small test model was drawn
+        fresh = type(backbone.model)(backbone.model.config)
+    backbone.model.load_state_dict(fresh.state_dict())
+
+
 def set_dropout(config: Any, dropout: float, name: str) -> None:
     """Sets every dropout probability that the architecture's configuration has.
 

@@ -20,7 +20,7 @@ from datamodules.contract.items import ItemTokens, items_record, items_to_load
 from datamodules.sources.pretrained import check_backbone_name
 from recmodels.backbones.base import Backbone, Precision
 from recmodels.backbones.encoder_decoder import load_backbone
-from recmodels.backbones.loading import checkpoint_blocks
+from recmodels.backbones.loading import checkpoint_blocks, draw_weights
 from recmodels.backbones.quantization import Quantization, check_quantization
 from recmodels.base import CaseScores, IdentityError, Recommender
 from recmodels.layers.reference import Reference
@@ -63,6 +63,7 @@ class InstructionRecommender(Recommender):
         gradient_checkpointing: compute blocks again for the gradient: slower, less memory, the same numbers.
         quantization: `4bit` holds the frozen backbone's linear layers as NF4 (QLoRA); null leaves them in full.
         item_rate: learning rate of items' vectors, where items are tokens, as a multiple of the optimiser's own.
+        weights: `pretrained`, or `random`: the same architecture, drawn anew, to tell what pretraining is worth.
         **kwargs: of `Recommender`.
     """
 
@@ -85,6 +86,7 @@ class InstructionRecommender(Recommender):
         gradient_checkpointing: bool = False,
         quantization: Quantization | None = None,
         item_rate: float = 1.0,
+        weights: Literal["pretrained", "random"] = "pretrained",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -93,6 +95,11 @@ class InstructionRecommender(Recommender):
         self.item_rate = item_rate
         self.item_tokens: ItemTokens | None = None  # of the data, or of a checkpoint
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
+        self.weights = weights
+        if quantization and weights == "random":
+            raise InputError(
+                "model.weights random: only pretrained weights are held in four bits; leave quantization out"
+            )
         if quantization:
             check_quantization(type(self).__name__, self.trains_backbone)
         self.budget = None if budget is None else parse_budget(budget)
@@ -159,6 +166,8 @@ class InstructionRecommender(Recommender):
         mixed = trainer is not None and str(trainer.precision).startswith("bf16")
         precision: Precision = "bfloat16" if mixed and not self.trains_backbone else "float32"
         self.backbone = load_backbone(self.backbone_name, precision, self.dropout, self.quantization)
+        if self.weights == "random":
+            draw_weights(self.backbone)
         if self.retrieval == "beam":
             as_causal(self.backbone)  # refuses before anything is trained
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())

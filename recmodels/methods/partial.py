@@ -11,7 +11,7 @@ from datamodules.contract.errors import InputError
 from recmodels.backbones.base import Backbone
 from recmodels.methods.base import InstructionRecommender
 
-Part = Literal["top_layers", "head", "embeddings", "bias", "norms", "gradual"]
+Part = Literal["top_layers", "head", "embeddings", "bias", "norms", "gradual", "items"]
 
 log = logging.getLogger(__name__)
 
@@ -20,11 +20,13 @@ def parameters_of(backbone: Backbone, part: Part, layers: int) -> list[nn.Parame
     """Returns the parameters of a part; a head that is tied to the embeddings is parted from them first.
 
     Returns:
-        Empty for the head of an encoder, whose tagger trains in any case.
+        Empty for the head of an encoder, whose tagger trains in any case, and for vectors of items, which are beside it.
 
     Raises:
         InputError: the backbone has no such part, or fewer layers.
     """
+    if part == "items":
+        return []
     if part == "top_layers":
         return _top_layers(backbone, layers)
     if part == "gradual":
@@ -101,8 +103,9 @@ class PartialTuning(InstructionRecommender):
     Args:
         part: what trains: `top_layers`, the last blocks and the norm behind them; `head`, which is a copy where the
             backbone ties it to its embeddings, so that these stay; `embeddings` (with a head that is tied to them);
-            `bias`; `norms`, weights and biases of every normalisation; or `gradual`, everything but the head and
-            embeddings, the last block first and one more after another.
+            `bias`; `norms`, weights and biases of every normalisation; `gradual`, everything but the head and
+            embeddings, the last block first and one more after another; or `items`, nothing of the backbone, but the
+            vectors of items that are tokens.
         layers: under `top_layers`, how many of each stack.
         pace: under `gradual`, whether one more block trains with each `epoch`, or at equal `steps`.
         unfreeze_until: under `gradual` by steps, share of the training after which all blocks train.
@@ -126,6 +129,16 @@ class PartialTuning(InstructionRecommender):
         if not 0 < unfreeze_until <= 1:
             raise InputError(f"model.unfreeze_until is {unfreeze_until}, must be a share of the steps, above 0 to 1")
         self.part, self.layers, self.pace, self.unfreeze_until = part, layers, pace, unfreeze_until
+
+    def configure_model(self) -> None:
+        """Loads the backbone once and unfreezes the part.
+
+        Raises:
+            InputError: `items` are to train, and they are no tokens.
+        """
+        if self.part == "items" and self.item_tokens is None:
+            raise InputError("model.part is 'items', and items have no vectors; use --data.items Token")
+        super().configure_model()
 
     def tune(self, backbone: Backbone) -> None:
         """Unfreezes the part; under `gradual` all of it, until training begins.

@@ -22,6 +22,7 @@ from recmodels.methods.adapter import AdapterTuning
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.full import FullTuning
 from recmodels.methods.lora import LoRATuning
+from recmodels.methods.partial import PartialTuning
 from recmodels.methods.prefix import PrefixTuning
 from recmodels.methods.zero_shot import ZeroShot
 from tests.datamodules.options import grouped
@@ -271,3 +272,14 @@ def test_what_cannot_be_is_refused(mini_data: Path, tiny_causal: Path, tiny_t5: 
     backbone = load_causal(str(tiny_causal), "float32")
     with pytest.raises(InputError, match="word embeddings, and its configuration says 7"):
         backbone.add_items(ItemTokens(7, ((1,),)))
+
+
+def test_items_train_alone_beside_a_frozen_backbone(mini_data: Path, tiny_causal: Path) -> None:
+    data = data_of(tiny_causal, Token())
+    model = PartialTuning(part="items", backbone=str(tiny_causal))
+    model.item_tokens = data.item_tokens
+    model.configure_model()
+    assert model.trained().keys() == model.item_tables().keys() != set()
+    alone = PartialTuning(part="items", backbone=str(tiny_causal))
+    with pytest.raises(InputError, match="items have no vectors; use --data.items Token"):
+        alone.configure_model()

@@ -171,6 +171,19 @@ def test_gradient_checkpointing_is_what_the_option_asks_for(make: Make, asked: b
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_random_weights_are_the_same_in_every_run_and_nothing_of_the_pretrained(make: Make, family: str) -> None:
+    known, drawn, again = make(family, "lora"), *(make(family, "lora", weights="random") for _ in range(2))
+    batch = batch_for(known)
+    assert drawn.base_checksum == again.base_checksum != known.base_checksum
+    assert torch.equal(drawn.eval().score(batch), again.eval().score(batch))
+    before, after = (dict(model.backbone.model.named_parameters()) for model in (known, drawn))
+    assert before.keys() == after.keys()
+    matrices = [name for name, value in before.items() if value.ndim == 2 and not value.requires_grad]
+    assert matrices
+    assert not any(torch.equal(before[name], after[name]) for name in matrices)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_tied_head_is_parted_from_embeddings_that_stay(make: Make, family: str) -> None:
     model = make(family, "head")
     words, head = model.backbone.model.get_input_embeddings().weight, model.backbone.output_embeddings.weight
@@ -240,6 +253,12 @@ def test_blocks_wait_for_their_turn(make: Make, family: str, pace: str) -> None:
         ("bart", "prefix", {"length": 512}, "model.length is 512, the backbone's context 512; at most 511 works"),
         ("llama", "prefix", {"reparameterisation": -1}, "at least 0"),
         ("llama", "gradual", {"budget": "1%"}, "no size that a budget could set"),
+        (
+            "llama",
+            "lora",
+            {"weights": "random", "quantization": "4bit"},
+            "only pretrained weights are held in four bits",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(
