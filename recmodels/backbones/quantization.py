@@ -14,7 +14,7 @@ from datamodules.contract.errors import InputError
 Quantization = Literal["4bit"]
 
 
-def check_quantization(method: str, trains_backbone: bool) -> None:
+def check_quantization(method: str, trains_backbone: bool, weights: str = "pretrained") -> None:
     """Refuses four bits where they cannot be had or where the weights themselves are needed; loads nothing.
 
     Raises:
@@ -31,6 +31,10 @@ four bits do not hold; use LoRATuning, AdapterTuning or PrefixTuning, or leave m
         raise InputError(
             f"model.quantization is '4bit', and {method} needs the weights themselves, which four bits do not hold; use"
             " LoRATuning, AdapterTuning or PrefixTuning, or leave model.quantization out"
+        )
+    if weights == "random":
+        raise InputError(
+            "model.weights is 'random': only pretrained weights are held in four bits; leave one of them out"
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(

@@ -96,12 +96,8 @@ class InstructionRecommender(Recommender):
         self.item_tokens: ItemTokens | None = None  # of the data, or of a checkpoint
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
         self.weights = weights
-        if quantization and weights == "random":
-            raise InputError(
-                "model.weights random: only pretrained weights are held in four bits; leave quantization out"
-            )
         if quantization:
-            check_quantization(type(self).__name__, self.trains_backbone)
+            check_quantization(type(self).__name__, self.trains_backbone, weights)
         self.budget = None if budget is None else parse_budget(budget)
         if self.budget is not None and not self.size_field:
             raise InputError(f"model.budget: {type(self).__name__} has no size that a budget could set; leave it out")
