@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,9 @@ def loading_lines(settings: dict[str, Any], base: str, encoder_decoder: bool) ->
 def run_command(arguments: list[str]) -> int:
     """Runs `export`."""
     options = _parser().parse_args(arguments)
+    if options.items is not None:
+        print(export_items(options.checkpoint, options.items, plugins=options.allow_import))
+        return 0
     print(export(options.checkpoint, options.out, merge=options.merge, plugins=options.allow_import))
     return 0
 
@@ -143,34 +147,79 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
     return f"{'model' if whole else 'adapter'}: {out} ({call})"
 
 
+def export_items(checkpoint: Path, file: Path, *, plugins: list[str] | None = None) -> str:
+    """Writes the vectors that a run has learnt of items, as a Parquet file of ids, titles and vectors.
+
+    Returns:
+        What was written and how to read it, for people.
+
+    Raises:
+        InputError: no such checkpoint or run, a file that exists or is no .parquet, or a model without vectors of items.
+    """
+    from datamodules.items.vectors import write_item_vectors
+
+    config = _config_of(checkpoint)
+    if file.suffix != ".parquet" or file.exists():
+        raise InputError(
+            f"--items {file} {'exists' if file.exists() else 'is no .parquet file'}; give a new FILE.parquet"
+        )
+    model, data = _load_run(checkpoint, config, plugins or [])
+    source = getattr(model, "backbone", model)
+    if not hasattr(source, "item_vectors") or (source is not model and source.item_table is None):
+        raise InputError(
+            f"{type(model).__name__} learns no vectors of items; language models do with --data.items Token"
+        )
+    data.prepare_data()
+    data.setup("test")
+    vectors, items = source.item_vectors(), data.sequences.item_ids
+    if len(vectors) != len(items):
+        raise InputError(f"{checkpoint} holds vectors of {len(vectors)} items, and its data are {len(items)} now")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_item_vectors(file, items, data.sequences.titles, vectors)
+    return f"items: {file} ({len(items)} vectors of {vectors.shape[1]} numbers; columns item, title, vector)"
+
+
 def load_run_model(checkpoint: Path, config: Path, plugins: list[str]) -> Any:
-    """The model of a run, built from the run's own config, with a checkpoint's weights in it.
+    """The language model of a run, built from the run's own config, with a checkpoint's weights in it.
 
     Raises:
         InputError: the config or the checkpoint is not of a tuned language model, or does not fit.
     """
+    from recmodels.methods.base import InstructionRecommender
+
+    def check(model: Any) -> None:
+        if not isinstance(model, InstructionRecommender) or not model.trains:
+            raise InputError(f"{type(model).__name__} trains no language model, so there is nothing to export")
+
+    model, _ = _load_run(checkpoint, config, plugins, check)
+    if model.item_tokens is not None:
+        raise InputError(
+            f"{checkpoint}: its items are tokens, whose vectors an exported folder cannot hold; test it as it is, or"
+            " write the vectors alone: --items FILE.parquet"
+        )
+    return model.float().eval()  # after the load: the backbone is recognised in the precision it was trained in
+
+
+def _load_run(
+    checkpoint: Path, config: Path, plugins: list[str], check: Callable[[Any], None] | None = None
+) -> tuple[Any, Any]:
+    """Model, with a checkpoint's weights in it, and data of a run."""
     from benchmarks.cli import app as cli
     from callbacks.training_guard import load_trained
-    from recmodels.methods.base import InstructionRecommender
 
     with tempfile.TemporaryDirectory() as scratch:
         allowed = [f"--allow-import={name}" for name in plugins]
         here = ["--trainer.accelerator=cpu", "--trainer.devices=1"]
         quiet = ["--trainer.logger=false", f"--out={scratch}"]
         built = cli.build(["test", *allowed, "-c", str(config), *here, *quiet])
-        model = built.model
-        if not isinstance(model, InstructionRecommender) or not model.trains:
-            raise InputError(f"{type(model).__name__} trains no language model, so there is nothing to export")
-        model.trainer = built.trainer
+        if check is not None:
+            check(built.model)
+        built.model.trainer = built.trainer
         try:
-            load_trained(model, checkpoint)
+            load_trained(built.model, checkpoint)
         except InputError as error:
             raise InputError(f"{checkpoint}: {str(error).removeprefix(f'{checkpoint}: ')}") from error
-        if model.item_tokens is not None:
-            raise InputError(
-                f"{checkpoint}: its items are tokens, whose vectors an exported folder cannot hold; test it as it is"
-            )
-    return model.float().eval()  # after the load: the backbone is recognised in the precision it was trained in
+    return built.model, built.datamodule
 
 
 def model_card(record: dict[str, Any], backbone: str, whole: bool) -> str:
@@ -246,7 +295,11 @@ def _record_of(config: Path) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = LineParser(prog="instructrec export")
     parser.add_argument("checkpoint", type=Path, help="RUN/checkpoints/best.ckpt, as fit wrote it")
-    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    made = parser.add_mutually_exclusive_group(required=True)
+    made.add_argument("--out", type=Path, help="a new folder")
+    made.add_argument(
+        "--items", type=Path, metavar="FILE", help="in place of it: a new .parquet file of items' vectors alone"
+    )
     parser.add_argument("--merge", action="store_true", help="a whole model, updates merged into its weights")
     parser.add_argument(
         "--allow-import", action="append", default=[], metavar="PACKAGE", help="the run's config may name its classes"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from datamodules.contract.errors import InputError
 from datamodules.contract.items import ItemTokens
 from datamodules.instructions.prompts import SlateText, shared_fields
 from datamodules.instructions.slates import Ints, Slate, SlateMaker
+from datamodules.items.vectors import read_item_vectors
 from datamodules.protocol.sequences import Sequences
 
 
@@ -132,8 +134,14 @@ def training_events(sequences: Sequences, _: object = None) -> EventBatch:
     )
 
 
-def with_events(tokens: ItemTokens | None, sequences: Sequences) -> ItemTokens | None:
-    """Gives item tokens the training events, if it is those that their vectors start from."""
-    if tokens is None or tokens.start != "events":
+def with_start(tokens: ItemTokens | None, sequences: Sequences) -> ItemTokens | None:
+    """Gives item tokens what their vectors start from, where that is not their titles: training events, or a file.
+
+    Raises:
+        InputError: the file does not hold a vector of every item.
+    """
+    if tokens is None or tokens.start in ("title", "random"):
         return tokens
-    return replace(tokens, events=training_events(sequences))
+    if tokens.start == "events":
+        return replace(tokens, events=training_events(sequences))
+    return replace(tokens, vectors=read_item_vectors(Path(tokens.start).expanduser(), sequences.item_ids))

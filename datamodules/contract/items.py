@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
+
+from torch import Tensor
 
 from datamodules.contract.batch import EventBatch
 from datamodules.contract.errors import InputError
 
-TokenStart = Literal["title", "random", "events"]
-"""What the vector of an item starts from: the mean of its title's word embeddings, chance, or that mean and what the training
-events say of the item."""
+STARTS = ("title", "random", "events")
+"""What the vector of an item can start from: the mean of its title's word embeddings, chance, or that mean and what the training
+events say of the item. Anything else is a file of vectors."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,17 @@ class ItemTokens:
     Attributes:
         first: words of the vocabulary.
         titles: `[I]` word ids of each item's title.
-        start: what the items' vectors start from.
+        start: what the items' vectors start from: one of `STARTS`, or a file.
         events: training events, where the vectors start from them.
+        vectors: `[I, D]` of the file.
         key: tells catalogues apart: a checksum of the titles in their order, or the one that a checkpoint recorded.
     """
 
     first: int
     titles: tuple[tuple[int, ...], ...]
-    start: TokenStart = "title"
+    start: str = "title"
     events: EventBatch | None = field(default=None, compare=False, repr=False)
+    vectors: Tensor | None = field(default=None, compare=False, repr=False)
     key: str = ""
 
     def __post_init__(self) -> None:

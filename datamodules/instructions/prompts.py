@@ -11,7 +11,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from datamodules.contract.errors import InputError
-from datamodules.contract.items import TokenStart
 from datamodules.instructions.preferences import Explicit
 from datamodules.instructions.slates import Slate, SlateMaker
 from datamodules.instructions.templates import Demonstration, Instruction, InstructionTemplate
@@ -61,7 +60,7 @@ class SlateText:
     explicit: Explicit | None = None
     ratings: NDArray[np.float64] | None = None
     others: tuple[SlateText, ...] = ()
-    token_start: TokenStart | None = None
+    token_start: str | None = None
 
     def of(self, slate: Slate) -> SlateText:
         """The wording that a slate has."""

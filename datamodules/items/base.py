@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 
 import polars as pl
 
-from datamodules.contract.items import TokenStart
-
 
 class ItemForm(ABC):
     """How an item is written, in prompts and as an answer.
@@ -16,7 +14,7 @@ class ItemForm(ABC):
     A form is one subclass with its options, in a file of its own, and a YAML in `configs/items`.
     """
 
-    token_start: TokenStart | None = None
+    token_start: str | None = None
     """What the vectors of items start from, where each is one token of its own; None where items are words."""
 
     @abstractmethod

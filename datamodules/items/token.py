@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datamodules.contract.items import TokenStart
+from pathlib import Path
+
+from datamodules.contract.errors import InputError
+from datamodules.contract.items import STARTS
 from datamodules.items.title import Title
 
 
@@ -14,8 +17,13 @@ class Token(Title):
     their encoders.
 
     Args:
-        start: of the vectors: `title`, the mean of the title's word embeddings; `random`, of their size; or `events`, that
-            mean and the item's factors of the training events, which `PureSVD` ranks by without a language model.
+        start: of the vectors: `title`, the mean of the title's word embeddings; `random`, of their size; `events`, that
+            mean and the item's factors of the training events, which `PureSVD` ranks by without a language model; or a
+            Parquet file that `instructrec export CKPT --items FILE` wrote of any run that learns vectors of items: as they
+            are where they are as wide as the backbone, else turned into its width and added to that mean.
+
+    Raises:
+        InputError: a start that is none of these.
 
     Example:
         >>> import polars as pl
@@ -23,5 +31,9 @@ class Token(Title):
         (['Heat (1995)'], 'title')
     """
 
-    def __init__(self, start: TokenStart = "title") -> None:
+    def __init__(self, start: str = "title") -> None:
+        if start not in STARTS and Path(start).suffix != ".parquet":
+            raise InputError(
+                f"data.items.start is {start!r}, must be {', '.join(STARTS)}, or a file FILE.parquet of vectors"
+            )
         self.token_start = start

@@ -104,6 +104,11 @@ class Backbone(ABC):
         table = self.model.get_input_embeddings()
         return table if isinstance(table, ItemTable) else None
 
+    def item_vectors(self) -> Tensor:
+        """Vectors `[I, D]` that states are multiplied with, of items that are tokens."""
+        table = cast(ItemTable, self.item_table)
+        return table.item if table.output is None else table.output
+
     def item_parameters(self, prefix: str) -> dict[str, nn.Parameter]:
         """Returns the vectors of items that are tokens, by their names in a module that holds the model as `prefix`."""
         mine = {id(value) for value in self.item_table.tables} if self.item_table else set()
@@ -116,7 +121,7 @@ class Backbone(ABC):
             The number of their parameters.
 
         Raises:
-            InputError: the backbone has no head that could grow, or another vocabulary.
+            InputError: the backbone has no head that could grow, another vocabulary, or less width than the vectors.
         """
         words, head = self.model.get_input_embeddings(), self.output_embeddings
         if head is None or not isinstance(head, nn.Linear):
@@ -140,17 +145,26 @@ class Backbone(ABC):
         self.model.set_input_embeddings(table)
         return sum(value.numel() for value in table.tables)
 
-    @staticmethod
-    def _item_start(weight: Tensor, items: ItemTokens) -> Tensor:
+    def _item_start(self, weight: Tensor, items: ItemTokens) -> Tensor:
         draw = torch.Generator().manual_seed(0)
         if items.start == "random":
             size = (len(items.titles), weight.shape[1])
             return torch.randn(size, generator=draw).to(weight.device) * weight.float().std()
         titles = mean_rows(weight.detach(), items.titles)
-        if items.events is None:
+        if items.events is not None:
+            told = item_factors(items.events, min(START_FACTORS, titles.shape[1]))
+        elif items.vectors is not None:
+            told = items.vectors
+        else:
             return titles
-        factors = item_factors(items.events, min(START_FACTORS, titles.shape[1])).to(titles)
-        return titles + widened(factors, titles, draw)
+        if told.shape[1] > titles.shape[1]:
+            raise InputError(
+                f"data.items.start: {items.start} holds vectors of {told.shape[1]} numbers, and backbone {self.name!r} is"
+                f" {titles.shape[1]} wide: at most as many work"
+            )
+        told = told.to(titles)
+        own = items.vectors is not None and told.shape == titles.shape  # of this very space, we must suppose
+        return told if own else titles + widened(told, titles, draw)
 
     def log_probabilities(self, hidden: Tensor, place: Tensor, token: Tensor, smoothing: float = 0.0) -> Tensor:
         """Log-probabilities `[L]` of labels at places of `[R, N, D]` states: of words among words, of items among items."""

@@ -55,6 +55,10 @@ class BPR(ItemEmbeddingRecommender):
             raise InputError("BPR knows only the users it was trained on; rank new users with SASRec or ItemKNN")
         return pair_scores(self.user(batch.user), self.item.weight, batch.branch_case, batch.branch_item)
 
+    def item_vectors(self) -> Tensor:
+        """Returns the items' table `[I, D]`."""
+        return self.item.weight
+
     def loss(self, batch: SequenceBatch) -> Tensor:
         """Returns the mean over events and their negatives of -log sigmoid of the difference of scores."""
         owner = self.user(batch.user)[:, None].expand(-1, batch.item.shape[1], -1)[batch.own]  # [T, D]

@@ -54,6 +54,10 @@ class PureSVD(ClosedForm):
         """Factors the training events."""
         return {"vectors": item_factors(events, self.factors, self.normalised)}
 
+    def item_vectors(self) -> Tensor:
+        """Returns the factors `[I, K]` of items."""
+        return self.vectors
+
     def score_branches(self, batch: InteractionBatch) -> Tensor:
         """Returns scores `[B]`: of a candidate's factors with the weighted sum of those of the history."""
         shown = batch.history >= 0

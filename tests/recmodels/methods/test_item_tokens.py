@@ -10,7 +10,7 @@ import torch
 
 from datamodules.contract.batch import CatalogueBatch, PromptTreeBatch
 from datamodules.contract.errors import InputError
-from datamodules.contract.items import ItemTokens, TokenStart
+from datamodules.contract.items import STARTS, ItemTokens
 from datamodules.datasets.movielens import MovieLens100K
 from datamodules.items.base import ItemForm
 from datamodules.items.title import Title
@@ -174,8 +174,8 @@ def test_a_solved_case_before_an_open_list_is_a_list_with_its_answer(mini_data: 
     assert written.count("List the movies that a user watched") == 2
 
 
-@pytest.mark.parametrize("start", ["title", "random", "events"])
-def test_vectors_start_from_titles_events_or_chance(mini_data: Path, tiny_causal: Path, start: TokenStart) -> None:
+@pytest.mark.parametrize("start", STARTS)
+def test_vectors_start_from_titles_events_or_chance(mini_data: Path, tiny_causal: Path, start: str) -> None:
     data = data_of(tiny_causal, Token(start))
     items = data.item_tokens
     assert items is not None
