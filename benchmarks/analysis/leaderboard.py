@@ -68,6 +68,23 @@ def search_notes(rows: Sequence[Row]) -> list[str]:
     return [f"Searched on validation users before the test ({'; '.join(sorted(how))}): {', '.join(counts)}."]
 
 
+def lineage_notes(rows: Sequence[Row]) -> list[str]:
+    """Which rows started from earlier runs, one line each.
+
+    Example:
+        >>> lineage_notes([])
+        []
+    """
+    notes = {}
+    for row in rows:
+        ancestors = row.runs[0].guards.get("lineage")
+        known = [each for each in ancestors if isinstance(each, dict)] if isinstance(ancestors, list) else []
+        if known:
+            chain = [f"{each.get('run')} ({each.get('model')}, {each.get('steps')} steps)" for each in known]
+            notes[row.name] = f"{row.name} starts from {', tuned from '.join(reversed(chain))}."
+    return [notes[name] for name in sorted(notes)]
+
+
 def unfair_reasons(rows: Sequence[Row]) -> list[str]:
     """Why a comparison of these rows is not one of equally tuned methods.
 
@@ -211,7 +228,7 @@ def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]
         compared=compared,
         chance=_chance(headline, first.task, first.num_candidates),
         rows=tuple(rows),
-        notes=(*notes, *search_notes(rows), *_reading_notes(rows, headline, compared, first)),
+        notes=(*notes, *search_notes(rows), *lineage_notes(rows), *_reading_notes(rows, headline, compared, first)),
     )
 
 

@@ -317,6 +317,8 @@ class InstructRecCLI(BuildingCLI):
             self.run_folder.begin(fresh=False)
         self.trainer.test(model, verbose=False, **kwargs)
         findings = Findings(tested_checkpoint=str(ckpt_path)) if ckpt_path else Findings()
+        if "lineage" in self.model.findings:
+            findings["lineage"] = self.model.findings["lineage"]
         self.run_folder.write_record(self.trainer, self.model, self.datamodule, findings)
 
     def predict(self, model: Recommender, ckpt_path: str | None = None, **kwargs: Any) -> None:

@@ -131,9 +131,11 @@ def _own(found: type) -> bool:
 
 def refuse_unusable_paths(config: Namespace, fitting: bool) -> None:
     """Refuses an output folder, a checkpoint or an earlier run that cannot be used, before anything is loaded."""
-    below = (config.model.get("init_args") or Namespace()).get("stack_on")
-    if fitting and below is not None and not Path(os.path.expanduser(below)).exists():
-        raise InputError(f"model.stack_on {below}: not a run, a checkpoint or an exported folder")
+    for option in ("stack_on", "init_from"):
+        run = (config.model.get("init_args") or Namespace()).get(option)
+        if fitting and run is not None and not Path(os.path.expanduser(run)).exists():
+            kinds = "a run, a checkpoint or an exported folder" if option == "stack_on" else "a run or a checkpoint"
+            raise InputError(f"model.{option} {run}: not {kinds}")
     checkpoint = config.get("ckpt_path")
     if checkpoint and not Path(checkpoint).is_file() and not (fitting and checkpoint == "last"):
         raise InputError(f"--ckpt_path {checkpoint} does not exist")

@@ -110,9 +110,12 @@ def export(checkpoint: Path, out: Path, *, merge: bool = False, plugins: list[st
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out} is not an empty folder; give a new one")
     from recmodels.methods.export import own_parts
+    from recmodels.methods.start import stands_on_run
 
     model = load_run_model(checkpoint, config, plugins or [])
     whole = merge or (model.trains_backbone and not _has_updates(model))
+    if not whole and stands_on_run(model):
+        raise InputError(f"{checkpoint}: it was tuned on the weights of model.init_from; use --merge for a whole model")
     own = None if whole else own_parts(model.backbone)
     if whole:
         whole_model = _whole(model)

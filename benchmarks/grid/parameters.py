@@ -40,7 +40,7 @@ _LARGEST_HOLLOW = 2**30
 """Backbone parameters above which no copy of zeros is made for a method that looks at the weights."""
 
 
-_NOT_COUNTED = ("objective", "optimizer", "stack_on")
+_NOT_COUNTED = ("objective", "optimizer", "stack_on", "init_from")
 """Options that change no number of parameters and take an object or a file."""
 
 

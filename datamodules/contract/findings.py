@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import TypedDict
 
 
+class Ancestor(TypedDict):
+    """An earlier run that a run started from; the sum is of its checkpoint."""
+
+    run: str
+    model: str
+    steps: int
+    sha256: str
+
+
 class Findings(TypedDict, total=False):
     """What models and callbacks hold as `findings`; together they are a record's `guards`.
 
@@ -17,6 +26,7 @@ class Findings(TypedDict, total=False):
     budget_parameters: int  # asked for
     budget_size: int
     budget_trained: int
+    lineage: list[Ancestor]  # the first one first
     stack_levels: int
     stack_parameters: int
     item_parameters: int  # of items that are tokens, beside what the method itself trains

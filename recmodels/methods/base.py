@@ -22,13 +22,12 @@ from recmodels.backbones.base import Backbone, Precision
 from recmodels.backbones.encoder_decoder import load_backbone
 from recmodels.backbones.loading import checkpoint_blocks, draw_weights
 from recmodels.backbones.quantization import Quantization, check_quantization
-from recmodels.base import CaseScores, IdentityError, Recommender
+from recmodels.base import CaseScores, Recommender
 from recmodels.layers.reference import Reference
 from recmodels.methods.budget import keep_to_budget, parse_budget
 from recmodels.methods.export import TOLERANCE, adapter_parts, merged
 from recmodels.methods.scoring import (
     Scoring,
-    StartingWeights,
     answer_scores,
     catalogue_of,
     predictor,
@@ -36,10 +35,18 @@ from recmodels.methods.scoring import (
     token_scores,
     training_scores,
 )
+from recmodels.methods.start import StartingWeights, earlier_run, identity_difference
 from recmodels.objectives import ObjectiveName, objective_named
 from recmodels.objectives.base import Objective
 from recmodels.retrieval.beam_search import Retrieved
-from recmodels.retrieval.scorer import as_causal, retrieve, retrieved_cases, score_catalogue, trie_on_device
+from recmodels.retrieval.scorer import (
+    as_causal,
+    check_beams,
+    retrieve,
+    retrieved_cases,
+    score_catalogue,
+    trie_on_device,
+)
 
 
 class InstructionRecommender(Recommender):
@@ -64,6 +71,8 @@ class InstructionRecommender(Recommender):
         quantization: `4bit` holds the frozen backbone's linear layers as NF4 (QLoRA); null leaves them in full.
         item_rate: learning rate of items' vectors, where items are tokens, as a multiple of the optimiser's own.
         weights: `pretrained`, or `random`: the same architecture, drawn anew, to tell what pretraining is worth.
+        init_from: an earlier run to start from, its folder or a checkpoint: of the same method with the same options, or
+            of FullTuning, whose weights any method then tunes further; the optimiser is new.
         **kwargs: of `Recommender`.
     """
 
@@ -87,12 +96,13 @@ class InstructionRecommender(Recommender):
         quantization: Quantization | None = None,
         item_rate: float = 1.0,
         weights: Literal["pretrained", "random"] = "pretrained",
+        init_from: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not item_rate > 0:
             raise InputError(f"model.item_rate is {item_rate}, must be above 0")
-        self.item_rate = item_rate
+        self.item_rate, self.init_from = item_rate, init_from
         self.item_tokens: ItemTokens | None = None  # of the data, or of a checkpoint
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
         self.weights = weights
@@ -102,10 +112,7 @@ class InstructionRecommender(Recommender):
         if self.budget is not None and not self.size_field:
             raise InputError(f"model.budget: {type(self).__name__} has no size that a budget could set; leave it out")
         check_backbone_name(backbone)
-        least = max(self.cutoffs) if retrieval == "beam" else 1
-        if beams < least:
-            reason = "" if least == 1 else ", the largest of model.cutoffs"
-            raise InputError(f"model.beams is {beams}, must be at least {least}{reason}")
+        check_beams(beams, self.cutoffs if retrieval == "beam" else ())
         self.retrieval, self.beams, self.dropout = retrieval, beams, dropout
         self.scoring = scoring_of(scoring, length_normalised, retrieval)
         self.catalogue: CatalogueTrie | None = None  # of the data, where scores or the objective read it
@@ -159,6 +166,8 @@ class InstructionRecommender(Recommender):
         if self.network is not None:
             return
         trainer = self.attached_trainer
+        training = trainer is None or trainer.training
+        earlier = earlier_run(self.init_from, type(self).__name__, needed=training)
         mixed = trainer is not None and str(trainer.precision).startswith("bf16")
         precision: Precision = "bfloat16" if mixed and not self.trains_backbone else "float32"
         self.backbone = load_backbone(self.backbone_name, precision, self.dropout, self.quantization)
@@ -166,6 +175,8 @@ class InstructionRecommender(Recommender):
             draw_weights(self.backbone)
         if self.retrieval == "beam":
             as_causal(self.backbone)  # refuses before anything is trained
+        if earlier is not None and earlier.is_below:
+            earlier.put_below(self.backbone)
         self.base_checksum = checksum_parameters(self.backbone.model.named_parameters())
         self.prepare_backbone(self.backbone)
         untuned = self._probe() if self.identity_at_start else None
@@ -174,8 +185,11 @@ class InstructionRecommender(Recommender):
             self.findings["item_parameters"] = self.backbone.add_items(self.item_tokens, self.trains)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
         if untuned is not None:
-            self.check_identity(self._probe(), untuned)
-        if self.objective.needs_reference and (trainer is None or trainer.training):
+            difference = identity_difference(type(self).__name__, self._probe(), untuned)
+            self.findings["step0_score_difference"] = difference
+        if earlier is not None:
+            self.findings["lineage"] = earlier.put_into(self)
+        if self.objective.needs_reference and training:
             self._start = StartingWeights(self.trained())
 
     def setup(self, stage: str) -> None:
@@ -200,14 +214,19 @@ class InstructionRecommender(Recommender):
         return {} if self.network is None else self.backbone.item_parameters("network")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps which items have vectors beside what was trained."""
+        """Keeps which items have vectors beside what was trained, and which runs led here."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["instructrec"] |= items_record(self.item_tokens)
+        if "lineage" in self.findings:
+            checkpoint["instructrec"]["lineage"] = self.findings["lineage"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Makes room for the items' vectors that a checkpoint holds."""
-        self.item_tokens = items_to_load(self.item_tokens, checkpoint.get("instructrec") or {})
+        origin = checkpoint.get("instructrec") or {}
+        self.item_tokens = items_to_load(self.item_tokens, origin)
         super().on_load_checkpoint(checkpoint)
+        if "lineage" in origin:
+            self.findings["lineage"] = origin["lineage"]
 
     def merged_model(self, tolerance: float = TOLERANCE) -> Any:
         """Returns a transformers model of the backbone's own layout whose scores are within a relative tolerance.
@@ -240,19 +259,6 @@ class InstructionRecommender(Recommender):
         trainer = None if self.trains_backbone else self.attached_trainer
         with contextlib.nullcontext() if trainer is None else trainer.precision_plugin.forward_context():
             return self.backbone.probe()
-
-    def check_identity(self, tuned: Tensor, untuned: Tensor) -> None:
-        """Compares a probe of the tuned backbone with one of the untuned.
-
-        Raises:
-            IdentityError: they differ, though the method promises that they do not.
-        """
-        difference = float((tuned - untuned).abs().max())
-        self.findings["step0_score_difference"] = difference
-        if not difference <= 1e-5 * max(1.0, float(untuned.abs().max())):
-            raise IdentityError(
-                f"{type(self).__name__} promises the untuned scores at first; they differ by {difference:.3g}"
-            )
 
     def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt; of those found, under beam retrieval."""

@@ -5,17 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datamodules.contract.batch import BranchBatch, CatalogueTrie, PromptTreeBatch
 from datamodules.contract.errors import InputError
-from recmodels.backbones.base import Backbone, evaluating
+from recmodels.backbones.base import Backbone
 from recmodels.backbones.causal import CausalBackbone
 from recmodels.engine.prompt_tree import branch_scores, log_sums
 from recmodels.metrics.rating import rating_values
@@ -130,39 +129,6 @@ def answer_scores(tokens: TokenScores, branches: int, rule: Scoring) -> Tensor:
             raise RuntimeError("nothing was computed of what the catalogue allows")
         value = value - tokens.allowed
     return branch_scores(value, tokens.branch, branches, mean=rule == "mean")
-
-
-class StartingWeights:
-    """The weights that train, as they were before training: what preference losses compare with.
-
-    Scores under them come out of the same trees, whatever the tuning method; full tuning keeps a second copy.
-
-    Args:
-        trained: parameters by name.
-    """
-
-    def __init__(self, trained: dict[str, nn.Parameter]) -> None:
-        self.values = {name: value.detach().clone() for name, value in trained.items()}
-
-    @contextmanager
-    def put_in(self, trained: dict[str, nn.Parameter]) -> Iterator[None]:
-        """While it lasts, parameters have the values that they had at first."""
-        tuned = {name: value.data for name, value in trained.items()}
-        for name, value in trained.items():
-            self.values[name] = self.values[name].to(value.device)
-            value.data = self.values[name]
-        try:
-            yield
-        finally:
-            for name, value in trained.items():
-                value.data = tuned[name]
-
-    @torch.no_grad()
-    def log_likelihood(self, backbone: Any, batch: BranchBatch, trained: dict[str, nn.Parameter]) -> Tensor:
-        """Returns the summed log-probability `[B]` of each branch's tokens, without dropout."""
-        with evaluating(backbone.model), self.put_in(trained):
-            value: Tensor = backbone.log_likelihood(batch)
-        return value
 
 
 def representations(backbone: CausalBackbone, batch: PromptTreeBatch, hidden: Tensor) -> Representations:

@@ -22,6 +22,7 @@ from recmodels.layers.reference import Reference
 from recmodels.methods.base import InstructionRecommender
 from recmodels.methods.full import FullTuning
 from recmodels.methods.partial import PartialTuning
+from recmodels.methods.start import identity_difference
 from recmodels.objectives import Likelihood
 
 TAGS = ("O", "RECOMMEND")
@@ -68,7 +69,8 @@ class TunedEncoder(Recommender):
         tuning.apply_to(self.encoder)
         self.frozen_blocks = tuning.frozen_blocks
         if untuned is not None:
-            tuning.check_identity(self.encoder.probe(), untuned)
+            difference = identity_difference(type(tuning).__name__, self.encoder.probe(), untuned)
+            self.findings["step0_score_difference"] = difference
         self.findings |= tuning.findings
         self.add_head(self.encoder.model.config)
         self.network = self.encoder.model.train()
@@ -173,7 +175,7 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
     """Passes a tuning method on that has no training step of its own.
 
     Raises:
-        InputError: it tunes nothing, wants four bits, stands on another run, has an objective, or trains in a way that
+        InputError: it tunes nothing, wants four bits, stands on or starts from another run, has an objective, or trains in a way that
             a tagger's loop does not.
     """
     name = type(tuning).__name__
@@ -187,6 +189,8 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
         raise InputError(
             "model.tuning.stack_on is set, and a tagger's adapters stand on its encoder only; leave it out"
         )
+    if tuning.init_from is not None:
+        raise InputError("model.tuning.init_from is set, and a tagger starts from its encoder; leave it out")
     if type(tuning.objective) is not Likelihood:
         chosen = type(tuning.objective).__name__
         raise InputError(f"model.tuning.objective is {chosen}, and a tagger has a loss of its own; leave it out")

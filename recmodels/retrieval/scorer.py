@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,14 @@ def as_causal(backbone: Backbone) -> CausalBackbone:
             " one, use model.retrieval=exhaustive"
         )
     return backbone
+
+
+def check_beams(beams: int, cutoffs: Sequence[int]) -> None:
+    """Raises `InputError` for fewer beams than one, or than the deepest cut-off that they are to fill."""
+    least = max(cutoffs, default=1)
+    if beams < least:
+        reason = ", the largest of model.cutoffs" if cutoffs else ""
+        raise InputError(f"model.beams is {beams}, must be at least {least}{reason}")
 
 
 def trie_on_device(batch: CatalogueBatch, last: CatalogueTrie | None) -> CatalogueTrie:

@@ -19,7 +19,7 @@ from datamodules.items.token import Token
 from datamodules.protocol.rules import Protocol
 from recmodels import objectives
 from recmodels.methods.lora import LoRATuning
-from recmodels.methods.scoring import StartingWeights
+from recmodels.methods.start import StartingWeights
 from recmodels.methods.token_classification import TokenClassification
 from recmodels.objectives import DPO
 from recmodels.objectives.base import Objective
