@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from datamodules.contract.errors import InputError
 from datamodules.contract.items import ItemTokens
 from datamodules.instructions.prompts import SlateText
@@ -95,6 +97,14 @@ class SlateEncoder:
             InputError: a prompt is too long even without its history.
         """
         return self._fitted(slates, [longest] * len(slates))
+
+    def blank_prompt(self) -> list[int] | None:
+        """Ids of the prompt of a user without a history; None where prompts tell more of a user, or in several wordings."""
+        if self.text.told or self.text.others or self.text.template.form != "matching":
+            return None
+        none = np.empty(0, dtype=np.int64)
+        slate = Slate(-1, "", none, none.astype(bool), np.zeros(1, dtype=np.int64), 0, True)
+        return self.prompts([slate], 1)[0].prompt
 
     def _fixed_ids(self, answers: tuple[str, ...]) -> list[list[int]]:
         if answers not in self._fixed:

@@ -166,18 +166,25 @@ class Backbone(ABC):
         own = items.vectors is not None and told.shape == titles.shape  # of this very space, we must suppose
         return told if own else titles + widened(told, titles, draw)
 
-    def log_probabilities(self, hidden: Tensor, place: Tensor, token: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Log-probabilities `[L]` of labels at places of `[R, N, D]` states: of words among words, of items among items."""
+    def log_probabilities(
+        self, hidden: Tensor, place: Tensor, token: Tensor, smoothing: float = 0.0, paired: bool = False
+    ) -> Tensor:
+        """Log-probabilities `[L]` of labels at places of `[R, N, D]` states: of words among words, of items among items.
+
+        Under `paired` a state is two, `[..., 2 D]`, and logits are those of the first less those of the second.
+        """
         table = self.item_table
         if table is None:
-            return label_log_probabilities(hidden, self.head, place, token, smoothing=smoothing)
+            head = difference(self.head) if paired else self.head
+            return label_log_probabilities(hidden, head, place, token, smoothing=smoothing)
         is_item = token >= table.first
         made = hidden.new_zeros(len(token), dtype=torch.float32)
         for kind, head, first in ((is_item, table.logits, table.first), (~is_item, self.head, 0)):
             chosen = kind.nonzero().flatten()
             if len(chosen):
                 label = place[chosen], token[chosen] - first
-                part = label_log_probabilities(hidden, head, *label, smoothing=smoothing)
+                logits = difference(head) if paired else head
+                part = label_log_probabilities(hidden, logits, *label, smoothing=smoothing)
                 made = made.index_copy(0, chosen, part)
         return made
 
@@ -221,6 +228,21 @@ class Backbone(ABC):
             if name in OUTPUTS[block] and attends == (block == "attention") and widths(module)[1] == self.width:
                 return layer.get_submodule(parent), name
         raise InputError(f"no {block} output layer is known for backbone {self.name!r} ({self.family})")
+
+
+def difference(head: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Returns a head of pairs of states: logits of the first less those of the second.
+
+    Example:
+        >>> difference(torch.neg)(torch.tensor([[1.0, 2.0, 5.0, 5.0]])).tolist()
+        [[4.0, 3.0]]
+    """
+
+    def logits(pair: Tensor) -> Tensor:
+        first, second = pair.chunk(2, dim=-1)
+        return head(first) - head(second)
+
+    return logits
 
 
 def widths(module: nn.Module) -> tuple[int, int]:

@@ -75,15 +75,24 @@ class CausalBackbone(Backbone):
         forest = (batch.token, batch.end, batch.depth, batch.trunk, batch.stretches)
         return self.hidden_states(*forest, read=place.unique())
 
-    def text_states(self, token: Tensor, size: Tensor) -> Tensor:
-        """Returns the last hidden state `[T, D]` of each of some texts, laid side by side, of so many tokens `[T]`."""
-        end = size.cumsum(0)
-        bounds = [0]
+    def text_states(self, token: Tensor, size: Tensor, ahead: Tensor | None = None) -> Tensor:
+        """Returns the last hidden states `[P + N, D]` of texts of so many tokens `[T]`, laid side by side.
+
+        Each is read alone, or behind a prompt `[P]` that all of them share.
+        """
+        prompt = token[:0] if ahead is None else ahead
+        trunk, end = len(prompt), len(prompt) + size.cumsum(0)
+        whole = trunk + len(token)
+        bounds = [trunk]
         for bound in end.tolist():
-            if bound - bounds[-1] >= TEXT_TOKENS or bound == len(token):
+            if bound - bounds[-1] >= TEXT_TOKENS or bound == whole > bounds[-1]:
                 bounds.append(bound)
-        depth = torch.arange(len(token), device=token.device) - (end - size).repeat_interleave(size)
-        return self.hidden_states(token, end.repeat_interleave(size), depth, 0, bounds, read=end - 1)[end - 1]
+        lead, place = torch.arange(trunk, device=token.device), torch.arange(trunk, whole, device=token.device)
+        ends = torch.cat([torch.full_like(lead, whole), end.repeat_interleave(size)])
+        depth = torch.cat([lead, trunk + place - (end - size).repeat_interleave(size)])
+        if trunk == whole:
+            trunk, bounds = 0, [0, whole]
+        return self.hidden_states(torch.cat([prompt, token]), ends, depth, trunk, bounds)
 
     def hidden_states(
         self,

@@ -27,9 +27,10 @@ from recmodels.layers.reference import Reference
 from recmodels.methods.budget import keep_to_budget, parse_budget
 from recmodels.methods.export import TOLERANCE, adapter_parts, merged
 from recmodels.methods.scoring import (
+    DataKnown,
     Scoring,
     answer_scores,
-    catalogue_of,
+    known_of,
     predictor,
     scoring_of,
     token_scores,
@@ -115,7 +116,7 @@ class InstructionRecommender(Recommender):
         check_beams(beams, self.cutoffs if retrieval == "beam" else ())
         self.retrieval, self.beams, self.dropout = retrieval, beams, dropout
         self.scoring = scoring_of(scoring, length_normalised, retrieval)
-        self.catalogue: CatalogueTrie | None = None  # of the data, where scores or the objective read it
+        self.known = DataKnown()  # what scores or the objective read of the data
         self._trie: CatalogueTrie | None = None
         self.backbone_name, self.objective = backbone, objective_named(objective)
         self._start: StartingWeights | None = None  # what preferences are compared with
@@ -196,10 +197,7 @@ class InstructionRecommender(Recommender):
         """Takes the data's items, where they are tokens, and its catalogue; the trainer has set the data up by now."""
         data = cast(Any, self.trainer).datamodule
         self.item_tokens = getattr(data, "item_tokens", None) or self.item_tokens
-        if self.scoring == "catalogue":
-            self.catalogue = catalogue_of(data, "model.scoring catalogue")
-        elif stage == "fit" and (self.objective.needs_catalogue or self.objective.needs_representations):
-            self.catalogue = catalogue_of(data, f"model.objective {self.objective.needs.name!r}")
+        self.known = known_of(data, self.scoring, self.objective if stage == "fit" else None)
 
     def checkpoint_keys(self) -> set[str]:
         """What is trained, and the items' vectors in any case."""
@@ -265,9 +263,8 @@ class InstructionRecommender(Recommender):
         if isinstance(batch, CatalogueBatch):
             return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
         reads: Any = "probabilities" if self.scoring == "catalogue" else None
-        tokens = token_scores(
-            predictor(self.backbone, batch), batch, self._catalogue_on(batch.branch_case.device), reads
-        )
+        self.known = self.known.on(batch.branch_case.device)
+        tokens = token_scores(predictor(self.backbone, batch), batch, self.known.trie, reads)
         return answer_scores(tokens, len(batch.branch_case), self.scoring)
 
     def score_cases(self, batch: Batch) -> CaseScores:
@@ -284,17 +281,12 @@ class InstructionRecommender(Recommender):
         self._trie = trie_on_device(batch, self._trie)
         return retrieve(self.backbone, batch, self._trie, self.beams, length_normalised=self.scoring == "mean")
 
-    def _catalogue_on(self, device: torch.device) -> CatalogueTrie | None:
-        if self.catalogue is not None and self.catalogue.token.device != device:
-            self.catalogue = self.catalogue.to(device)
-        return self.catalogue
-
     def training_step(self, batch: BranchBatch, batch_idx: int) -> Tensor:
         """Returns the objective's loss on a batch of windows."""
         start = self._start
         before = None if start is None else start.log_likelihood(self.backbone, batch, self.trained())
-        trie = self._catalogue_on(batch.branch_case.device)
-        scores = training_scores(self.backbone, batch, self.objective, self.scoring, trie, before)
+        self.known = self.known.on(batch.branch_case.device)
+        scores = training_scores(self.backbone, batch, self.objective, self.scoring, self.known, before)
         for name, value in self.objective.observed(scores).items():
             self.log(f"train/{name}", value)
         return self.check_loss(self.objective(scores))

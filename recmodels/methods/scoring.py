@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -42,18 +43,50 @@ def scoring_of(scoring: Scoring | None, length_normalised: bool, retrieval: str)
     return scoring or ("mean" if length_normalised else "sum")
 
 
-def catalogue_of(data: Any, asked_by: str) -> CatalogueTrie:
-    """Returns the tree of a data module's catalogue.
+@dataclass(frozen=True)
+class DataKnown:
+    """What scores and objectives read of the data beside its batches.
+
+    Attributes:
+        trie: the catalogue.
+        blank: `[P]` ids of the prompt without a history.
+    """
+
+    trie: CatalogueTrie | None = None
+    blank: Tensor | None = None
+
+    def on(self, device: torch.device) -> DataKnown:
+        """The same on a device."""
+        here = self.trie is None or self.trie.token.device == device
+        return self if here else replace(self, trie=cast(CatalogueTrie, self.trie).to(device))
+
+
+def known_of(data: Any, rule: Scoring, objective: Objective | None) -> DataKnown:
+    """Returns what a rule of scoring, and in training an objective, read of a data module.
 
     Raises:
-        InputError: its answers are no titles of the catalogue.
+        InputError: its answers are no titles of the catalogue, or its prompts tell more of a user than the history.
     """
-    trie: CatalogueTrie | None = getattr(getattr(data, "collator", None), "trie", None)
+    asks = objective is not None and (
+        objective.needs_catalogue or objective.needs_representations or objective.needs_effects
+    )
+    if rule != "catalogue" and not asks:
+        return DataKnown()
+    asked_by = (
+        "model.scoring catalogue" if objective is None or not asks else f"model.objective {objective.needs.name!r}"
+    )
+    collator = getattr(data, "collator", None)
+    trie: CatalogueTrie | None = getattr(collator, "trie", None)
     if trie is None:
         raise InputError(
             f"{asked_by} needs answers out of the whole catalogue, of a causal backbone; use data.task=matching"
         )
-    return trie
+    if objective is None or not objective.needs_effects:
+        return DataKnown(trie)
+    blank = cast(Any, collator).slates.blank_prompt()
+    if blank is None:
+        raise InputError(f"{asked_by} needs prompts of the history alone, in one wording; use data.cell P1,I0,T2")
+    return DataKnown(trie, torch.tensor(blank))
 
 
 def predictor(backbone: Any, batch: BranchBatch) -> Predictor:
@@ -139,7 +172,7 @@ def representations(backbone: CausalBackbone, batch: PromptTreeBatch, hidden: Te
     first = torch.full_like(item, len(index)).scatter_reduce(0, index, number, "amin")  # [I] branch of each item
     chosen, place = first.sort()
     text = batch.label_token[torch.isin(batch.label_branch, chosen)]
-    vectors = backbone.text_states(text, size[chosen])[place.argsort()]
+    vectors = backbone.text_states(text, size[chosen])[size[chosen].cumsum(0) - 1][place.argsort()]
     begin = torch.searchsorted(batch.branch_case, torch.arange(len(batch.case), device=index.device))
     user = hidden[batch.label_place[(size.cumsum(0) - size)[begin]]]
     right = torch.zeros(len(user), len(item), dtype=torch.bool, device=index.device)
@@ -149,22 +182,51 @@ def representations(backbone: CausalBackbone, batch: PromptTreeBatch, hidden: Te
     return Representations(user, vectors, right, same @ right.float() > 0)
 
 
+def history_effects(backbone: CausalBackbone, batch: PromptTreeBatch, hidden: Tensor, blank: Tensor) -> Tensor:
+    """Returns log-probabilities `[L]` of the right answers' tokens under what the history adds to the logits.
+
+    Args:
+        backbone: what the states are of.
+        batch: whose answers are read again, behind the prompt without a history.
+        hidden: `[N, D]` states of the batch.
+        blank: `[P]` ids of that prompt.
+
+    Returns:
+        Under the softmax of logits less those without a history; 0 for tokens of wrong answers.
+    """
+    right = batch.relevance > 0
+    label = right[batch.label_branch].nonzero().flatten()
+    size = torch.bincount(batch.label_branch, minlength=len(right))[right]
+    last = size.cumsum(0) - 1
+    keep = torch.ones(len(label), dtype=torch.bool, device=label.device).index_fill(0, last, False)
+    states = backbone.text_states(batch.label_token[label[keep]], size - 1, blank)
+    place = len(blank) + keep.cumsum(0) - 1 - keep.long()  # of the token before, whichever answer it is of
+    place[last - size + 1] = len(blank) - 1
+    pair = torch.cat([hidden[batch.label_place[label]], states[place]], -1)
+    number = torch.arange(len(label), device=label.device)
+    value = backbone.log_probabilities(pair, number, batch.label_token[label], paired=True)
+    return value.new_zeros(len(batch.label_token)).index_copy(0, label, value)
+
+
 def training_scores(
     backbone: Backbone,
     batch: BranchBatch,
     objective: Objective,
     rule: Scoring,
-    trie: CatalogueTrie | None,
+    known: DataKnown,
     reference: Tensor | None,
 ) -> BranchScores:
     """Returns what an objective reads of a training batch."""
     reads = "probabilities" if rule == "catalogue" else objective.needs_catalogue
-    predict, vectors = predictor(backbone, batch), None
-    if objective.needs_representations:
-        causal, tree = cast(CausalBackbone, backbone), cast(PromptTreeBatch, batch)  # as `catalogue_of` saw
+    predict, vectors, effects = predictor(backbone, batch), None, None
+    if objective.needs_representations or objective.needs_effects:
+        causal, tree = cast(CausalBackbone, backbone), cast(PromptTreeBatch, batch)  # as `known_of` saw
         hidden = causal.batch_states(tree, tree.label_place)
-        predict, vectors = partial(causal.log_probabilities, hidden), representations(causal, tree, hidden)
-    tokens = token_scores(predict, batch, trie, reads, objective.smoothing)
+        predict = partial(causal.log_probabilities, hidden)
+        vectors = representations(causal, tree, hidden) if objective.needs_representations else None
+        if known.blank is not None:
+            effects = history_effects(causal, tree, hidden, known.blank.to(hidden.device))
+    tokens = token_scores(predict, batch, known.trie, reads, objective.smoothing)
     branches = len(batch.branch_case)
     return BranchScores(
         answer_scores(tokens, branches, "sum"),
@@ -174,6 +236,6 @@ def training_scores(
         batch.branch_case,
         rating_values(batch.branch_item) if batch.answers == "ratings" else None,
         reference,
-        tokens,
+        replace(tokens, effect=effects),
         vectors,
     )

@@ -4,6 +4,7 @@ from typing import Literal
 
 from recmodels.objectives.base import Objective
 from recmodels.objectives.catalogue_likelihood import CatalogueLikelihood
+from recmodels.objectives.causal_effect import CausalEffect
 from recmodels.objectives.contrastive import Contrastive
 from recmodels.objectives.dmpo import DMPO
 from recmodels.objectives.dpo import DPO
@@ -18,6 +19,7 @@ __all__ = [
     "DMPO",
     "DPO",
     "CatalogueLikelihood",
+    "CausalEffect",
     "Contrastive",
     "Likelihood",
     "Listwise",

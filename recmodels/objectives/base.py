@@ -24,12 +24,15 @@ class TokenScores:
         log_probability: `[L]`.
         choices: `[L]` number of ways in which the catalogue's answers go on at its place; None where nobody asked.
         allowed: `[L]` log-probability of all tokens together that do so; None likewise.
+        effect: `[L]` log-probability under the softmax of what the history adds to the logits; 0 for tokens of wrong
+            answers, None where nobody asked.
     """
 
     branch: Tensor
     log_probability: Tensor
     choices: Tensor | None = None
     allowed: Tensor | None = None
+    effect: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Objective(ABC):
     """What it reads of the catalogue: the number of tokens allowed in each place, or their probability, too."""
     needs_representations: ClassVar[bool] = False
     """Whether it reads `BranchScores.representations`."""
+    needs_effects: ClassVar[bool] = False
+    """Whether it reads `TokenScores.effect`."""
     smoothing: float = 0.0
     """Share of each label that is spread over the whole vocabulary before its log-probability is taken."""
 

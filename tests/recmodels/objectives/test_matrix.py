@@ -19,6 +19,7 @@ from datamodules.items.token import Token
 from datamodules.protocol.rules import Protocol
 from recmodels import objectives
 from recmodels.methods.lora import LoRATuning
+from recmodels.methods.scoring import DataKnown, known_of
 from recmodels.methods.start import StartingWeights
 from recmodels.methods.token_classification import TokenClassification
 from recmodels.objectives import DPO
@@ -47,7 +48,7 @@ def batch_for(needs: ObjectiveNeeds) -> Any:
 def test_every_objective_trains_what_a_method_declares(method: str) -> None:
     family = "llama" if documented()[method]["llama"] == "yes" else "gpt2"  # which has biases
     model = build(method, family).train()
-    model.catalogue = build_trie(ANSWERS)
+    model.known = DataKnown(build_trie(ANSWERS), torch.tensor(PROMPTS[1]))
     for name, kind in OBJECTIVES.items():
         objective = model.objective = kind()
         model._start = StartingWeights(model.trained()) if objective.needs_reference else None
@@ -93,7 +94,7 @@ def test_every_objective_takes_every_kind_of_items_and_windows(
     if outcome == "yes":
         model: Any = LoRATuning(backbone=str(tiny_causal), objective=OBJECTIVES[name]())
         model.item_tokens, model.log = data.item_tokens, lambda *a, **k: None
-        model.catalogue = getattr(data.collator, "trie", None)
+        model.known = known_of(data, "sum", model.objective)
         model.configure_model()
         model.training_step(next(iter(data.train_dataloader())), 0).backward()
         assert sum(float(v.grad.abs().sum()) for v in model.trained().values() if v.grad is not None) > 0

@@ -22,6 +22,7 @@ from recmodels.metrics.rating import rating_values
 from recmodels.objectives import (
     DMPO,
     DPO,
+    CausalEffect,
     Contrastive,
     Likelihood,
     Listwise,
@@ -58,7 +59,8 @@ def batch_for(needs: ObjectiveNeeds, seed: int = 0, step: Tensor | None = None) 
     value = rating_values(torch.arange(answers).repeat(3)) if needs.task == "rating" else None
     branch = torch.arange(3 * answers).repeat_interleave(length)
     choices = torch.randint(1, 3, branch.shape, generator=draw)
-    tokens = TokenScores(branch, score[branch], choices, allowed=torch.rand(branch.shape, generator=draw))
+    allowed, effect = torch.rand(2, *branch.shape, generator=draw)
+    tokens = TokenScores(branch, score[branch], choices, allowed, effect)
     reference = torch.randn(3 * answers, generator=draw)
     user, item = torch.randn(2, 3, 5, generator=draw)
     vectors = Representations(user, item, torch.eye(3) > 0, torch.eye(3) > 0)
@@ -240,3 +242,5 @@ def test_shares_and_margins_out_of_range_are_refused() -> None:
             SimPO(margin=value)
         with pytest.raises(InputError, match=r"model\.objective\.weight is .*, must be at least 0"):
             Contrastive(weight=value)
+        with pytest.raises(InputError, match=r"model\.objective\.last_weight is .*, must be at least 0"):
+            CausalEffect(last_weight=value)

@@ -21,7 +21,7 @@ from datamodules.items.token import Token
 from datamodules.protocol.rules import Protocol
 from recmodels.engine.prompt_tree import label_log_probabilities
 from recmodels.methods.lora import LoRATuning
-from recmodels.methods.scoring import catalogue_of, nodes_of, predictor, scoring_of, token_scores
+from recmodels.methods.scoring import known_of, nodes_of, predictor, scoring_of, token_scores
 from recmodels.methods.zero_shot import ZeroShot
 from recmodels.objectives import CatalogueLikelihood, Contrastive, Likelihood
 from tests.datamodules.options import grouped
@@ -106,7 +106,7 @@ def test_what_the_catalogue_allows_is_what_its_titles_go_on_with(
     titles, first = catalogue_answers(collator.slates), collator.slates.first_item or 0
     model = model_of(data, objective=CatalogueLikelihood())
     batch: Any = next(iter(data.train_dataloader()))
-    got = token_scores(predictor(model.backbone, batch), batch, model.catalogue, "probabilities")
+    got = token_scores(predictor(model.backbone, batch), batch, model.known.trie, "probabilities")
     assert got.allowed is not None
     assert got.choices is not None
     values, choices = [], []
@@ -173,7 +173,7 @@ def test_what_cannot_be_read_of_a_catalogue_is_refused(mini_data: Path, tiny_cau
         scoring_of("sum", True, "exhaustive")
     for data in (data_of(tiny_causal, Title(), task="reranking"), data_of(tiny_t5, Title())):
         with pytest.raises(InputError, match="needs answers out of the whole catalogue.*use data.task=matching"):
-            catalogue_of(data, "model.scoring catalogue")
+            known_of(data, "catalogue", None)
         with pytest.raises(InputError, match="model.objective 'likelihood' needs answers out of the whole catalogue"):
             model_of(data, objective=Likelihood(certain_weight=0.0))
         with pytest.raises(InputError, match="model.objective 'contrastive' needs answers out of the whole catalogue"):
