@@ -1,6 +1,7 @@
 """Observers of training and testing. The names exported here are the names used in configs."""
 
 from callbacks.cost_meter import CostMeter
+from callbacks.history_effect import HistoryEffect
 from callbacks.prediction_writer import PredictionWriter
 from callbacks.progress_log import ProgressLog
 from callbacks.resume import Resume
@@ -11,6 +12,7 @@ from callbacks.training_guard import TrainingGuard
 
 __all__ = [
     "CostMeter",
+    "HistoryEffect",
     "PredictionWriter",
     "ProgressLog",
     "Resume",

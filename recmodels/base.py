@@ -178,6 +178,9 @@ class Recommender(L.LightningModule, ABC):
             **self.case_totals(batch),
         )
 
+    def scores_without_history(self, data: Any) -> Tensor | None:
+        """Returns scores `[I]` of a data module's items for a user of whom nothing is known; None where it has none."""
+
     @staticmethod
     def case_totals(batch: Batch) -> dict[str, Any]:
         """Returns what `CaseScores` says of whole cases, whatever was scored of them."""

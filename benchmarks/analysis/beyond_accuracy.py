@@ -22,6 +22,7 @@ from benchmarks.analysis.exposure import (
     item_novelty,
     item_percentile,
     mean_of_shown,
+    rank_correlation,
 )
 from benchmarks.analysis.leaderboard import Table
 from benchmarks.analysis.reliability import calibration_error
@@ -38,6 +39,8 @@ DEFINITIONS = {
     "popularity": "mean share of the catalogue that is less popular in training than a shown item",
     "novelty": "mean self-information of a shown item in bits: -log2 of its share of training events, one added to each",
     "diversity": "mean cosine distance between two shown items of a list, by their categories or their titles' words",
+    "as_blank": "mean rank correlation (Spearman) of a list's scores with those of the same items without a history: 1 where"
+    " the history moved nothing (lower is more of the user's own)",
     "ece": "expected calibration error of Yes over ten bins of equal width (lower is better)",
     "brier": "mean squared distance of the probability of Yes and the answer (lower is better)",
 }
@@ -55,6 +58,7 @@ class Facts:
         feature_start: `[I + 1]` where each item's features begin.
         feature: numbers of the features.
         groups: `[U]` names of groups by profile column.
+        blank: `[I]` scores for a user without a history; None where nobody asked for them.
     """
 
     user: NDArray[np.str_]
@@ -64,6 +68,7 @@ class Facts:
     feature_start: Ints
     feature: Ints
     groups: dict[str, NDArray[np.str_]]
+    blank: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -133,12 +138,26 @@ def read_facts(folder: Path, rule: str = "") -> tuple[Facts | None, Lists | None
     if not arrays.keys() >= set(named):
         return None, lists
     user, popularity, history, target, start, feature = (arrays[name] for name in named)
-    facts = Facts(user.astype(np.str_), popularity, history, target, start, feature, groups)
+    blank = arrays.get("blank_score")
+    known = blank is not None and blank.shape == popularity.shape and bool(np.isfinite(blank).all())
+    scores = blank.astype(np.float64) if blank is not None and known else None
+    facts = Facts(user.astype(np.str_), popularity, history, target, start, feature, groups, scores)
     # The lists of yes/no and rating tasks hold answers, not items.
     return (facts if _is_whole(facts) else None), lists
 
 
-_FACTS = ("user", "item", "score", "case_start", "popularity", "history", "target", "feature_start", "feature")
+_FACTS = (
+    "user",
+    "item",
+    "score",
+    "case_start",
+    "popularity",
+    "history",
+    "target",
+    "feature_start",
+    "feature",
+    "blank_score",
+)
 
 
 def _is_ragged(start: Ints, length: int) -> bool:
@@ -175,7 +194,9 @@ def list_metrics(lists: Lists, facts: Facts, k: int) -> dict[str, float]:
         "popularity": mean_of_shown(shown, lists.item, item_percentile(facts.popularity)),
         "novelty": mean_of_shown(shown, lists.item, item_novelty(facts.popularity)),
         "diversity": diversity(shown, lists.item, facts.feature_start, facts.feature),
-    }
+    } | (
+        {} if facts.blank is None else {"as_blank": rank_correlation(lists.score, facts.blank[lists.item], lists.start)}
+    )
 
 
 def beyond(table: Table) -> Beyond:

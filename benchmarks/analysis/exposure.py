@@ -209,3 +209,39 @@ def _of_split(shown: Chances, rows: NDArray[np.bool_], first: int, lists: int, c
     split = rows & (shown.value > 0) & (shown.value < 1)
     values[shown.owner[split] - first] = column[split]
     return values
+
+
+def rank_correlation(score: Floats, other: Floats, start: Ints) -> float:
+    """Mean over lists of Spearman's correlation of two scores of the same entries; equal scores share their mean rank.
+
+    Lists in which either score is constant have none and are left out; NaN where none is left.
+
+    Args:
+        score: `[B]`, as `other`.
+        other: see there.
+        start: `[U + 1]` where each list begins.
+
+    Example:
+        >>> score, other = np.array([3.0, 2.0, 1.0, 5.0, 4.0]), np.array([9.0, 8.0, 7.0, 0.0, 1.0])
+        >>> rank_correlation(score, other, np.array([0, 3, 5]))
+        0.0
+    """
+    count = np.diff(start)
+    owner = np.repeat(np.arange(len(count)), count)
+    one, two = (_centred_ranks(each, owner, start) for each in (score, other))
+    sums = [np.bincount(owner, weights=product, minlength=len(count)) for product in (one * two, one**2, two**2)]
+    varied = (sums[1] > 0) & (sums[2] > 0)
+    if not varied.any():
+        return float("nan")
+    return float((sums[0][varied] / np.sqrt(sums[1][varied] * sums[2][varied])).mean())
+
+
+def _centred_ranks(score: Floats, owner: Ints, start: Ints) -> Floats:
+    order = np.lexsort((score, owner))
+    ordered, mine = score[order], owner[order]
+    begins = np.ones(len(score), dtype=bool)
+    begins[1:] = (ordered[1:] != ordered[:-1]) | (mine[1:] != mine[:-1])
+    run = np.cumsum(begins) - 1
+    rank = np.empty(len(score))
+    rank[order] = np.bincount(run, weights=np.arange(len(score)))[run] / np.bincount(run)[run]
+    return rank - (start[:-1] + (np.diff(start) - 1) / 2)[owner]

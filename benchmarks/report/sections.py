@@ -15,7 +15,7 @@ from benchmarks.metric_names import fraction, higher_is_better, metric_label
 from benchmarks.report.tables import EMPTY, TableCell, cost_text, markdown_table
 
 LABELS = {"coverage": "coverage", "gini": "Gini", "popularity": "popularity", "novelty": "novelty (bits)"}
-LABELS |= {"diversity": "diversity", "ece": "ECE", "brier": "Brier"}
+LABELS |= {"as_blank": "as without history", "diversity": "diversity", "ece": "ECE", "brier": "Brier"}
 COSTS = {
     "targets": "train_targets",
     "train time": "train_seconds",
@@ -70,7 +70,7 @@ def _beyond_section(names: Sequence[str], found: Beyond) -> Section | None:
     columns = {"method": [TableCell(name) for name in names]}
     notes = []
     for metric in metrics:
-        label = LABELS[metric] + (f" @{found.cutoff}" if metric not in ("ece", "brier") else "")
+        label = LABELS[metric] + (f" @{found.cutoff}" if metric not in ("ece", "brier", "as_blank") else "")
         columns[label] = [_number(found.values[name].get(metric), metric) for name in names]
         notes.append(f"{label}: {DEFINITIONS[metric]}.")
     if found.offered:

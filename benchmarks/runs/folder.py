@@ -22,6 +22,7 @@ from torch import Tensor
 from benchmarks.paths import CHECKOUT, record_path, scores_path
 from benchmarks.runs.case_features import fact_arrays
 from callbacks.cost_meter import CostMeter
+from callbacks.history_effect import HistoryEffect
 from callbacks.sample_table import SampleTable
 from callbacks.score_log import ScoreLog
 from datamodules.base import InstructionDataModule
@@ -95,7 +96,10 @@ class RunFolder:
         log, stored = callback_of(trainer, ScoreLog), scores_path(self.path, rule)
         log = log.also.get(rule) if log is not None and rule else log
         if log is not None and log.answers:
-            write_arrays(stored, score_arrays(log, data, model.cutoffs))
+            arrays, effect = score_arrays(log, data, model.cutoffs), callback_of(trainer, HistoryEffect)
+            if effect is not None and effect.scores is not None:
+                arrays["blank_score"] = effect.scores.numpy()
+            write_arrays(stored, arrays)
         stage = f"test/{rule}/" if rule else "test/"
         measured = {
             f"test/{k.removeprefix(stage)}": v for k, v in trainer.callback_metrics.items() if k.startswith(stage)

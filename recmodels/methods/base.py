@@ -33,6 +33,7 @@ from recmodels.methods.scoring import (
     known_of,
     predictor,
     scoring_of,
+    title_scores,
     token_scores,
     training_scores,
 )
@@ -272,6 +273,10 @@ class InstructionRecommender(Recommender):
         if self.retrieval == "exhaustive" or not isinstance(batch, CatalogueBatch):
             return super().score_cases(batch)
         return retrieved_cases(batch, self._retrieve(batch))
+
+    def scores_without_history(self, data: Any) -> Tensor | None:
+        """Returns scores `[I]` of a data module's titles behind a prompt that tells no history, if it has such a one."""
+        return title_scores(self.backbone, data, self.scoring)
 
     def _score_catalogue(self, batch: CatalogueBatch) -> Tensor:
         self._trie = trie_on_device(batch, self._trie)

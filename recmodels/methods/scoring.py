@@ -20,6 +20,8 @@ from recmodels.backbones.causal import CausalBackbone
 from recmodels.engine.prompt_tree import branch_scores, log_sums
 from recmodels.metrics.rating import rating_values
 from recmodels.objectives.base import BranchScores, Objective, Representations, TokenScores
+from recmodels.retrieval.exhaustive import catalogue_scores
+from recmodels.retrieval.scorer import as_causal
 
 Scoring = Literal["sum", "mean", "catalogue"]
 Predictor = Callable[..., Tensor]
@@ -87,6 +89,21 @@ def known_of(data: Any, rule: Scoring, objective: Objective | None) -> DataKnown
     if blank is None:
         raise InputError(f"{asked_by} needs prompts of the history alone, in one wording; use data.cell P1,I0,T2")
     return DataKnown(trie, torch.tensor(blank))
+
+
+@torch.no_grad()
+def title_scores(backbone: Backbone, data: Any, rule: Scoring) -> Tensor | None:
+    """Returns scores `[I]` of a catalogue's titles behind a prompt without a history; None where there is no such one."""
+    collator = getattr(data, "collator", None)
+    trie: CatalogueTrie | None = getattr(collator, "trie", None)
+    blank = None if trie is None else cast(Any, collator).slates.blank_prompt()
+    if trie is None or blank is None:
+        return None
+    device = next(backbone.model.parameters()).device
+    trie, prompt = trie.to(device), torch.tensor([blank], device=device)
+    length = torch.tensor([len(blank)], device=device)
+    scores = catalogue_scores(as_causal(backbone), prompt, length, trie, among_allowed=rule == "catalogue")[0]
+    return scores / (trie.depth[trie.last] + 1) if rule == "mean" else scores
 
 
 def predictor(backbone: Any, batch: BranchBatch) -> Predictor:
