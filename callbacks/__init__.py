@@ -9,6 +9,7 @@ from callbacks.sample_table import SampleTable
 from callbacks.score_log import ScoreLog
 from callbacks.time_budget import TimeBudget
 from callbacks.training_guard import TrainingGuard
+from callbacks.weight_average import WeightAverage
 
 __all__ = [
     "CostMeter",
@@ -20,4 +21,5 @@ __all__ = [
     "ScoreLog",
     "TimeBudget",
     "TrainingGuard",
+    "WeightAverage",
 ]

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from datamodules.contract.errors import InputError
 from datamodules.contract.items import ItemTokens
@@ -26,6 +27,8 @@ OUTPUTS = {
     "mlp": ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "wo", "Wo", "lin2", "dense"),
 }
 """Names of the linear layers that end a block, by architecture family."""
+DIVERGENCE_ROWS = 256
+"""States whose logits are compared at once."""
 START_FACTORS = 64
 """Factors of the training events that items' vectors start from: about as many as rank well by themselves."""
 
@@ -173,20 +176,41 @@ class Backbone(ABC):
 
         Under `paired` a state is two, `[..., 2 D]`, and logits are those of the first less those of the second.
         """
+        made = hidden.new_zeros(len(token), dtype=torch.float32)
+        for chosen, head, first in self._by_kind(token):
+            logits = difference(head) if paired else head
+            label = place[chosen], token[chosen] - first
+            part = label_log_probabilities(hidden, logits, *label, smoothing=smoothing)
+            if len(chosen) == len(token):
+                return part
+            made = made.index_copy(0, chosen, part)
+        return made
+
+    def divergence(self, first: Tensor, second: Tensor, token: Tensor) -> Tensor:
+        """Returns `[L]`: how far the probabilities that two states `[L, D]` give before each label are apart.
+
+        The mean of both Kullback-Leibler divergences, over words before words and over items before items.
+        """
+        made = first.new_zeros(len(token), dtype=torch.float32)
+        for chosen, head, _ in self._by_kind(token):
+            parts = [
+                checkpoint(mean_divergence, head, first[rows], second[rows], use_reentrant=False)
+                for rows in chosen.split(DIVERGENCE_ROWS)
+            ]
+            made = made.index_copy(0, chosen, torch.cat(parts))
+        return made
+
+    def _by_kind(self, token: Tensor) -> list[tuple[Tensor, Callable[[Tensor], Tensor], int]]:
+        """Which labels are words and which are items, where they are tokens: with their head, and the first one's id."""
         table = self.item_table
         if table is None:
-            head = difference(self.head) if paired else self.head
-            return label_log_probabilities(hidden, head, place, token, smoothing=smoothing)
+            return [(torch.arange(len(token), device=token.device), self.head, 0)]
         is_item = token >= table.first
-        made = hidden.new_zeros(len(token), dtype=torch.float32)
-        for kind, head, first in ((is_item, table.logits, table.first), (~is_item, self.head, 0)):
-            chosen = kind.nonzero().flatten()
-            if len(chosen):
-                label = place[chosen], token[chosen] - first
-                logits = difference(head) if paired else head
-                part = label_log_probabilities(hidden, logits, *label, smoothing=smoothing)
-                made = made.index_copy(0, chosen, part)
-        return made
+        kinds = [
+            (is_item.nonzero().flatten(), table.logits, table.first),
+            ((~is_item).nonzero().flatten(), self.head, 0),
+        ]
+        return [kind for kind in kinds if len(kind[0])]
 
     def linear_layers(self) -> dict[str, Any]:
         """Returns the body's linear layers by name, the head not among them."""
@@ -243,6 +267,18 @@ def difference(head: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         return head(first) - head(second)
 
     return logits
+
+
+def mean_divergence(head: Callable[[Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
+    """Returns `[L]`: the mean of the Kullback-Leibler divergences, either way, of what two states make of a head.
+
+    Example:
+        >>> states = torch.tensor([[0.0, 0.0], [0.0, 3.0]])
+        >>> [round(value, 4) for value in mean_divergence(torch.nn.Identity(), states, states.flip(0)).tolist()]
+        [0.6789, 0.6789]
+    """
+    one, two = (head(states).float().log_softmax(-1) for states in (first, second))
+    return ((one.exp() - two.exp()) * (one - two)).sum(-1) / 2
 
 
 def widths(module: nn.Module) -> tuple[int, int]:

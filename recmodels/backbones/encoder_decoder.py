@@ -11,6 +11,7 @@ encoded twice, and no keys and values of a prompt are ever copied to its branche
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -92,17 +93,24 @@ class EncoderDecoderBackbone(Backbone):
         self, batch: EncoderDecoderBatch, place: Tensor, token: Tensor, smoothing: float = 0.0
     ) -> Tensor:
         """Returns log-probabilities `[L]` of tokens at places where the batch has labels: its own, or others."""
-        encoded = self.encode(batch)
-        rows, width = batch.token.shape
-        some = max(1, self.decoded_tokens // width)
-        row = place // width
-        made = encoded.new_zeros(len(token), dtype=torch.float32)
-        for begin in range(0, rows, some):
-            label = ((begin <= row) & (row < begin + some)).nonzero().flatten()
-            hidden = self.decode(batch, encoded, slice(begin, begin + some))
+        row, width = place // batch.token.shape[1], batch.token.shape[1]
+        made = torch.zeros(len(token), device=token.device)
+        for begin, hidden in self._decoded(batch):
+            label = ((begin <= row) & (row < begin + len(hidden))).nonzero().flatten()
             part = self.log_probabilities(hidden, place[label] - begin * width, token[label], smoothing)
             made = made.index_copy(0, label, part)
         return made
+
+    def batch_states(self, batch: EncoderDecoderBatch, place: Tensor) -> Tensor:  # all are whole
+        """Returns the decoder's last hidden states `[R * N, D]` of a batch."""
+        return torch.cat([hidden.flatten(0, 1) for _, hidden in self._decoded(batch)])
+
+    def _decoded(self, batch: EncoderDecoderBatch) -> Iterator[tuple[int, Tensor]]:
+        """The first row of each run of decoder rows, and its states `[R', N, D]`."""
+        encoded = self.encode(batch)
+        some = max(1, self.decoded_tokens // batch.token.shape[1])
+        for begin in range(0, len(batch.token), some):
+            yield begin, self.decode(batch, encoded, slice(begin, begin + some))
 
 
 def load_backbone(

@@ -30,12 +30,14 @@ from recmodels.methods.scoring import (
     DataKnown,
     Scoring,
     answer_scores,
+    check_dropout,
+    check_r_drop,
     known_of,
     predictor,
     scoring_of,
     title_scores,
     token_scores,
-    training_scores,
+    training_loss,
 )
 from recmodels.methods.start import StartingWeights, earlier_run, identity_difference
 from recmodels.objectives import ObjectiveName, objective_named
@@ -75,6 +77,8 @@ class InstructionRecommender(Recommender):
         weights: `pretrained`, or `random`: the same architecture, drawn anew, to tell what pretraining is worth.
         init_from: an earlier run to start from, its folder or a checkpoint: of the same method with the same options, or
             of FullTuning, whose weights any method then tunes further; the optimiser is new.
+        r_drop: weight of the divergence of two passes with other dropout, in training (R-Drop, Liang et al. 2021, arXiv
+            2106.14448); twice the cost, and 0 is one pass.
         **kwargs: of `Recommender`.
     """
 
@@ -99,6 +103,7 @@ class InstructionRecommender(Recommender):
         item_rate: float = 1.0,
         weights: Literal["pretrained", "random"] = "pretrained",
         init_from: str | None = None,
+        r_drop: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -107,7 +112,7 @@ class InstructionRecommender(Recommender):
         self.item_rate, self.init_from = item_rate, init_from
         self.item_tokens: ItemTokens | None = None  # of the data, or of a checkpoint
         self.gradient_checkpointing, self.quantization = gradient_checkpointing, quantization
-        self.weights = weights
+        self.weights, self.r_drop = weights, check_r_drop(r_drop)
         if quantization:
             check_quantization(type(self).__name__, self.trains_backbone, weights)
         self.budget = None if budget is None else parse_budget(budget)
@@ -186,6 +191,8 @@ class InstructionRecommender(Recommender):
         if self.item_tokens is not None:
             self.findings["item_parameters"] = self.backbone.add_items(self.item_tokens, self.trains)
         self.network = self.backbone.model.train()  # from_pretrained leaves modules in evaluation mode
+        if self.r_drop:
+            check_dropout(self.network)
         if untuned is not None:
             difference = identity_difference(type(self).__name__, self._probe(), untuned)
             self.findings["step0_score_difference"] = difference
@@ -263,7 +270,10 @@ class InstructionRecommender(Recommender):
     def forward(self, batch: BranchBatch | CatalogueBatch) -> Tensor:
         """Scores `[B]`: log-likelihood of each answer under its prompt; of those found, under beam retrieval."""
         if isinstance(batch, CatalogueBatch):
-            return self._retrieve(batch).score if self.retrieval == "beam" else self._score_catalogue(batch)
+            if self.retrieval == "beam":
+                return self._retrieve(batch).score
+            self._trie = trie_on_device(batch, self._trie)
+            return score_catalogue(self.backbone, batch, self._trie, self.scoring)
         reads: Any = "probabilities" if self.scoring == "catalogue" else None
         self.known = self.known.on(batch.branch_case.device)
         tokens = token_scores(predictor(self.backbone, batch), batch, self.known.trie, reads)
@@ -279,10 +289,6 @@ class InstructionRecommender(Recommender):
         """Returns scores `[I]` of a data module's titles behind a prompt that tells no history, if it has such a one."""
         return title_scores(self.backbone, data, self.scoring)
 
-    def _score_catalogue(self, batch: CatalogueBatch) -> Tensor:
-        self._trie = trie_on_device(batch, self._trie)
-        return score_catalogue(self.backbone, batch, self._trie, self.scoring)
-
     def _retrieve(self, batch: CatalogueBatch) -> Retrieved:
         self._trie = trie_on_device(batch, self._trie)
         return retrieve(self.backbone, batch, self._trie, self.beams, length_normalised=self.scoring == "mean")
@@ -292,7 +298,8 @@ class InstructionRecommender(Recommender):
         start = self._start
         before = None if start is None else start.log_likelihood(self.backbone, batch, self.trained())
         self.known = self.known.on(batch.branch_case.device)
-        scores = training_scores(self.backbone, batch, self.objective, self.scoring, self.known, before)
-        for name, value in self.objective.observed(scores).items():
+        given = self.objective, self.scoring, self.known, before, self.r_drop
+        loss, observed = training_loss(self.backbone, batch, *given)
+        for name, value in observed.items():
             self.log(f"train/{name}", value)
-        return self.check_loss(self.objective(scores))
+        return self.check_loss(loss)

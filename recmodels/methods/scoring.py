@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.contract.batch import BranchBatch, CatalogueTrie, PromptTreeBatch
 from datamodules.contract.errors import InputError
@@ -104,6 +104,34 @@ def title_scores(backbone: Backbone, data: Any, rule: Scoring) -> Tensor | None:
     length = torch.tensor([len(blank)], device=device)
     scores = catalogue_scores(as_causal(backbone), prompt, length, trie, among_allowed=rule == "catalogue")[0]
     return scores / (trie.depth[trie.last] + 1) if rule == "mean" else scores
+
+
+def check_r_drop(weight: float) -> float:
+    """Passes on a weight of R-Drop that is a number from 0.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not 0 <= weight < float("inf"):
+        raise InputError(f"model.r_drop is {weight}, must be at least 0")
+    return weight
+
+
+def check_dropout(network: nn.Module) -> None:
+    """Refuses R-Drop for a network without dropout, whose two passes would be the same.
+
+    Raises:
+        InputError: there is none.
+    """
+    for module in network.modules():
+        told = {"p": module.p} if isinstance(module, nn.Dropout) else vars(module)
+        if any(
+            isinstance(value, float) and value > 0 for name, value in told.items() if name == "p" or "dropout" in name
+        ):
+            return
+    raise InputError(
+        "model.r_drop compares two passes with dropout, and there is none; set model.dropout or the method's"
+    )
 
 
 def predictor(backbone: Any, batch: BranchBatch) -> Predictor:
@@ -225,6 +253,39 @@ def history_effects(backbone: CausalBackbone, batch: PromptTreeBatch, hidden: Te
     return value.new_zeros(len(batch.label_token)).index_copy(0, label, value)
 
 
+def training_loss(
+    backbone: Backbone,
+    batch: BranchBatch,
+    objective: Objective,
+    rule: Scoring,
+    known: DataKnown,
+    reference: Tensor | None,
+    r_drop: float = 0.0,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the loss of a training batch, and what is observed of it by name.
+
+    Under `r_drop` the batch is read twice, each time with other dropout: the loss is the mean of both, and `r_drop` times
+    how far the probabilities before the right answers' tokens are apart.
+    """
+    known = known.on(batch.branch_case.device)
+    alone = r_drop == 0 and not (objective.needs_representations or objective.needs_effects)
+    place = batch.label_place
+    passes = 2 if r_drop else 1
+    read = partial(cast(Any, backbone).batch_states, batch, place)
+    states: list[Tensor | None] = [None if alone else read() for _ in range(passes)]
+    losses = []
+    for hidden in states:
+        scores = training_scores(backbone, batch, objective, rule, known, reference, hidden)
+        losses.append(objective(scores))
+    observed = objective.observed(scores)
+    if not r_drop:
+        return losses[0], observed
+    right = (batch.relevance > 0)[batch.label_branch]
+    first, second = (cast(Tensor, hidden)[place[right]] for hidden in states)
+    apart = backbone.divergence(first, second, batch.label_token[right]).mean()
+    return (losses[0] + losses[1]) / 2 + r_drop * apart, observed | {"r_drop": apart.detach()}
+
+
 def training_scores(
     backbone: Backbone,
     batch: BranchBatch,
@@ -232,17 +293,17 @@ def training_scores(
     rule: Scoring,
     known: DataKnown,
     reference: Tensor | None,
+    hidden: Tensor | None,
 ) -> BranchScores:
-    """Returns what an objective reads of a training batch."""
+    """Returns what an objective reads of a training batch, of its states where they are computed."""
     reads = "probabilities" if rule == "catalogue" else objective.needs_catalogue
     predict, vectors, effects = predictor(backbone, batch), None, None
-    if objective.needs_representations or objective.needs_effects:
+    if hidden is not None:
+        predict = partial(backbone.log_probabilities, hidden)
         causal, tree = cast(CausalBackbone, backbone), cast(PromptTreeBatch, batch)  # as `known_of` saw
-        hidden = causal.batch_states(tree, tree.label_place)
-        predict = partial(causal.log_probabilities, hidden)
         vectors = representations(causal, tree, hidden) if objective.needs_representations else None
-        if known.blank is not None:
-            effects = history_effects(causal, tree, hidden, known.blank.to(hidden.device))
+        blank = known.blank if objective.needs_effects else None
+        effects = None if blank is None else history_effects(causal, tree, hidden, blank.to(hidden.device))
     tokens = token_scores(predict, batch, known.trie, reads, objective.smoothing)
     branches = len(batch.branch_case)
     return BranchScores(

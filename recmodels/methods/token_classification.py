@@ -191,6 +191,8 @@ def check_tuning(tuning: InstructionRecommender) -> InstructionRecommender:
         )
     if tuning.init_from is not None:
         raise InputError("model.tuning.init_from is set, and a tagger starts from its encoder; leave it out")
+    if tuning.r_drop:
+        raise InputError("model.tuning.r_drop is set, and a tagger's loop makes one pass; leave it out")
     if type(tuning.objective) is not Likelihood:
         chosen = type(tuning.objective).__name__
         raise InputError(f"model.tuning.objective is {chosen}, and a tagger has a loss of its own; leave it out")
