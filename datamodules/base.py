@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from datamodules.batching.catalogue import CatalogueCollator
-from datamodules.batching.item_codes import training_batches, training_events, with_start
+from datamodules.batching.item_codes import training_batches, training_events, with_form
 from datamodules.batching.loaders import (
     EvaluationBatches,
     Keys,
@@ -142,7 +142,7 @@ class InstructionDataModule(L.LightningDataModule, ABC):
     @property
     def item_tokens(self) -> ItemTokens | None:
         """Items as tokens of their own, for a model that gives each a vector; None where items are written in words."""
-        return with_start(getattr(self.collator, "item_tokens", None), self.sequences)
+        return with_form(getattr(self.collator, "item_tokens", None), self.items, self.sequences)
 
     @property
     def slates(self) -> SlateMaker:

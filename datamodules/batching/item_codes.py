@@ -19,8 +19,12 @@ from datamodules.contract.errors import InputError
 from datamodules.contract.items import ItemTokens
 from datamodules.instructions.prompts import SlateText, shared_fields
 from datamodules.instructions.slates import Ints, Slate, SlateMaker
+from datamodules.items.base import ItemForm
 from datamodules.items.vectors import read_item_vectors
 from datamodules.protocol.sequences import Sequences
+
+ALL_UP_TO, SAMPLED = 100_000, 8192
+"""Items that a softmax is taken over in training, and how many are drawn of more."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +138,18 @@ def training_events(sequences: Sequences, _: object = None) -> EventBatch:
     )
 
 
-def with_start(tokens: ItemTokens | None, sequences: Sequences) -> ItemTokens | None:
-    """Gives item tokens what their vectors start from, where that is not their titles: training events, or a file.
+def with_form(tokens: ItemTokens | None, form: ItemForm, sequences: Sequences) -> ItemTokens | None:
+    """Gives item tokens what their form asks for: training events, or a file, to start from, and a sampled softmax.
 
     Raises:
         InputError: the file does not hold a vector of every item.
     """
-    if tokens is None or tokens.start in ("title", "random"):
+    if tokens is None:
+        return None
+    count = len(tokens.titles)
+    sampled = form.sampled or (count if count <= ALL_UP_TO else SAMPLED)
+    tokens = replace(tokens, sampled=sampled if sampled < count else None)
+    if tokens.start in ("title", "random"):
         return tokens
     if tokens.start == "events":
         return replace(tokens, events=training_events(sequences))

@@ -29,6 +29,7 @@ class ItemTokens:
         start: what the items' vectors start from: one of `STARTS`, or a file.
         events: training events, where the vectors start from them.
         vectors: `[I, D]` of the file.
+        sampled: items that a training step's softmax is taken over beside each target; None takes all.
         key: tells catalogues apart: a checksum of the titles in their order, or the one that a checkpoint recorded.
     """
 
@@ -37,6 +38,7 @@ class ItemTokens:
     start: str = "title"
     events: EventBatch | None = field(default=None, compare=False, repr=False)
     vectors: Tensor | None = field(default=None, compare=False, repr=False)
+    sampled: int | None = None
     key: str = ""
 
     def __post_init__(self) -> None:

@@ -16,6 +16,8 @@ class ItemForm(ABC):
 
     token_start: str | None = None
     """What the vectors of items start from, where each is one token of its own; None where items are words."""
+    sampled: int | None = None
+    """Items that a training step's softmax is taken over, where they are tokens; None takes all, up to a number."""
 
     @abstractmethod
     def write(self, items: pl.DataFrame) -> list[str]:

@@ -22,8 +22,12 @@ class Token(Title):
             Parquet file that `instructrec export CKPT --items FILE` wrote of any run that learns vectors of items: as they
             are where they are as wide as the backbone, else turned into its width and added to that mean.
 
+        sampled: items, drawn anew and uniformly, that a training step's softmax is taken over beside each target, each
+            drawn one standing for as many as were not (Jean et al. 2015, doi:10.3115/v1/P15-1001); null takes all, and
+            8,192 of more than 100,000. Tests always take all.
+
     Raises:
-        InputError: a start that is none of these.
+        InputError: a start that is none of these, or no items to be drawn.
 
     Example:
         >>> import polars as pl
@@ -31,9 +35,11 @@ class Token(Title):
         (['Heat (1995)'], 'title')
     """
 
-    def __init__(self, start: str = "title") -> None:
+    def __init__(self, start: str = "title", sampled: int | None = None) -> None:
         if start not in STARTS and Path(start).suffix != ".parquet":
             raise InputError(
                 f"data.items.start is {start!r}, must be {', '.join(STARTS)}, or a file FILE.parquet of vectors"
             )
-        self.token_start = start
+        if sampled is not None and sampled < 1:
+            raise InputError(f"data.items.sampled is {sampled}, must be at least 1, or null")
+        self.token_start, self.sampled = start, sampled

@@ -109,8 +109,7 @@ class Backbone(ABC):
 
     def item_vectors(self) -> Tensor:
         """Vectors `[I, D]` that states are multiplied with, of items that are tokens."""
-        table = cast(ItemTable, self.item_table)
-        return table.item if table.output is None else table.output
+        return cast(ItemTable, self.item_table).rows
 
     def item_parameters(self, prefix: str) -> dict[str, nn.Parameter]:
         """Returns the vectors of items that are tokens, by their names in a module that holds the model as `prefix`."""
@@ -142,7 +141,7 @@ class Backbone(ABC):
             probe = words(torch.zeros(1, dtype=torch.long, device=words.weight.device))[0].float()
             row = words.weight[0].float()
             starts[0] = starts[0] * (probe.norm() / row.norm().clamp(min=1e-12))
-        table = ItemTable(words, items.first, *starts)
+        table = ItemTable(words, items.first, starts[0], None if tied else starts[1], items.sampled)
         for value in table.tables:
             value.requires_grad_(trains)
         self.model.set_input_embeddings(table)
@@ -176,8 +175,14 @@ class Backbone(ABC):
 
         Under `paired` a state is two, `[..., 2 D]`, and logits are those of the first less those of the second.
         """
-        made = hidden.new_zeros(len(token), dtype=torch.float32)
+        table, made = self.item_table, hidden.new_zeros(len(token), dtype=torch.float32)
+        sampled = table is not None and table.sampled is not None and torch.is_grad_enabled()
         for chosen, head, first in self._by_kind(token):
+            if sampled and first and not (paired or smoothing):
+                states = hidden.reshape(-1, hidden.shape[-1]).index_select(0, place[chosen])
+                part = cast(ItemTable, table).sampled_log_probabilities(states, token[chosen] - first)
+                made = made.index_copy(0, chosen, part)
+                continue
             logits = difference(head) if paired else head
             label = place[chosen], token[chosen] - first
             part = label_log_probabilities(hidden, logits, *label, smoothing=smoothing)

@@ -20,6 +20,7 @@ class ItemTable(nn.Module):
         item: `[I, D]` what the items' vectors start from.
         output: `[I, D]` rows by which items are predicted; None takes the vectors themselves, as heads that are tied to
             the word embeddings do.
+        sampled: items that `sampled_log_probabilities` draws; None draws none.
 
     Example:
         >>> table = ItemTable(nn.Embedding(5, 2), 5, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -27,9 +28,11 @@ class ItemTable(nn.Module):
         ([[3.0, 4.0]], [[1.0, 3.0]])
     """
 
-    def __init__(self, words: nn.Module, first: int, item: Tensor, output: Tensor | None = None) -> None:
+    def __init__(
+        self, words: nn.Module, first: int, item: Tensor, output: Tensor | None = None, sampled: int | None = None
+    ) -> None:
         super().__init__()
-        self.words, self.first = words, first
+        self.words, self.first, self.sampled = words, first, sampled
         self.item = nn.Parameter(item.float())
         self.output = None if output is None else nn.Parameter(output.float())
 
@@ -37,6 +40,11 @@ class ItemTable(nn.Module):
     def weight(self) -> nn.Parameter:
         """Of the word embeddings, where those who look for them find it."""
         return cast(nn.Parameter, self.words.weight)
+
+    @property
+    def rows(self) -> nn.Parameter:
+        """`[I, D]` by which items are predicted."""
+        return self.item if self.output is None else self.output
 
     @property
     def tables(self) -> list[nn.Parameter]:
@@ -52,9 +60,23 @@ class ItemTable(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits `[*, I]` of every item after states `[*, D]`, in float32: rounded to bfloat16 they would tie."""
-        rows = self.item if self.output is None else self.output
         with torch.autocast(states.device.type, enabled=False):
-            return states.float() @ rows.T
+            return states.float() @ self.rows.T
+
+    def sampled_log_probabilities(self, states: Tensor, item: Tensor) -> Tensor:
+        """Estimates of the log-probabilities `[L]` of items `[L]` after states `[L, D]`: beside drawn ones alone.
+
+        The sum over the others is that over the `sampled` ones, times as many others as there are for each one drawn; a
+        target among the drawn is not counted as one of them.
+        """
+        drawn = torch.randint(len(self.rows), (self.sampled or 1,), device=item.device)
+        with torch.autocast(states.device.type, enabled=False):
+            wide = states.float()
+            own = (wide * self.rows[item]).sum(-1, keepdim=True)
+            hit = drawn == item[:, None]
+            others = (wide @ self.rows[drawn].T).masked_fill(hit, -torch.inf)
+        weight = (len(self.rows) - 1) / (~hit).sum(-1, keepdim=True).clamp(min=1)
+        return (own - torch.cat([own, others + weight.log()], dim=1).logsumexp(1, keepdim=True))[:, 0]
 
 
 def mean_rows(weight: Tensor, words: Any) -> Tensor:

@@ -283,3 +283,53 @@ def test_items_train_alone_beside_a_frozen_backbone(mini_data: Path, tiny_causal
     alone = PartialTuning(part="items", backbone=str(tiny_causal))
     with pytest.raises(InputError, match="items have no vectors; use --data.items Token"):
         alone.configure_model()
+
+
+def test_a_sampled_softmax_estimates_the_whole_one(mini_data: Path, tiny_causal: Path) -> None:
+    """The sums that it divides by are those over all items on average, targets among the drawn or not."""
+    data = data_of(tiny_causal, Token(sampled=7))
+    model = model_of(data, "lora")
+    table = model.backbone.item_table
+    assert table is not None
+    assert table.sampled == 7
+    states, item = torch.randn(4, model.backbone.width), torch.arange(4)
+    whole = table.logits(states).log_softmax(-1)[torch.arange(4), item]
+    draws = torch.stack([table.sampled_log_probabilities(states, item) for _ in range(20_000)])
+    torch.testing.assert_close((-draws).exp().mean(0), (-whole).exp(), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_only_training_draws(mini_data: Path, tiny_causal: Path, kind: str) -> None:
+    data = data_of(tiny_causal, Token(sampled=7))
+    whole = model_of(data_of(tiny_causal, Token()), kind)
+    model = model_of(data, kind)
+    batch = next(iter(data.train_dataloader()))
+    torch.manual_seed(1)
+    first = model(batch)
+    assert not torch.allclose(first, model(batch)), "drawn anew"
+    torch.manual_seed(1)
+    assert torch.equal(first, model(batch)), "by the run's own seed"
+    first.sum().backward()
+    assert all(value.grad is not None for value in model.item_tables().values())
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch), whole(batch))
+
+
+@pytest.mark.parametrize(
+    ("asked", "up_to", "taken"), [(None, 10, 5), (None, 1000, None), (9, 10, 9), (10**6, 10, None)]
+)
+def test_large_catalogues_are_sampled_unless_said_otherwise(
+    mini_data: Path,
+    tiny_causal: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: int | None,
+    up_to: int,
+    taken: int | None,
+) -> None:
+    monkeypatch.setattr("datamodules.batching.item_codes.ALL_UP_TO", up_to)
+    monkeypatch.setattr("datamodules.batching.item_codes.SAMPLED", 5)
+    items = data_of(tiny_causal, Token(sampled=asked)).item_tokens
+    assert items is not None
+    assert items.sampled == taken
+    with pytest.raises(InputError, match="data.items.sampled is 0, must be at least 1, or null"):
+        Token(sampled=0)
