@@ -195,7 +195,9 @@ def _draw_rows(digests: NDArray[np.uint32], own: Ints, true: Ints, negatives: in
     """`[K, C]` lists of the rows for which a few draws suffice; other rows are -1."""
     streams = Streams(digests)
     size = negatives + 1
-    few = 2 * size if items < 1000 * size else size + 4  # of a large catalogue the other draws are hardly ever needed
+    few = 2 * size
+    if items >= 1000 * size:  # of a large catalogue the other draws are hardly ever needed
+        few = min(few, size + 4)
     value = pick(streams.draw(few))  # [K, D]
     streams.skip(2 * size - few)
     pair = np.arange(len(value))[:, None] * items + value

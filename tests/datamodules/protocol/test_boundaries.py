@@ -138,6 +138,8 @@ def drawn(made: Sequences) -> list[list[list[int]]]:
         (60, {"negatives": 9, "exclude_seen": False}),
         (60, {"negatives": 9, "candidates": "popularity"}),
         (5000, {"negatives": 4}),  # of a large catalogue fewer are made at once
+        (5000, {"negatives": 1}),  # and never more than one block has
+        (5000, {"negatives": 2}),
     ],
 )
 def test_many_users_are_drawn_for_as_each_alone(
