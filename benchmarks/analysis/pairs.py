@@ -107,6 +107,8 @@ def conclude(tables: Sequence[Table], pairs: Sequence[Mapping[tuple[int, int], P
         begin = f"in the largest of {len(tables)} tables "
     told, over = _conclude_table(lead, pairs[0])
     sentence = f"{begin}{told}{over}"
+    if begin or not told.startswith(tuple(row.name for row in lead.rows)):  # a row's name stays as it is written
+        sentence = sentence[0].upper() + sentence[1:]
     if twins:
         at = next((at for at in twins if _rule(tables[at]) == MATCHED), twins[0])
         told, other = _conclude_table(tables[at], pairs[at])

@@ -129,7 +129,7 @@ def test_few_users_cannot_tell_whatever_they_show(grid: Grid, users: int) -> Non
 def test_without_tuned_rows_or_untuned_ones(grid: Grid) -> None:
     grid.add("popularity", rank=3, **POPULARITY)
     grid.add("random", rank=14, **POPULARITY)
-    assert sentence(grid).startswith("no row is tuned; popularity (.")
+    assert sentence(grid).startswith("No row is tuned; popularity (.")
     assert sentence(grid).endswith(" comes first of 2 by HR@5.")
     grid.add("lora", rank=3)
     assert "is the best tuned row by HR@5, without an untuned row to compare; it " in sentence(grid)
@@ -157,7 +157,7 @@ def test_popularity_matched_candidates_have_their_clause_and_strangers_none(grid
         grid.add("zero_shot", rank=14, edit=edit, cell=f"zero-{cell}", **ZERO_SHOT)  # type: ignore[arg-type]
     grid.add("popularity", rank=9, cell="popularity-u", **POPULARITY)
     told = sentence(grid)
-    assert told.startswith("in the largest of 3 tables lora beats the untuned model by ")
+    assert told.startswith("In the largest of 3 tables lora beats the untuned model by ")
     assert told.count("; among popularity-matched candidates lora ") == 1
     assert told.count("untuned model") == 2
 
@@ -173,7 +173,7 @@ def test_it_says_whether_popularity_explains_what_was_learnt(grid: Grid, rank: f
         grid.add("zero_shot", rank=14, edit=edit, cell=f"zero-{cell}", **ZERO_SHOT)
         grid.add("popularity", rank=popular, edit=edit, cell=f"popularity-{cell}", **POPULARITY)
     found = sentence(grid)
-    assert found.startswith("among uniform candidates lora beats the untuned model by ")
+    assert found.startswith("Among uniform candidates lora beats the untuned model by ")
     assert found.count(", over 200 users and one seed") == 1
     assert told in found
     tables = tables_of(grid)
