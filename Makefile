@@ -42,8 +42,9 @@ test-minimum test-newest: test-%:
 test: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not faults"
+	$(BIN)/mypy & typed=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not faults"; tested=$$?; \
+	wait $$typed && exit $$tested
 
 test-faults: $(VENV)/installed-dev
 	mkdir -p results && rm -f $(FAULTS)
