@@ -361,6 +361,12 @@ def _reading_notes(rows: Sequence[Row], headline: Sequence[str], compared: str, 
             + ", ".join(f"{name} {rate:.1%}" for name, rate in sorted(ties.items()))
             + "."
         )
+    moved = {row.name: row.costs.get("rounded_first_places", 0.0) for row in rows}
+    if any(share > 0.01 for share in moved.values()):
+        told = ", ".join(f"{name} {share:.1%}" for name, share in sorted(moved.items()) if share > 0.01)
+        notes.append(
+            f"First places, in a sample of users, that rounding changed (float32 has another item there): {told}."
+        )
     return notes
 
 

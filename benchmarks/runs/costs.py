@@ -75,6 +75,8 @@ WINDOWS = 2
 """Training windows whose FLOPs are counted: more would have as many for each token."""
 USERS = 8
 """Users whose latency is measured, evenly from the longest history to the shortest."""
+ROUNDED, ROUNDED_SECONDS = 64, 20.0
+"""Users whose first place is compared with that in float32: as many as can be ranked in about so long, at most."""
 
 
 def measure(model: Recommender, data: InstructionDataModule, context: Context) -> dict[str, float]:
@@ -91,6 +93,7 @@ def measure(model: Recommender, data: InstructionDataModule, context: Context) -
         model.eval()
         batches = [batch.to(model.device) for batch in single_users(data)]
         costs["latency_seconds"] = latency(model, batches, context)
+        costs |= _rounding(model, data, context, min(ROUNDED, 1 + int(ROUNDED_SECONDS / costs["latency_seconds"])))
         if isinstance(model, InstructionRecommender):
             costs |= _merged_latency(model, batches, context) | _forgetting(model, context)
         model.train(training)
@@ -133,11 +136,11 @@ def few_windows(data: InstructionDataModule) -> Any:
     return loader.collate_fn([loader.dataset[key] for key in next(iter(sampler))[:WINDOWS]])
 
 
-def single_users(data: InstructionDataModule) -> list[Any]:
+def single_users(data: InstructionDataModule, users: int = USERS) -> list[Any]:
     """Batches of one test user each, under the main rule of candidates, from the longest history to the shortest."""
     loader = data.evaluation_loader("test")
     keys: Any = loader.dataset
-    rows = sorted({round(number * (len(keys) - 1) / max(1, USERS - 1)) for number in range(USERS)})
+    rows = sorted({round(number * (len(keys) - 1) / max(1, users - 1)) for number in range(users)})
     return [loader.collate_fn([keys[row]]) for row in rows]
 
 
@@ -151,6 +154,45 @@ def latency(model: Recommender, batches: Sequence[Any], context: Context) -> flo
             float(model.score_cases(batch).score.sum())  # a number on the host: the device has finished
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[1:])
+
+
+@contextlib.contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """While it lasts, every weight is float32, with the value that it was rounded to."""
+    rounded = [v for v in (*model.parameters(), *model.buffers()) if v.dtype in (torch.bfloat16, torch.float16)]
+    kept = [value.data for value in rounded]
+    try:
+        for value in rounded:
+            value.data = value.data.float()
+        yield
+    finally:
+        for value, data in zip(rounded, kept, strict=True):
+            value.data = data
+
+
+@torch.inference_mode()
+def _rounding(model: Recommender, data: InstructionDataModule, context: Context, users: int) -> dict[str, float]:
+    """Share of some users at whose first place float32 puts another item; nothing where the model scores in float32."""
+    with context():
+        halved = torch.is_autocast_enabled(model.device.type)
+    if getattr(model, "quantization", None) or not (halved or _halves(model)):
+        return {}
+    batches = [batch.to(model.device) for batch in single_users(data, users)]
+    with context():
+        first = [_first_place(model, batch) for batch in batches]
+    with in_float32(model):
+        exact = [_first_place(model, batch) for batch in batches]
+    moved = sum(a != b for a, b in zip(first, exact, strict=True))
+    return {"rounded_first_places": moved / len(batches), "rounded_users": float(len(batches))}
+
+
+def _halves(model: torch.nn.Module) -> bool:
+    return any(value.dtype in (torch.bfloat16, torch.float16) for value in model.parameters())
+
+
+def _first_place(model: Recommender, batch: Any) -> int:
+    scores = model.score_cases(batch)
+    return int(scores.branch_item[scores.score.argmax()]) if len(scores.score) else -1
 
 
 def merged_network(model: InstructionRecommender, context: Context) -> Any | None:

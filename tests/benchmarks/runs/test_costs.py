@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,33 @@ def test_an_untuned_model_has_forgotten_nothing(data: MovieLens100K, tiny_causal
 
     assert costs["perplexity_before"] == costs["perplexity_after"]
     assert "train_flops_per_token" not in costs
+
+
+@pytest.mark.parametrize("name", ["ZeroShot", "LoRATuning", "FullTuning"])
+def test_first_places_that_rounding_changed_are_counted_and_weights_come_back(
+    name: str, mini_data: Path, tiny_causal: Path
+) -> None:
+    """Against both rankings made apart: in bfloat16 and, by a model whose weights were converted, in float32."""
+    halved = functools.partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    data = MovieLens100K(backbone=str(tiny_causal), protocol=Protocol(candidates="full", exclude_seen=False))
+    data.setup()
+    model = build(name, tiny_causal).eval()
+    for value in model.parameters():  # large enough that rounding moves some
+        value.data = value.data.mul(8) if value.requires_grad else value.data.mul(8).bfloat16()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    costs = measure(model, data, halved)
+
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert {key: value.dtype for key, value in model.state_dict().items()} == {k: v.dtype for k, v in before.items()}
+    users, loader = int(costs["rounded_users"]), data.evaluation_loader("test")
+    batches = [loader.collate_fn([loader.dataset[row]]) for row in range(len(loader.dataset))]
+    assert users == len(batches)
+    with torch.inference_mode():
+        with halved():
+            rounded = [model.score(batch) for batch in batches]
+        model.float()
+        exact = [model.score(batch) for batch in batches]
+    moved = sum(int(a.argmax() != b.argmax()) for a, b in zip(rounded, exact, strict=True))
+    assert moved > 0 or name == "FullTuning", "the sides do not differ, so that nothing is tested"
+    assert costs["rounded_first_places"] == moved / users
