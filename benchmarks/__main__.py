@@ -21,6 +21,7 @@ instructrec: benchmark the ways of tuning a language model for recommendation
   instructrec audit    -c DATA [--json FILE]                                    leaks and ties of the data
   instructrec annotate -c DATA --out FILE.jsonl [...]                           texts by a language model
   instructrec perf     [NAME ...] --out FILE.json                               speed against peers
+  instructrec ensemble RUN RUN [...] --out DIR                                  one row out of several
   instructrec export   CKPT --out DIR [--merge]                                 for PEFT, transformers
 
   MODEL, DATA, SUITE: a name that `instructrec ls` lists, or the path of a YAML file.
@@ -29,7 +30,10 @@ instructrec: benchmark the ways of tuning a language model for recommendation
 
 COMMANDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict"), "fit"),
-    **{name: name for name in ("ls", "benchmark", "report", "reproduce", "audit", "annotate", "perf", "export")},
+    **{
+        name: name
+        for name in ("ls", "benchmark", "report", "reproduce", "audit", "annotate", "perf", "ensemble", "export")
+    },
 }
 """The module of `benchmarks.commands` that runs each command."""
 

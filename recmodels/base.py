@@ -248,10 +248,7 @@ class Recommender(L.LightningModule, ABC):
         if metric.update_called:
             values = metric.compute()  # the same on every process
             self.log_dict({f"{stage}/{name}": value.float() for name, value in values.items()})
-            deepest = max((int(name[5:]) for name in values if name.startswith("ndcg@")), default=0)
-            main = "auc" if "auc" in values else f"ndcg@{deepest}" if deepest else "mrr"
-            quality = -values["rmse"] if "rmse" in values else values[main]
-            self.log(f"{stage}/quality", quality.float())
+            self.log(f"{stage}/quality", quality_of(values).float())
         for metric in (ranking, binary, rating):
             metric.reset()
 
@@ -333,6 +330,18 @@ class Recommender(L.LightningModule, ABC):
             name, shape = min(set(expected.items()) ^ set(shapes.items()))
             side = "the model" if name in expected and expected[name] == shape else "the checkpoint"
             raise InputError(f"the checkpoint does not fit: {name} {shape} is in {side} only: {OWN_CONFIG}")
+
+
+def quality_of(values: dict[str, Tensor]) -> Tensor:
+    """Returns the one metric that runs are chosen by: NDCG at the deepest cut-off, AUC, or the negative RMSE.
+
+    Example:
+        >>> quality_of({"ndcg@5": torch.tensor(0.5), "ndcg@10": torch.tensor(0.75)}).item()
+        0.75
+    """
+    deepest = max((int(name[5:]) for name in values if name.startswith("ndcg@")), default=0)
+    main = "auc" if "auc" in values else f"ndcg@{deepest}" if deepest else "mrr"
+    return -values["rmse"] if "rmse" in values else values[main]
 
 
 def measure_cases(

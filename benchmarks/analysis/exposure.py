@@ -228,7 +228,7 @@ def rank_correlation(score: Floats, other: Floats, start: Ints) -> float:
     """
     count = np.diff(start)
     owner = np.repeat(np.arange(len(count)), count)
-    one, two = (_centred_ranks(each, owner, start) for each in (score, other))
+    one, two = (centred_ranks(each, owner, start) for each in (score, other))
     sums = [np.bincount(owner, weights=product, minlength=len(count)) for product in (one * two, one**2, two**2)]
     varied = (sums[1] > 0) & (sums[2] > 0)
     if not varied.any():
@@ -236,7 +236,13 @@ def rank_correlation(score: Floats, other: Floats, start: Ints) -> float:
     return float((sums[0][varied] / np.sqrt(sums[1][varied] * sums[2][varied])).mean())
 
 
-def _centred_ranks(score: Floats, owner: Ints, start: Ints) -> Floats:
+def centred_ranks(score: Floats, owner: Ints, start: Ints) -> Floats:
+    """Ranks within lists, higher for higher scores and less their mean; equal scores share their mean rank.
+
+    Example:
+        >>> centred_ranks(np.array([3.0, 1.0, 1.0, 5.0]), np.array([0, 0, 0, 1]), np.array([0, 3, 4])).tolist()
+        [1.0, -0.5, -0.5, 0.0]
+    """
     order = np.lexsort((score, owner))
     ordered, mine = score[order], owner[order]
     begins = np.ones(len(score), dtype=bool)

@@ -85,6 +85,26 @@ def lineage_notes(rows: Sequence[Row]) -> list[str]:
     return [notes[name] for name in sorted(notes)]
 
 
+def ensemble_notes(rows: Sequence[Row]) -> list[str]:
+    """What each ensemble is made of, and what it gains by each run.
+
+    Example:
+        >>> ensemble_notes([])
+        []
+    """
+    notes = []
+    for row in sorted(rows, key=lambda row: row.name):
+        told = row.runs[0].config.get("ensemble")
+        members = told.get("members") if isinstance(told, dict) else None
+        parts = [each for each in members if isinstance(each, dict)] if isinstance(members, list) else []
+        gains = [f"{each.get('run')} {each['gain']:+.4f}" for each in parts if isinstance(each.get("gain"), float)]
+        if isinstance(told, dict) and gains:
+            notes.append(
+                f"{row.name} is the mean of {told.get('by')} of these runs, with its gain by each: {', '.join(gains)}."
+            )
+    return notes
+
+
 def unfair_reasons(rows: Sequence[Row]) -> list[str]:
     """Why a comparison of these rows is not one of equally tuned methods.
 
@@ -228,7 +248,13 @@ def _build_table(methods: Mapping[tuple[str, str, str], Mapping[int | None, Run]
         compared=compared,
         chance=_chance(headline, first.task, first.num_candidates),
         rows=tuple(rows),
-        notes=(*notes, *search_notes(rows), *lineage_notes(rows), *_reading_notes(rows, headline, compared, first)),
+        notes=(
+            *notes,
+            *search_notes(rows),
+            *lineage_notes(rows),
+            *ensemble_notes(rows),
+            *_reading_notes(rows, headline, compared, first),
+        ),
     )
 
 

@@ -24,7 +24,7 @@ from benchmarks.paths import further_rules, record_path, scores_path
 from datamodules.contract.errors import InputError
 
 T = TypeVar("T")
-UNBOUNDED = ("log_loss",)
+UNBOUNDED = ("log_loss", "rmse", "mse", "mae")
 FORMAT = 1  # of record.json
 KINDS = ("reference", "tuned", "untuned")
 TASKS = ("ranking", "binary", "rating")

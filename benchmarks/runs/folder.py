@@ -210,20 +210,32 @@ def score_arrays(log: ScoreLog, data: InstructionDataModule, cutoffs: tuple[int,
     arrays["user"] = np.array([data.user_of("test", case) for case in columns["case"].tolist()])
     listed = columns["item"].numpy() if log.answers == "candidates" else np.empty(0, dtype=np.int64)
     arrays |= fact_arrays(data, columns["case"].numpy(), listed)
+    return arrays | metric_arrays(str(log.answers), columns, cutoffs, log.measured())
+
+
+def metric_arrays(
+    answers: str, columns: Mapping[str, Tensor], cutoffs: tuple[int, ...], measured: dict[str, Tensor] | None = None
+) -> dict[str, Any]:
+    """Every metric of every case, or what it follows from.
+
+    Args:
+        answers: `candidates`, `fixed` or `ratings`.
+        columns: as `ScoreLog.columns` gives them.
+        cutoffs: the k of HR@k and NDCG@k.
+        measured: rank metrics of lists that are no longer whole.
+    """
     starts = columns["case_start"]
     owner = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
-    if log.answers == "candidates":
-        measured = log.measured() or user_metrics(owner, columns, cutoffs)
-        return arrays | {name: value.numpy() for name, value in measured.items()}
+    if answers == "candidates":
+        return {name: v.numpy() for name, v in (measured or user_metrics(owner, columns, cutoffs)).items()}
     table, _ = pad_branches(columns["score"], owner, len(starts) - 1, 0.0)
     relevance, _ = pad_branches(columns["relevance"], owner, len(starts) - 1, 0.0)
-    if log.answers == "fixed":
-        arrays["probability"] = table.double().softmax(1)[:, 0].numpy()
-        arrays["label"] = (relevance[:, 0] > 0).numpy().astype(np.int8)
-        return arrays
+    if answers == "fixed":
+        label = (relevance[:, 0] > 0).numpy().astype(np.int8)
+        return {"probability": table.double().softmax(1)[:, 0].numpy(), "label": label}
     value, _ = pad_branches(rating_values(columns["item"]), owner, len(starts) - 1, 0.0)
     difference = ((table.double().softmax(1) * value).sum(1) - (relevance * value).sum(1)).numpy()
-    return arrays | {"mse": difference**2, "mae": np.abs(difference)}
+    return {"mse": difference**2, "mae": np.abs(difference)}
 
 
 def user_metrics(owner: Tensor, columns: Mapping[str, Tensor], cutoffs: tuple[int, ...]) -> dict[str, Tensor]:
