@@ -126,6 +126,7 @@ def test_methods_that_look_at_the_weights_are_counted_on_a_few_layers(
     assert found == real(config)
 
 
+@pytest.mark.integration
 def test_the_packaged_backbones_are_counted_as_they_are() -> None:
     for name, config in PACKAGED.items():
         told = json.loads((pretrained_folder(name) / "config.json").read_text())
