@@ -205,8 +205,8 @@ class InstructionRecommender(Recommender):
         """Takes the data's items, where they are tokens, and its catalogue; the trainer has set the data up by now."""
         data = cast(Any, self.trainer).datamodule
         self.item_tokens = getattr(data, "item_tokens", None) or self.item_tokens
-        if self.known.trie is None:  # after a fit its costs are measured on a training batch once more
-            self.known = known_of(data, self.scoring, self.objective if stage == "fit" else None)
+        # After a fit, its costs are measured on a training batch once more.
+        self.known = self.known.and_then(known_of(data, self.scoring, self.objective if stage == "fit" else None))
 
     def checkpoint_keys(self) -> set[str]:
         """What is trained, and the items' vectors in any case."""

@@ -57,6 +57,11 @@ class DataKnown:
     trie: CatalogueTrie | None = None
     blank: Tensor | None = None
 
+    def and_then(self, later: DataKnown) -> DataKnown:
+        """What is known of later data, and of these where that is silent."""
+        known = {name: value for name, value in vars(later).items() if value is not None}
+        return replace(self, **known)
+
     def on(self, device: torch.device) -> DataKnown:
         """The same on a device."""
         here = self.trie is None or self.trie.token.device == device

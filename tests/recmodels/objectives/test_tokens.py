@@ -166,6 +166,17 @@ def test_scores_among_the_catalogue_are_a_distribution_over_its_titles(mini_data
     torch.testing.assert_close(model(listed), scores, atol=1e-4, rtol=0)
 
 
+def test_what_was_read_in_training_stays_and_a_test_reads_its_own_catalogue(mini_data: Path, tiny_causal: Path) -> None:
+    titles, tokens = data_of(tiny_causal, Title()), data_of(tiny_causal, Token())
+    for scoring, of in (("sum", titles), ("catalogue", tokens)):
+        model: Any = LoRATuning(backbone=str(tiny_causal), objective=CatalogueLikelihood(), scoring=scoring)
+        for stage, data in (("fit", titles), ("test", tokens)):
+            model._trainer = SimpleNamespace(datamodule=data, precision="32-true")
+            model.setup(stage)
+        wanted: Any = of.collator
+        assert model.known.trie.key == wanted.trie.key
+
+
 def test_what_cannot_be_read_of_a_catalogue_is_refused(mini_data: Path, tiny_causal: Path, tiny_t5: Path) -> None:
     with pytest.raises(InputError, match=r"model\.scoring catalogue scores whole catalogues; use model\.retrieval="):
         LoRATuning(scoring="catalogue", retrieval="beam")
