@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 
 import recmodels
 from benchmarks.cli.allowed_imports import HELP, allow_imports, class_named, refuse_code, take_plugins
-from benchmarks.cli.checks import check_raw_input, refuse_unusable_paths, refuse_unusable_values
+from benchmarks.cli.checks import check_raw_input, checked_seed, refuse_unusable_paths, refuse_unusable_values
 from benchmarks.cli.errors import one_line
 from benchmarks.option_groups import spell_out_words
 from benchmarks.paths import CONFIGS
@@ -188,7 +188,7 @@ class InstructRecCLI(BuildingCLI):
         parser.add_argument("--search.result", type=Path | None, help="what a search has chosen, for the run's record")
         parser.link_arguments("model.init_args.backbone", "data.init_args.backbone")
         parser.link_arguments("model", "data.init_args.needs", compute_fn=needs_of)
-        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=checked_seed)
 
     def before_instantiate_classes(self) -> None:
         """Fills in what depends on the run's folder and on the machine."""

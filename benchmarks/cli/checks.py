@@ -86,6 +86,21 @@ def _keys(node: Any, prefix: str) -> Iterator[str]:
             yield from _keys(value, inner)
 
 
+def checked_seed(value: int | bool) -> int:
+    """Returns a run's seed, which its data follow.
+
+    Raises:
+        InputError: it is true or false, by which Lightning seeds the model with a number that the data would not have.
+
+    Example:
+        >>> checked_seed(7)
+        7
+    """
+    if isinstance(value, bool):
+        raise InputError(f"seed_everything is {str(value).lower()}, must be a whole number: it seeds model and data")
+    return value
+
+
 AT_LEAST_ONE: Sequence[str] = ("accumulate_grad_batches", "log_every_n_steps")
 """Numbers of the trainer that Lightning takes as they are and then divides by."""
 

@@ -79,6 +79,8 @@ def one_line(message: str, parser: Any, words: Sequence[str] = ()) -> str:
     if key in EXPORTS and (named := re.search(r"Expected an instantiatable class, but ([\w.]+) is abstract", message)):
         names = ", ".join(EXPORTS[key].__all__)
         return f"{key}: {named.group(1).rsplit('.', 1)[-1]} is abstract; name one of {names} (before its options)"
+    if named := re.search(r"Call to compute_fn of link '.*' with args \(.*?\) failed: (.*)", message):
+        return named.group(1)
     if "argument after ** must be a mapping" in message:
         return f"{key or 'config'}: a mapping (key: value) is needed where a single value or a list is given"
     line = _telling_line(message)

@@ -10,7 +10,7 @@ import polars as pl
 
 from datamodules.base import InstructionDataModule
 from datamodules.sources.fetch import optional_file, own_file
-from datamodules.tables.cleaning import Untitled, assemble, first_of_each, joined_text, require, without_entities
+from datamodules.tables.cleaning import Untitled, assemble, first_of_each, joined_text, require, without_markup
 from datamodules.tables.interactions import Interactions
 from datamodules.tables.json_lines import read_json_lines, read_literal_lines
 
@@ -62,7 +62,7 @@ def read_metadata(path: Path, keys: Keys, events: pl.DataFrame, repairs: dict[st
     """The items of the events, each once, as plain text; what is repeated is counted in `repairs`."""
     items = read_json_lines(path, dict(keys)).filter(pl.col("item").is_in(events["item"].unique().implode()))
     items = items.with_columns(pl.col("description").list.join(" "))
-    return without_entities(first_of_each(items, ("item",), "items", repairs))
+    return without_markup(first_of_each(items, ("item",), "items", repairs))
 
 
 _ADDRESS_2014 = "https://cseweb.ucsd.edu/~jmcauley/datasets/amazon/links.html"
@@ -124,7 +124,7 @@ class Amazon2014(AmazonReviews):
             "brand": text,
             "line": pl.Int64,
         }
-        items = first_of_each(without_entities(pl.DataFrame(rows, schema=schema)), ("item",), "items", repairs)
+        items = first_of_each(without_markup(pl.DataFrame(rows, schema=schema)), ("item",), "items", repairs)
         files = (reviews, path) if path else (reviews,)
         return assemble(events, items, files, untitled=self.untitled, repairs=repairs)
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from datamodules.base import InstructionDataModule
 from datamodules.sources.fetch import own_file
-from datamodules.tables.cleaning import assemble, first_of_each, require, without_entities
+from datamodules.tables.cleaning import assemble, first_of_each, require, without_markup
 from datamodules.tables.delimited import finite, read_delimited
 from datamodules.tables.interactions import Interactions
 
@@ -59,7 +59,7 @@ class BookCrossing(InstructionDataModule):
         )
         repairs["books with a field missing left out"] = items["last_field"].null_count()
         items = items.drop_nulls("last_field").drop("last_field")
-        items = first_of_each(without_entities(items), ("item",), "items", repairs)
+        items = first_of_each(without_markup(items), ("item",), "items", repairs)
         columns = {"User-ID": "user", "Location": "location", "Age": "age"}
         users = read_delimited(readers, columns, separator=";", quoted=True, encoding="latin-1", short_rows=True)
         users = first_of_each(users.drop_nulls("user"), ("user",), "users", repairs)

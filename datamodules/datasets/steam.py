@@ -8,7 +8,7 @@ import polars as pl
 
 from datamodules.base import InstructionDataModule
 from datamodules.sources.fetch import own_file
-from datamodules.tables.cleaning import assemble, first_of_each, joined_text, require, without_entities
+from datamodules.tables.cleaning import assemble, first_of_each, joined_text, require, without_markup
 from datamodules.tables.delimited import moments
 from datamodules.tables.interactions import Interactions
 from datamodules.tables.json_lines import read_flat_literals, read_literal_lines
@@ -53,5 +53,5 @@ class Steam(InstructionDataModule):
         text = pl.String()
         schema = {"item": text, "title": text, "categories": pl.List(text), "brand": text, "line": pl.Int64()}
         items = pl.DataFrame(rows, schema=schema, orient="row")
-        items = first_of_each(without_entities(items), ("item",), "items", repairs)
+        items = first_of_each(without_markup(items), ("item",), "items", repairs)
         return assemble(events, items, (reviews, games), untitled="drop", repairs=repairs)

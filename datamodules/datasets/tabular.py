@@ -12,7 +12,7 @@ from datamodules.base import InstructionDataModule
 from datamodules.contract.errors import InputError
 from datamodules.sources.fetch import optional_file, own_file
 from datamodules.tables.cleaning import Untitled, assemble, require
-from datamodules.tables.delimited import finite, header_of, moments, read_delimited
+from datamodules.tables.delimited import finite, header_of, moments, read_delimited, refuse_line
 from datamodules.tables.interactions import Interactions
 from datamodules.tables.json_lines import read_json_lines
 
@@ -58,13 +58,16 @@ def read_any(path: Path, known: Sequence[str], mapping: Mapping[str, str], all_o
     if suffix in ("csv", "tsv"):
         return read_delimited(path, wanted, separator=separator, quoted=True)
     if suffix == "parquet":
+        refuse_line(wanted.values(), path)
         for name in wanted:
             if name not in (there or ()):
                 raise InputError(f"{path}: column {name!r} is missing; there are {', '.join(there or ())[:300]}")
         return _as_text(
             _parquet(path).select(pl.col(name).alias(ours) for name, ours in wanted.items()).collect(), path
         )
+    refuse_line(wanted.values(), path)
     table = read_json_lines(path, {name: (ours, pl.String()) for name, ours in wanted.items()})
+    table = table.with_columns(_joined(pl.col(ours)) for ours in wanted.values())
     # A key that no line has is a column that is not there.
     absent = [ours for ours in wanted.values() if ours not in needed and table[ours].null_count() == len(table)]
     return table.drop(absent)
@@ -77,6 +80,13 @@ def _parquet(path: Path) -> pl.LazyFrame:
     except (pl.exceptions.PolarsError, OSError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     return table
+
+
+def _joined(text: pl.Expr) -> pl.Expr:
+    """Lists of texts, as JSON writes them, joined by bars; other text as it is."""
+    is_list = text.str.contains(r'(?s)^\[\s*"(?:[^"\\]|\\.)*"(?:\s*,\s*"(?:[^"\\]|\\.)*")*\s*\]$|^\[\s*\]$')
+    lists = pl.when(is_list).then(text).str.json_decode(pl.List(pl.String)).list.join("|")
+    return pl.when(is_list).then(lists.replace("", None)).otherwise(text).alias(text.meta.output_name())
 
 
 def _as_text(table: pl.DataFrame, path: Path) -> pl.DataFrame:
@@ -93,6 +103,9 @@ def _as_text(table: pl.DataFrame, path: Path) -> pl.DataFrame:
         columns.append(column.cast(pl.String))
     return table.select(columns).with_columns(line=pl.int_range(pl.len(), dtype=pl.Int64) + 1)
 
+
+TICKS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+"""Of a second, in whose number times are written."""
 
 GENERIC: dict[str, dict[str, str]] = {
     "en": {"noun": "item", "nouns": "items", "consumed": "chose"},
@@ -132,8 +145,8 @@ class Tabular(InstructionDataModule):
         columns: our names of the events' columns (user, item, rating, timestamp, review, query, split) and the file's;
             those not named have our names; only user and item must be there.
         item_columns: the same for the items' (item, title, categories, description, brand, year); item and title must be.
-        time: `seconds`, `milliseconds`, or the pattern of written dates, `%Y-%m-%d %H:%M:%S`; without timestamps the
-            file's order is the order in time.
+        time: `seconds`, `milliseconds`, `microseconds` or `nanoseconds` since 1970, or the pattern of written dates,
+            `%Y-%m-%d %H:%M:%S`; without timestamps the file's order is the order in time.
         list_separator: between categories.
         untitled: `drop` leaves items without a title out with their events, `item_id` shows the id, `refuse` stops.
         wording: the domain's words, such as `{noun: book, nouns: books, consumed: read}`.
@@ -187,8 +200,6 @@ class Tabular(InstructionDataModule):
         return assemble(events, items, files, untitled=self.untitled, users=users, **options)
 
     def _timed(self, events: pl.DataFrame, path: Path) -> pl.DataFrame:
-        if self.time not in ("seconds", "milliseconds"):
+        if self.time not in TICKS:
             return moments(events, "timestamp", self.time, path)
-        return finite(events, "timestamp", path).with_columns(
-            pl.col("timestamp") / (1000 if self.time == "milliseconds" else 1)
-        )
+        return finite(events, "timestamp", path).with_columns(pl.col("timestamp") / TICKS[self.time])

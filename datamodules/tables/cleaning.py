@@ -121,16 +121,25 @@ def first_of_each(table: pl.DataFrame, keys: Sequence[str], what: str, done: dic
     return kept
 
 
-def without_entities(items: pl.DataFrame, column: str = "title") -> pl.DataFrame:
-    """Decodes the HTML entities of scraped text, `Salt &amp; Pepper`.
+TAGS = "a|abbr|b|big|br|center|div|em|font|h[1-6]|i|img|li|ol|p|script|small|span|strong|style|sub|sup|table|td|tr|u|ul"
+"""Elements of HTML that scraped titles hold; other words in angle brackets are a title's own."""
 
-    >>> without_entities(pl.DataFrame({"title": ["Salt &amp; Pepper", None]}))["title"].to_list()
-    ['Salt & Pepper', None]
+
+def without_markup(items: pl.DataFrame, column: str = "title") -> pl.DataFrame:
+    """Takes the text out of scraped HTML: entities decoded, tags left out; null where nothing else was there.
+
+    >>> titles = ["Salt &amp; Pepper", "<span id='x'>Marble</span> &lt;i&gt;Run&lt;/i&gt;", "<b></b>", "<Untitled> 5 < 6", None]
+    >>> without_markup(pl.DataFrame({"title": titles}))["title"].to_list()
+    ['Salt & Pepper', 'Marble Run', None, '<Untitled> 5 < 6', None]
     """
     text = items[column]
     coded = text.filter(text.str.contains("&", literal=True)).unique()
     plain = {each: html.unescape(each) for each in coded}
-    return items.with_columns(text.replace(plain).alias(column)) if plain else items
+    text = text.replace(plain) if plain else text
+    tag = rf"(?i)</?(?:{TAGS})(?:\s[^<>]*)?/?>"
+    bare = text.str.replace_all(tag, "").str.strip_chars()
+    marked = text.str.contains(tag).fill_null(False)
+    return items.with_columns(bare.replace("", None).zip_with(marked, text).alias(column))
 
 
 def joined_text(value: object) -> str | None:

@@ -10,7 +10,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +21,8 @@ from datamodules.contract.errors import InputError, reason_of
 
 CHUNK = 1 << 20
 BOM = b"\xef\xbb\xbf"
+LAST = "\n"
+"""Name of the last field beside the wanted ones, which no file's header can hold."""
 _LONGEST_FIELD = 1 << 27  # bytes; of Python's own reader, which by itself takes no field above 128 KiB
 
 
@@ -61,6 +63,7 @@ def read_delimited(
     path, plain = _plain_form(path, separator, quoted, encoding)
     mark = separator if len(separator) == 1 else "\x1f"
     fields = list(names) if names else header_of(path, plain, mark, quoted)
+    refuse_line(columns.values(), path)
     places = _places(path, columns, fields)
     kept = {f"{place}": pl.String() for place in range(len(fields))}
     try:
@@ -76,7 +79,8 @@ def read_delimited(
                 raise_if_empty=False,
             )
             .select(
-                *(pl.col(str(place)).alias(name) for name, place in places.items()), last=pl.col(str(len(fields) - 1))
+                *(pl.col(str(place)).alias(name) for name, place in places.items()),
+                pl.col(str(len(fields) - 1)).alias(LAST),
             )
             .collect()
         )
@@ -85,10 +89,10 @@ def read_delimited(
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
     lines, marks, blank = count_lines(plain, mark)
     table = table.head(len(table) - blank) if not quoted else table
-    if not short_rows and (table["last"].null_count() > 0 if quoted else marks != (lines - blank) * (len(fields) - 1)):
+    if not short_rows and (table[LAST].null_count() > 0 if quoted else marks != (lines - blank) * (len(fields) - 1)):
         _blame_row(path, plain, mark, quoted, len(fields), names is None)
         table = table.head(len(table) - blank) if quoted else table
-    return _with_lines(table, quoted, first=1 if names else 2).drop("last")
+    return _with_lines(table, quoted, first=1 if names else 2).drop(LAST)
 
 
 def _plain_form(path: Path, separator: str, quoted: bool, encoding: str) -> tuple[Path, Any]:
@@ -151,6 +155,16 @@ def header_of(path: Path, source: Path | bytes, separator: str, quoted: bool) ->
         return next(csv.reader([first], delimiter=separator)) if quoted else first.split(separator)
     except csv.Error as error:
         raise InputError(f"{path}:1: {error}") from error
+
+
+def refuse_line(names: Iterable[str], path: Path) -> None:
+    """Refuses a column whose name stands for a row's place in its file.
+
+    Raises:
+        InputError: one is called so.
+    """
+    if "line" in names:
+        raise InputError(f"{path}: column 'line' has the name of a row's place in its file; give it another name")
 
 
 def _places(path: Path, columns: Mapping[str, str], fields: list[str]) -> dict[str, int]:
@@ -238,7 +252,7 @@ def finite(table: pl.DataFrame, column: str, path: Path, optional: bool = False)
         optional: an empty field is null instead of an error.
 
     Raises:
-        InputError: a field is not a finite number.
+        InputError: a field is not a finite number, or a whole number too large to be told from another one.
 
     >>> finite(pl.DataFrame({"rating": ["4.5"], "line": [2]}), "rating", Path("ratings.csv"))["rating"].to_list()
     [4.5]
@@ -251,7 +265,25 @@ def finite(table: pl.DataFrame, column: str, path: Path, optional: bool = False)
         row = int(rows[0])
         told = "" if text[row] is None else str(text[row])[:80]
         raise InputError(f"{path}:{table['line'][row]}: {column} is {told!r}, not a finite number")
+    _refuse_merged(text, number, table, path)
     return table.with_columns(number.alias(column))
+
+
+def _refuse_merged(text: pl.Series, number: pl.Series, table: pl.DataFrame, path: Path) -> None:
+    """Raises where whole numbers beyond 53 bits, such as times of 19 digits, become equal as floating-point numbers."""
+    if text.dtype != pl.String or number.len() == 0 or (number.abs().max() or 0) < 2**53:  # type: ignore[operator]
+        return
+    large = pl.DataFrame({"text": text, "number": number, "line": table["line"]}).filter(
+        pl.col("number").abs() >= 2**53
+    )
+    large = large.with_columns(whole=pl.col("text").cast(pl.Int128, strict=False)).drop_nulls("whole")
+    twins = large.unique("whole", maintain_order=True).filter(pl.col("number").is_duplicated()).sort("number", "whole")
+    if len(twins):
+        one, other = twins["text"][0], twins["text"][1]
+        raise InputError(
+            f"{path}:{twins['line'][0]}: {text.name} {one} and {other} are too large to be told apart (more than 53 bits);"
+            " subtract what all of them begin with, or leave the column out: rows then stand in the order of the file"
+        )
 
 
 def moments(table: pl.DataFrame, column: str, pattern: str, path: Path) -> pl.DataFrame:

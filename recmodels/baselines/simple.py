@@ -115,7 +115,8 @@ def hash_uniform(first: Tensor, second: Tensor, seed: int) -> Tensor:
         >>> bool(hash_uniform(torch.arange(9999), torch.zeros(9999, dtype=torch.long), 1).mean().sub(0.5).abs() < 0.01)
         True
     """
-    mixed = first * 0x9E3779B97F4A7C1 + second * 0x2545F4914F6CDD1D + (seed + 1) * 0x632BE59BD9B4E019
+    begin = ((seed + 1) * 0x632BE59BD9B4E019 + 2**63) % 2**64 - 2**63  # as 64 bits with a sign hold it
+    mixed = first * 0x9E3779B97F4A7C1 + second * 0x2545F4914F6CDD1D + begin
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         mixed = (mixed ^ (mixed >> shift)) * factor
     mixed = mixed ^ (mixed >> 31)

@@ -328,3 +328,8 @@ def test_random_is_independent_of_batching_and_uniform() -> None:
     counts = torch.histc(values, 20, 0, 1)
     assert float(((counts - 500) ** 2 / 500).sum()) < 45  # chi-square with 19 degrees, p > .001
     assert not torch.equal(values, hash_uniform(case, item, 1))
+    for seed in (2, 3, 42, 1_700_000_000, 2**32 - 1):  # the largest that a run is seeded with
+        others = hash_uniform(case, item, seed)
+        assert 0 <= float(others.min()) < float(others.max()) < 1
+        assert abs(float(others.mean()) - 0.5) < 0.05
+        assert not torch.equal(others, values)
