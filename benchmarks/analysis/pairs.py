@@ -195,7 +195,7 @@ def _conclude_table(table: Table, pairs: Mapping[tuple[int, int], Pair]) -> tupl
             if reached
             else f"; no tuned row reaches {value}"
         )
-    seeds = min(len(row.runs) for row in rows)
+    seeds = len(rows[tuned].runs)  # a row that learns by no chance has one run, whatever the others have
     users = f"{rows[tuned].users:,} users and " if rows[tuned].users else ""
     return sentence, f", over {users}{'one seed' if seeds == 1 else f'{seeds} seeds'}"
 

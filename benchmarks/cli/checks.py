@@ -109,7 +109,8 @@ def refuse_unusable_values(config: Namespace) -> None:
     """Refuses what the parser cannot judge.
 
     Raises:
-        InputError: an option is null that cannot be, the trainer is no mapping, or one of its numbers has no meaning.
+        InputError: an option is null that cannot be, the trainer is no mapping, one of its numbers has no meaning, or it
+            would test a part of the users only.
     """
     for part in ("model", "data"):
         refuse_nulls(config.get(part), part)
@@ -120,6 +121,13 @@ def refuse_unusable_values(config: Namespace) -> None:
         value = trainer.get(name)
         if isinstance(value, (int, float)) and value < 1:
             raise InputError(f"trainer.{name} is {value}, must be at least 1")
+    tested = trainer.get("limit_test_batches")
+    if trainer.get("fast_dev_run") or not (tested is None or (isinstance(tested, float) and tested == 1)):
+        name = "fast_dev_run" if trainer.get("fast_dev_run") else "limit_test_batches"
+        raise InputError(
+            f"trainer.{name}: a test of a part of the users would be recorded as whole; for a first try use"
+            " --trainer.max_steps 1 --data.protocol.test_users 8"
+        )
 
 
 def refuse_nulls(built: Any, key: str) -> None:

@@ -98,11 +98,16 @@ def make_text(
         form: how an item is written.
 
     Raises:
-        InputError: a task needs ratings and the data lacks some, or lacks what it promised.
+        InputError: a task needs ratings and the data lacks some or has others, or lacks what it promised.
     """
     rated = bool({"like", "rating"} & prompting.forms)
     if rated and np.isnan(sequences.rating).any():
         raise InputError(f"task {prompting.template.form!r} needs ratings, and the data lacks some")
+    if "rating" in prompting.forms and len(beyond := np.flatnonzero((sequences.rating < 0) | (sequences.rating > 5))):
+        raise InputError(
+            f"task 'rating' answers 1 to 5, and {len(beyond)} of the data's ratings are beyond, the first"
+            f" {sequences.rating[beyond[0]]:g}; scale them in the table, or use another task"
+        )
     explicit = None
     if prompting.preference_rule or prompting.intention_rule:
         explicit = explicit_texts(

@@ -8,11 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datamodules.contract.errors import InputError
 from datamodules.instructions.sandbox import run_bounded
 from datamodules.instructions.templates import Demonstration, Instruction
+
+DAY = {
+    "d": "26",
+    "m": "07",
+    "b": "Jul",
+    "B": "July",
+    "Y": "2024",
+    "y": "24",
+    "a": "Fri",
+    "A": "Friday",
+    "H": "00",
+    "M": "00",
+    "S": "00",
+}
+_REPLACED = "".join(f"|replace('%{sign}', '{text}')" for sign, text in DAY.items())
+PINNED = f"{{% macro strftime_now(form) %}}{{{{ form{_REPLACED} }}}}{{% endmacro %}}"
+"""What templates that print today's date are told, so that prompts are the same tomorrow: Llama 3's own default day."""
 
 # Text that comes from data, as token ids: never a control token, whatever it spells.
 
@@ -117,13 +135,9 @@ class ChatEncoder:
 
     def _next_turn_ids(self) -> list[int]:
         """What the chat template puts between an answer and the next question."""
-        turns = [(role, mark) for role, mark in (("user", _USER), ("assistant", _ANSWER))] * 2
-        chat = [{"role": role, "content": mark} for role, mark in (("system", _SYSTEM), *turns)]
         if self.tokenizer.chat_template:
-            try:
-                text = run_bounded(lambda: self.tokenizer.apply_chat_template(chat, tokenize=False))
-            except Exception as error:  # whatever a stranger's template runs into
-                raise InputError(f"the tokenizer's chat template refuses a second turn: {error}") from error
+            turns = [("system", _SYSTEM), *[("user", _USER), ("assistant", _ANSWER)] * 2]
+            text = self._rendered(turns, "a second turn")
         else:
             text = f"{_ANSWER}{self.tokenizer.eos_token or ''}\n{_USER}\n{_ANSWER}"
         between, found, _ = text.partition(_ANSWER)[2].partition(_USER)
@@ -140,19 +154,29 @@ class ChatEncoder:
             raise InputError(f"{type(self.tokenizer).__name__} ends no text; an encoder-decoder's tokenizer must")
         return before, after
 
-    def _control_ids(self) -> tuple[list[int], list[int], list[int], list[int]]:
-        turns = [
-            {"role": "system", "content": _SYSTEM},
-            {"role": "user", "content": _USER},
-            {"role": "assistant", "content": _ANSWER},
-        ]
-        if self.tokenizer.chat_template:
+    def _rendered(self, turns: list[tuple[str, str]], refused: str) -> str:
+        """A chat as the template writes it, on a day that is always the same.
+
+        Where the template knows no system turn, or drops it (Gemma 2, the first Mistral), its text stands at the head of
+        the user's.
+        """
+        joined = [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]]
+        made: list[str] = []
+        for chat in (turns, joined):
+            messages = [{"role": role, "content": text} for role, text in chat]
+            template = PINNED + self.tokenizer.get_chat_template()
+            write = partial(self.tokenizer.apply_chat_template, messages, chat_template=template, tokenize=False)
             try:
-                text = run_bounded(lambda: self.tokenizer.apply_chat_template(turns, tokenize=False))
+                made.append(str(run_bounded(write)))
             except Exception as error:  # whatever a stranger's template runs into
-                raise InputError(
-                    f"the tokenizer's chat template refuses a system, user or assistant turn: {error}"
-                ) from error
+                if chat is joined and not made:
+                    raise InputError(f"the tokenizer's chat template refuses {refused}: {error}") from error
+        return next((text for text in made if turns[0][1] in text), made[0])
+
+    def _control_ids(self) -> tuple[list[int], list[int], list[int], list[int]]:
+        if self.tokenizer.chat_template:
+            turns = [("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER)]
+            text = self._rendered(turns, "a user or assistant turn")
         else:
             bos = self.tokenizer.bos_token or ""
             text = f"{bos}{_SYSTEM}\n{_USER}\n{_ANSWER}{self.tokenizer.eos_token or ''}\n"

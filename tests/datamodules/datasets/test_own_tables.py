@@ -13,6 +13,8 @@ import pytest
 
 from datamodules.contract.errors import InputError
 from datamodules.datasets.tabular import Tabular, read_any
+from datamodules.protocol.rules import Protocol
+from tests.datamodules.options import grouped
 
 LARGE = 1_700_000_000_000_000_001
 Write = Callable[[pl.DataFrame, Path], object]
@@ -22,6 +24,7 @@ WRITERS: dict[str, Write] = {
     "jsonl": pl.DataFrame.write_ndjson,
     "parquet": pl.DataFrame.write_parquet,
 }
+ALL = Protocol(candidates="full", exclude_seen=False)
 every_format = pytest.mark.parametrize("suffix", WRITERS)
 
 
@@ -90,3 +93,18 @@ def test_what_pythons_own_writer_writes_is_read(quoting: Any, tmp_path: Path) ->
         "".join(json.dumps(dict(zip(["user", "item"], row, strict=True))) + "\n" for row in rows)
     )
     assert [list(row[:2]) for row in read_any(tmp_path / "a.jsonl", ("user", "item"), {}).rows()] == rows
+
+
+def test_ratings_off_the_scale_are_no_answers(tiny_causal: Path, tmp_path: Path) -> None:
+    rated = pl.DataFrame(
+        {"user": ["u"] * 4, "item": ["a", "b", "c", "d"], "rating": [5, 4, 8, -1], "timestamp": range(4)}
+    )
+    rated.write_csv(tmp_path / "interactions.csv")
+    pl.DataFrame({"item": ["a", "b", "c", "d"], "title": ["A", "B", "C", "D"]}).write_csv(tmp_path / "items.csv")
+    data = Tabular(data_dir=tmp_path, backbone=str(tiny_causal), protocol=ALL, **grouped(task="rating"))
+    with pytest.raises(
+        InputError, match="task 'rating' answers 1 to 5, and 2 of the data's ratings are beyond, the first 8"
+    ):
+        data.setup()
+    rated.with_columns(rating=pl.Series([5.0, 4.0, 0.5, 1.0])).write_csv(tmp_path / "interactions.csv")
+    Tabular(data_dir=tmp_path, backbone=str(tiny_causal), protocol=ALL, **grouped(task="rating")).setup()

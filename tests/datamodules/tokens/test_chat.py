@@ -30,7 +30,8 @@ MARKS = [
     "</s>",
     "<s>",
 ]
-GEMMA_LIKE = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 NO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 
@@ -206,10 +207,30 @@ def test_a_slow_tokenizer_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("template", "reason"),
-    [(GEMMA_LIKE, "System role not supported"), (NO_SYSTEM, "drops a system"), ("{{ 1 +", "refuses")],
+    [
+        (REFUSES_SYSTEM, "drops a system"),
+        ("{{ 1 +", "refuses a user"),
+        ("{{ raise_exception('no') }}", "turn: no"),
+    ],
 )
 def test_a_chat_template_without_our_turns_is_refused(chat_tokenizer: Any, template: str, reason: str) -> None:
     chat_tokenizer.chat_template = template
 
     with pytest.raises(InputError, match=reason):
         ChatEncoder(chat_tokenizer)
+
+
+@pytest.mark.parametrize("template", [REFUSES_SYSTEM + TURNS, NO_SYSTEM], ids=["refused", "dropped"])
+def test_where_there_is_no_system_turn_its_text_begins_the_users(chat_tokenizer: Any, template: str) -> None:
+    chat_tokenizer.chat_template = template
+    [made] = ChatEncoder(chat_tokenizer).encode([Instruction("Be brief.", "Which film?", ("Alien",))])
+    chat = [{"role": "user", "content": "Be brief.\n\nWhich film?"}]
+    assert chat_tokenizer.decode(made.prompt) == (
+        chat_tokenizer.apply_chat_template(chat, tokenize=False) + "assistant: "
+    )
+
+
+def test_a_template_that_prints_the_date_gives_the_same_prompt_tomorrow(chat_tokenizer: Any) -> None:
+    chat_tokenizer.chat_template = "Today is {{ strftime_now('%d %b %Y') }}.\n" + TURNS
+    [made] = ChatEncoder(chat_tokenizer).encode([Instruction("Be brief.", "Which film?", ("Alien",))])
+    assert chat_tokenizer.decode(made.prompt).startswith("Today is 26 Jul 2024.")
